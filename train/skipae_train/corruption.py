@@ -1,0 +1,362 @@
+"""Corruptions for denoising auto-encoders, on the device, drawn anew for every sample (section 3.2).
+
+Every corruption is a frozen dataclass that is called with clean images and a generator:
+
+    corrupted = GaussianNoise(sigma=(30, 30))(clean, generator)
+
+``clean`` is float32 [N, 3, H, W], RGB in [0, 1]; the result has the same shape, type and units.  Noise
+levels are standard deviations in 8-bit grey levels.  All randomness comes from ``generator``, which lives
+on the device of ``clean``, so that a seed gives the same corruption again.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+Colour = tuple[float, float, float]
+
+
+class Corruption(Protocol):
+    """What the training loop calls."""
+
+    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Corrupt float32 [N, 3, H, W] in [0, 1]."""
+        ...
+
+
+def uniform(clean: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """One number in [low, high) per sample, as float32 [N, 1, 1, 1]."""
+    return low + (high - low) * torch.rand(len(clean), 1, 1, 1, generator=generator, device=clean.device)
+
+
+def chance(clean: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """True with the given probability per sample, as bool [N, 1, 1, 1]."""
+    return uniform(clean, 0, 1, generator) < probability
+
+
+def normal_like(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise in the shape of ``clean``."""
+    return torch.randn(clean.shape, generator=generator, device=clean.device)
+
+
+def as_file(image: Tensor) -> Tensor:
+    """Clip to [0, 1] and round to 8 bits, as any PNG does."""
+    return (image * 255).round().clamp(0, 255) / 255
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Additive white Gaussian noise per pixel and channel.  The paper: sigma = 30, never clipped."""
+
+    sigma: tuple[float, float] = (30.0, 30.0)
+    """Range in 8-bit grey levels from which each sample draws its own."""
+    as_file: float = 0.0
+    """Share of the samples that are clipped to [0, 1] and rounded to 8 bits afterwards."""
+
+    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Add the noise."""
+        noisy = clean + uniform(clean, *self.sigma, generator) / 255 * normal_like(clean, generator)
+        if not self.as_file:
+            return noisy
+        return torch.where(chance(clean, self.as_file, generator), as_file(noisy), noisy)
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """Masking noise: square blocks set to the fill colour (section 3.2, figure 2).
+
+    ``big`` is one square of half the image's side at a random place.  ``small`` is squares with sides from
+    1/8 to 1/4 of the image's, until a quarter of the pixels is covered.  Sizes are our decision, the paper
+    gives none.
+    """
+
+    kind: Literal["big", "small"] = "small"
+    fill: Colour = (0.5, 0.5, 0.5)
+    """The mean colour of the data, so that it is 0 after zero-centring."""
+    coverage: float = 0.25
+
+    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill the blocks."""
+        return fill_mask(clean, self.mask(clean, generator), self.fill)
+
+    def mask(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """True where pixels are to be filled, bool [N, 1, H, W]."""
+        side = min(clean.shape[-2:])
+        if self.kind == "big":
+            return _blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
+        return _blocks(clean, max(1, side // 8), max(1, side // 4), 64, self.coverage, generator)
+
+
+def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
+    """``clean`` with the fill colour where ``mask``, bool [N, 1, H, W], is true."""
+    return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
+
+
+def _blocks(
+    clean: Tensor, smallest: int, largest: int, most: int, coverage: float, generator: torch.Generator
+) -> Tensor:
+    """Random squares, added per sample until ``coverage`` is reached or ``most`` are drawn."""
+    n, _, height, width = clean.shape
+    rows = torch.arange(height, device=clean.device).view(1, height, 1)
+    columns = torch.arange(width, device=clean.device).view(1, 1, width)
+    covered = torch.zeros(n, height, width, dtype=torch.bool, device=clean.device)
+    draws = torch.rand(most, 3, n, 1, 1, generator=generator, device=clean.device)
+    for size, y, x in draws:
+        size = (smallest + size * (largest - smallest + 1)).floor()
+        top, left = (y * (height - size + 1)).floor(), (x * (width - size + 1)).floor()
+        block = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
+        open_ = covered.float().mean((1, 2), keepdim=True) < coverage
+        if not bool(open_.any()):
+            break
+        covered |= block & open_
+    return covered[:, None]
+
+
+def _strokes(clean: Tensor, generator: torch.Generator, most: int = 6) -> Tensor:
+    """Straight scratches 2 to 8 pixels wide, one to ``most`` of them, as bool [N, 1, H, W]."""
+    n, _, height, width = clean.shape
+    y = torch.arange(height, device=clean.device, dtype=torch.float32).view(1, 1, height, 1)
+    x = torch.arange(width, device=clean.device, dtype=torch.float32).view(1, 1, 1, width)
+    draw = torch.rand(6, n, most, 1, 1, generator=generator, device=clean.device)
+    (y0, x0), (y1, x1) = draw[:2] * 1.2 - 0.1, draw[2:4] * 1.2 - 0.1
+    y0, y1, x0, x1 = y0 * height, y1 * height, x0 * width, x1 * width
+    half_width = 1 + 3 * draw[4]
+    dy, dx = y1 - y0, x1 - x0
+    along = ((y - y0) * dy + (x - x0) * dx) / (dy * dy + dx * dx + 1e-6)
+    along = along.clamp(0, 1)
+    distance = ((y - y0 - along * dy) ** 2 + (x - x0 - along * dx) ** 2).sqrt()
+    used = torch.arange(most, device=clean.device).view(1, most, 1, 1) < 1 + draw[5, :, :1] * (most - 1)
+    return ((distance < half_width) & used).any(1, keepdim=True)
+
+
+@cache
+def _text_atlas(pages: int = 32, side: int = 384) -> Tensor:
+    """Pages of random text in sizes from 10 to 40 pixels, as bool [pages, side, side]; always the same ones."""
+    rng = np.random.default_rng(0)
+    letters = list(string.ascii_letters + string.digits + "     .,:;!?()&%$@#/-")
+    atlas = np.zeros((pages, side, side), bool)
+    for page in atlas:
+        canvas = Image.new("L", (side, side))
+        draw = ImageDraw.Draw(canvas)
+        size = int(rng.integers(10, 41))
+        font = ImageFont.load_default(size)
+        y = -int(rng.integers(0, size))
+        while y < side:
+            line = "".join(rng.choice(letters, 2 * side // size + 8))
+            draw.text((-int(rng.integers(0, size)), y), line, fill=255, font=font, stroke_width=int(rng.integers(0, 2)))
+            y += int(size * rng.uniform(1.1, 3.0))
+        page[:] = np.asarray(canvas) > 127
+    return torch.from_numpy(atlas)
+
+
+def _text(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Text, cut from the atlas at a random place, as bool [N, 1, H, W]."""
+    n, _, height, width = clean.shape
+    atlas = _text_atlas().to(clean.device)
+    pages, side, _ = atlas.shape
+    draw = torch.rand(3, n, 1, 1, generator=generator, device=clean.device)
+    page = (draw[0] * pages).long()
+    rows = (torch.arange(height, device=clean.device).view(1, height, 1) + (draw[1] * side).long()) % side
+    columns = (torch.arange(width, device=clean.device).view(1, 1, width) + (draw[2] * side).long()) % side
+    return atlas[page, rows, columns][:, None]
+
+
+@dataclass(frozen=True)
+class CameraNoise:
+    """Noise as a camera makes it: shot and read noise of a Bayer sensor, demosaicked, toned, smoothed.
+
+    A simplified raw pipeline in the spirit of Brooks et al., "Unprocessing Images for Learned Raw
+    Denoising" (CVPR 2019): what the pipeline does to the noise is kept, what it does to the picture is
+    not, so that the clean image stays the target.  Noise is signal-dependent, coloured and correlated
+    between neighbours.
+    """
+
+    shot: tuple[float, float] = (1e-4, 1.2e-2)
+    """Range of the shot noise's variance per unit of linear signal, drawn log-uniformly."""
+    smooth: float = 0.5
+    """Share of the samples whose noise is blurred, as in-camera noise reduction and resizing do."""
+
+    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Add the noise; the result is not clipped."""
+        n, _, height, width = clean.shape
+        one = torch.ones_like(clean[:, :1, :1, :1])
+        gains = torch.cat(
+            [uniform(clean, 1.4, 2.4, generator), one, uniform(clean, 1.4, 2.1, generator)], 1
+        )
+        linear = clean.clamp(0, 1) ** 2.2 / gains
+        low, high = (float(np.log(v)) for v in self.shot)
+        log_shot = uniform(clean, low, high, generator)
+        spread = torch.randn(n, 1, 1, 1, generator=generator, device=clean.device)
+        read = (0.5 * (2.18 * log_shot + 1.2 + 0.26 * spread)).exp()
+        raw_std = (log_shot.exp() * linear + read**2).sqrt()
+        mosaic = self._bayer(clean, generator)
+        noise = _demosaic(raw_std * normal_like(clean, generator) * mosaic)
+        noisy = ((linear + noise) * gains).clamp(min=0) ** (1 / 2.2)
+        noise = noisy - clean.clamp(0, 1)
+        blurred = _blur(noise, uniform(clean, 0.3, 1.3, generator))
+        blurred = blurred * uniform(clean, 1.0, 2.0, generator)  # what was amplified before it was smoothed
+        return clean + torch.where(chance(clean, self.smooth, generator), blurred, noise)
+
+    @staticmethod
+    def _bayer(clean: Tensor, generator: torch.Generator) -> Tensor:
+        """1 where a colour is sampled, else 0: [N, 3, H, W], RGGB at a random phase per sample."""
+        n, _, height, width = clean.shape
+        phase = (torch.rand(2, n, 1, 1, generator=generator, device=clean.device) * 2).long()
+        odd_row = (torch.arange(height, device=clean.device).view(1, height, 1) + phase[0]) % 2 == 1
+        odd_column = (torch.arange(width, device=clean.device).view(1, 1, width) + phase[1]) % 2 == 1
+        red, blue = ~odd_row & ~odd_column, odd_row & odd_column
+        return torch.stack([red, odd_row ^ odd_column, blue], 1).float()
+
+
+def _demosaic(mosaic: Tensor) -> Tensor:
+    """Bilinear interpolation of [N, 3, H, W] with zeros where a colour was not sampled."""
+    cross = torch.tensor([[0.0, 1, 0], [1, 4, 1], [0, 1, 0]], device=mosaic.device) / 4
+    square = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], device=mosaic.device) / 4
+    kernels = torch.stack([square, cross, square])[:, None]
+    return F.conv2d(F.pad(mosaic, (1, 1, 1, 1), mode="reflect"), kernels, groups=3)
+
+
+def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a sigma in pixels per sample, [N, 1, 1, 1], cut off at 3 pixels."""
+    n, channels, height, width = image.shape
+    taps = torch.arange(-3, 4, device=image.device, dtype=torch.float32)
+    kernel = torch.softmax(-(taps**2) / (2 * sigma.view(n, 1) ** 2), 1).repeat_interleave(channels, 0)
+    flat = F.pad(image, (3, 3, 3, 3), mode="reflect").reshape(1, n * channels, height + 6, width + 6)
+    flat = F.conv2d(flat, kernel.view(-1, 1, 7, 1), groups=n * channels)
+    flat = F.conv2d(flat, kernel.view(-1, 1, 1, 7), groups=n * channels)
+    return flat.view(n, channels, height, width)
+
+
+# Tables K.1 and K.2 of ITU-T T.81, scaled by quality as libjpeg does.
+_LUMA = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
+    14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+_CHROMA = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99,
+    47, 66, 99, 99, 99, 99, 99, 99, *[99] * 32,
+)  # fmt: skip
+
+
+def jpeg(image: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
+    """What a JPEG file would give back.
+
+    Parameters
+    ----------
+    image:
+        float32 [N, 3, H, W] in [0, 1].
+    quality:
+        libjpeg's 1 to 100, one per sample, [N, 1, 1, 1].
+    subsample:
+        bool [N, 1, 1, 1], true for chroma at half resolution (4:2:0), false for 4:4:4.
+    """
+    n, _, height, width = image.shape
+    down, right = -height % 16, -width % 16
+    x = F.pad(as_file(image) * 255, (0, right, 0, down), mode="replicate")
+    r, g, b = x.unbind(1)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    chroma = torch.stack([(b - y) / 1.772, (r - y) / 1.402], 1)
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    half = F.interpolate(_quantise(F.avg_pool2d(chroma, 2), _CHROMA, scale), scale_factor=2.0, mode="bilinear")
+    chroma = torch.where(subsample, half, _quantise(chroma, _CHROMA, scale))
+    y = _quantise(y[:, None] - 128, _LUMA, scale)[:, 0] + 128
+    cb, cr = chroma.unbind(1)
+    r, b = y + 1.402 * cr, y + 1.772 * cb
+    g = (y - 0.299 * r - 0.114 * b) / 0.587
+    return as_file(torch.stack([r, g, b], 1)[..., :height, :width] / 255)
+
+
+@cache
+def _dct_matrix() -> Tensor:
+    """The orthonormal 8-point DCT-II, [frequency, sample]."""
+    k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    matrix = torch.cos((2 * x + 1) * k * torch.pi / 16) / 2
+    matrix[0] /= 2**0.5
+    return matrix
+
+
+def _quantise(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
+    """DCT of 8x8 blocks, rounded to the quantisation table, and back."""
+    n, channels, height, width = planes.shape
+    dct = _dct_matrix().to(planes.device)
+    step = torch.tensor(table, dtype=torch.float32, device=planes.device).view(1, 8, 8)
+    step = ((step * scale.view(n, 1, 1) + 50) / 100).floor().clamp(1, 255).view(n, 1, 1, 1, 8, 8)
+    blocks = planes.view(n, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
+    blocks = dct.T @ ((dct @ blocks @ dct.T / step).round() * step) @ dct
+    return blocks.transpose(3, 4).reshape(n, channels, height, width)
+
+
+@dataclass(frozen=True)
+class PhotoDamage:
+    """What befalls a user's photo: noise as files have it, JPEG, and masked places (recipe ``natural``).
+
+    Each sample draws one noise (white Gaussian, signal-dependent, or :class:`CameraNoise`), may then be
+    clipped and rounded to 8 bits, may be compressed as JPEG, and may lose pixels to blocks, strokes or text.
+    """
+
+    sigma: tuple[float, float] = (0.0, 55.0)
+    gaussian: float = 0.6
+    """Share of samples with white Gaussian noise."""
+    camera: float = 0.25
+    """Share with camera noise; the rest has signal-dependent (Poisson and Gaussian) noise."""
+    unclipped: float = 0.2
+    """Share, among those with Gaussian noise, that is neither clipped nor rounded nor compressed."""
+    jpeg: float = 0.2
+    """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
+    camera_jpeg: float = 0.6
+    """The same of the camera samples."""
+    masked: float = 0.12
+    """Share with masked places; half of them have no noise."""
+    fill: Colour = (0.5, 0.5, 0.5)
+
+    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Damage the photos."""
+        kind = uniform(clean, 0, 1, generator)
+        is_gaussian, is_camera = kind < self.gaussian, kind >= 1 - self.camera
+        masked = chance(clean, self.masked, generator)
+        quiet = masked & chance(clean, 0.5, generator)
+        sigma = uniform(clean, *self.sigma, generator) / 255
+        # Poisson: the given sigma is that of mid-grey; read noise is a fifth of it.
+        signal = torch.where(is_gaussian, 1.0, (1.92 * clean.clamp(0, 1) + 0.04).sqrt())
+        noisy = clean + sigma * signal * normal_like(clean, generator)
+        rows = is_camera.flatten().nonzero().flatten()
+        if len(rows):
+            noisy[rows] = CameraNoise()(clean[rows], generator)
+        noisy = torch.where(quiet, clean, noisy)
+        noisy = torch.where(is_gaussian & chance(clean, self.unclipped, generator), noisy, as_file(noisy))
+        compressed = chance(clean, self.jpeg, generator) & ~(is_gaussian & (noisy != as_file(noisy)).any((1, 2, 3), True))
+        compressed = torch.where(is_camera, chance(clean, self.camera_jpeg, generator), compressed)
+        rows = compressed.flatten().nonzero().flatten()
+        if len(rows):
+            noisy[rows] = self._jpeg(noisy[rows], generator)
+        rows = masked.flatten().nonzero().flatten()
+        if len(rows):
+            noisy[rows] = fill_mask(noisy[rows], self._mask(noisy[rows], generator), self.fill)
+        return noisy
+
+    @staticmethod
+    def _jpeg(image: Tensor, generator: torch.Generator) -> Tensor:
+        """Compress with the 8x8 grid at a random place, the same for the batch."""
+        quality = uniform(image, 70, 96, generator).floor()
+        subsample = chance(image, 0.6, generator)
+        top, left = (torch.rand(2, generator=generator, device=image.device) * 16).long().tolist()
+        padded = F.pad(image, (left, 0, top, 0), mode="replicate")
+        return jpeg(padded, quality, subsample)[..., top:, left:]
+
+    @staticmethod
+    def _mask(image: Tensor, generator: torch.Generator) -> Tensor:
+        """Blocks of 4 to 32 pixels, strokes or text, a third each."""
+        kind = uniform(image, 0, 3, generator)
+        coverage = 0.05 + 0.2 * float(torch.rand(1, generator=generator, device=image.device))
+        blocks = _blocks(image, 4, min(32, *image.shape[-2:]), 48, coverage, generator)
+        return torch.where(kind < 1, blocks, torch.where(kind < 2, _strokes(image, generator), _text(image, generator)))

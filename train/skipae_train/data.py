@@ -1,0 +1,124 @@
+"""Photos as training data: any folder of images, cut into crops, augmented on the device."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
+
+
+class DataError(ValueError):
+    """Training data that cannot be used; the message names the folder or file and the way out."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files below ``folder``, sorted by path."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: --data takes a folder of images")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+def load_rgb(path: Path) -> Pixels:
+    """Decode one file, uint8 [H, W, 3], upright."""
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}): repair or remove it") from error
+
+
+class Photos:
+    """Random crops of the images below a folder.
+
+    Every ``hold_out``-th file, sorted by path, is kept apart for validation (none if 0).  The decoded
+    images stay in memory up to ``memory`` bytes; past that, files are decoded again each time they are drawn.
+
+    A crop comes from an image with a probability proportional to the square root of its pixels, so that a
+    few large photos do not drown many small ones.  What batch ``index`` holds depends on ``seed`` and
+    ``index`` alone.
+    """
+
+    def __init__(self, folder: Path, *, seed: int = 0, hold_out: int = 50, memory: int = 6 << 30) -> None:
+        files = find_images(folder)
+        self.held_out = files[hold_out - 1 :: hold_out] if hold_out else []
+        self.files = [f for f in files if f not in set(self.held_out)]
+        if not self.files:
+            raise DataError(f"{folder} holds {len(files)} image(s), too few to keep one of {hold_out} apart")
+        self.seed = seed
+        self._pool = ThreadPoolExecutor(2, "photos")
+        self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
+        self._images: dict[int, Pixels] = {}
+        self.sizes: list[tuple[int, int]] = []
+        for number, pixels in enumerate(self._pool.map(load_rgb, self.files)):
+            self.sizes.append((pixels.shape[0], pixels.shape[1]))
+            memory -= pixels.nbytes
+            if memory >= 0:
+                self._images[number] = pixels
+
+    def crops(self, index: int, count: int, side: int) -> Tensor:
+        """Batch number ``index``: uint8 [count, 3, side, side]; the next one is prepared meanwhile."""
+        batch = self._ahead.pop((index, count, side), None)
+        self._ahead = {(index + 1, count, side): self._pool.submit(self._crops, index + 1, count, side)}
+        return batch.result() if batch else self._crops(index, count, side)
+
+    def _crops(self, index: int, count: int, side: int) -> Tensor:
+        weights = np.array([(h * w) ** 0.5 if min(h, w) >= side else 0.0 for h, w in self.sizes])
+        if not weights.any():
+            raise DataError(f"no image is at least {side} x {side} pixels: lower the crop or add larger photos")
+        rng = np.random.default_rng([self.seed, index])
+        batch = torch.empty(count, 3, side, side, dtype=torch.uint8)
+        for crop, number in zip(batch, rng.choice(len(weights), count, p=weights / weights.sum()), strict=True):
+            pixels = self._images.get(number)
+            if pixels is None:
+                pixels = load_rgb(self.files[number])
+            top, left = rng.integers(0, [pixels.shape[0] - side + 1, pixels.shape[1] - side + 1])
+            window = pixels[top : top + side, left : left + side]
+            crop.copy_(torch.from_numpy(window).permute(2, 0, 1))  # (H, W, C) -> (C, H, W)
+        return batch
+
+    def validation(self, side: int, most: int) -> Tensor:
+        """Centre crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
+        crops = []
+        for file in self.held_out:
+            pixels = load_rgb(file)
+            top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+            if min(top, left) >= 0 and len(crops) < most:
+                crops.append(torch.from_numpy(pixels[top : top + side, left : left + side].copy()))
+        if not crops:
+            return torch.empty(0, 3, side, side, dtype=torch.uint8)
+        return torch.stack(crops).permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+
+
+def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flips, quarter turns, and changes of colour and contrast, per sample.
+
+    Takes and returns float32 [N, 3, S, S], RGB in [0, 1].  Saturation is raised more often than lowered:
+    common photo collections are pale, and a denoiser trained on them alone fails on strong colours.
+    """
+
+    def draw(low: float = 0.0, high: float = 1.0) -> Tensor:
+        return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+
+    images = torch.where(draw() < 0.5, images.flip(-1), images)
+    images = torch.where(draw() < 0.5, images.flip(-2), images)
+    images = torch.where(draw() < 0.5, images.transpose(-1, -2), images)
+    grey = images.mean(1, keepdim=True)
+    saturation = torch.where(draw() < 0.5, draw(0.6, 2.4), 1.0)
+    saturation = torch.where(draw() < 0.05, 0.0, saturation)
+    changed = grey + (images - grey) * saturation
+    changed = torch.where(draw() < 0.2, changed.flip(1), changed)  # RGB -> BGR
+    level = changed.mean((1, 2, 3), keepdim=True)
+    contrast = torch.where(draw() < 0.4, draw(0.6, 1.5), 1.0)
+    shift = torch.where(draw() < 0.3, draw(-0.15, 0.15), 0.0)
+    return (level + (changed - level) * contrast + shift).clamp(0, 1)

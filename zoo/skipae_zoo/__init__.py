@@ -1,0 +1,34 @@
+"""What a skipae checkpoint is: architectures, ``config.json`` and the named checkpoints.  Standard library only."""
+
+from skipae_zoo.architecture import Architecture, ArchitectureError, Layer, network_1, network_2, network_3
+from skipae_zoo.checkpoints import CHECKPOINTS, NamedCheckpoint, find_checkpoint
+from skipae_zoo.config import (
+    CheckpointConfig,
+    ConfigError,
+    Preprocessing,
+    Task,
+    read_config,
+    sha256,
+    verified_file,
+    write_config,
+)
+
+__all__ = [
+    "CHECKPOINTS",
+    "Architecture",
+    "ArchitectureError",
+    "CheckpointConfig",
+    "ConfigError",
+    "Layer",
+    "NamedCheckpoint",
+    "Preprocessing",
+    "Task",
+    "find_checkpoint",
+    "network_1",
+    "network_2",
+    "network_3",
+    "read_config",
+    "sha256",
+    "verified_file",
+    "write_config",
+]

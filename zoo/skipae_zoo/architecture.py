@@ -1,0 +1,186 @@
+"""The paper's networks as data: every convolution, its channels, stride, receptive field and shortcut.
+
+Source: Dong, Mao, Shen, Yang, "Learning Deep Representations Using Convolutional Auto-encoders with
+Symmetric Skip Connections", section 3.1 and supplement A, table 1.  Nothing here computes on pixels:
+the training package builds torch modules from this table, the inference package plans tiles with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+NetworkName = Literal["network-1", "network-2", "network-3"]
+Shortcuts = Literal["symmetric", "input-output", "none"]
+Topology = Literal["pre", "post"]
+
+
+class ArchitectureError(ValueError):
+    """An architecture that the paper's family does not contain; the message says what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One encoder convolution, followed by batch norm and ReLU (section 3.1)."""
+
+    name: str
+    """``enc1`` .. ``encL``; the deconvolution that mirrors ``enc5`` is ``dec5``."""
+    in_channels: int
+    channels: int
+    """Channels of its output."""
+    kernel: int
+    """Side of the square kernel, 3 or 1; it pads by ``kernel // 2``."""
+    stride: int
+    """1 or 2, of this convolution alone."""
+    total_stride: int
+    """Input pixels from one output pixel to the next: the strides up to here multiplied."""
+    receptive_field: int
+    """Side in input pixels of the square that one output pixel sees."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of this layer's output for an image of ``height x width`` pixels."""
+        return -(-height // self.total_stride), -(-width // self.total_stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A convolutional auto-encoder of the paper's family.
+
+    ``network-1`` has four stages of ``m[k]`` 3x3 convolutions with n, 2n, 4n, 8n channels, the last one of
+    each stage with stride 2; a stage of 0 convolutions is left out.  ``network-2`` is All-CNN-C without
+    pooling (the paper's n is 96), ``network-3`` is VGG-16 without pooling (the paper's n is 64); their
+    depth is fixed, so ``m`` is empty.
+    """
+
+    network: NetworkName
+    n: int
+    """Channels of the first layer."""
+    m: tuple[int, ...] = ()
+    """Convolutions per stage, strided ones included; ``network-1`` only."""
+    shortcuts: Shortcuts = "symmetric"
+    """``symmetric``: every second convolution's output is added to its mirror's, and the input to the
+    output.  ``input-output``: the latter alone (the paper's "without shortcut").  ``none``: neither."""
+    topology: Topology = "pre"
+    """Where a symmetric shortcut joins: ``pre`` adds raw convolution outputs, before batch norm and ReLU
+    (figure 1b, pre-activation); ``post`` adds the outputs of both ReLUs."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is outside the family."""
+        _one_of("network", self.network, get_args(NetworkName))
+        _one_of("shortcuts", self.shortcuts, get_args(Shortcuts))
+        _one_of("topology", self.topology, get_args(Topology))
+        if not _is_count(self.n) or self.n < 1:
+            raise ArchitectureError(f"n must be a whole number of channels >= 1, not {self.n!r}")
+        if self.network == "network-1":
+            if len(self.m) != 4 or not all(_is_count(k) for k in self.m) or sum(self.m) < 2:
+                raise ArchitectureError(
+                    "m must be four whole numbers of convolutions, one per stage and at least 2 in all, "
+                    f"for example (2, 2, 3, 3), not {self.m!r}"
+                )
+        elif self.m:
+            raise ArchitectureError(f"m is fixed for {self.network}: leave it empty, not {self.m!r}")
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The encoder, first layer first."""
+        layers: list[Layer] = []
+        channels, total_stride, field = 3, 1, 1
+        for number, (out, kernel, stride) in enumerate(self._convolutions(), start=1):
+            field += (kernel - 1) * total_stride
+            total_stride *= stride
+            layers.append(Layer(f"enc{number}", channels, out, kernel, stride, total_stride, field))
+            channels = out
+        return tuple(layers)
+
+    @property
+    def shortcut_layers(self) -> tuple[int, ...]:
+        """The i for which the output of ``enc{i}`` is added to the output of ``dec{i+1}``: 2, 4, ... < L."""
+        return tuple(range(2, len(self.layers), 2)) if self.shortcuts == "symmetric" else ()
+
+    @property
+    def total_stride(self) -> int:
+        """Input pixels between neighbours of the last encoder layer."""
+        return self.layers[-1].total_stride
+
+    @property
+    def reach(self) -> int:
+        """Pixels by which a change of one input pixel can travel in the output, encoder and decoder together."""
+        encoder = decoder = 0
+        stride = 1
+        for layer in self.layers:
+            step = layer.kernel // 2
+            encoder += step * stride
+            stride *= layer.stride
+        for layer in reversed(self.layers):
+            # A deconvolution spreads each input pixel, stride apart, by kernel // 2 pixels of its output.
+            stride //= layer.stride
+            decoder += layer.kernel // 2 * stride
+        return encoder + decoder
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, as they stand in ``config.json``."""
+        return {
+            "network": self.network,
+            "n": self.n,
+            "m": list(self.m),
+            "shortcuts": self.shortcuts,
+            "topology": self.topology,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read what :meth:`to_dict` wrote; :class:`ArchitectureError` names the key that is wrong."""
+        known = {"network", "n", "m", "shortcuts", "topology"}
+        if set(data) != known:
+            wrong = ", ".join(sorted(set(data) ^ known))
+            raise ArchitectureError(f"architecture must have the keys {', '.join(sorted(known))}; look at: {wrong}")
+        if not isinstance(data["m"], list):
+            raise ArchitectureError(f"m must be a list of whole numbers, not {data['m']!r}")
+        return cls(
+            network=cast(NetworkName, data["network"]),
+            n=data["n"],
+            m=tuple(data["m"]),
+            shortcuts=cast(Shortcuts, data["shortcuts"]),
+            topology=cast(Topology, data["topology"]),
+        )
+
+    def _convolutions(self) -> Iterator[tuple[int, int, int]]:
+        """(output channels, kernel, stride) of each encoder convolution (supplement A, table 1)."""
+        n = self.n
+        if self.network == "network-1":
+            for stage, count in enumerate(self.m):
+                for k in range(count):
+                    yield n * 2**stage, 3, 2 if k == count - 1 else 1
+        elif self.network == "network-2":
+            yield from [(n, 3, 1), (n, 3, 1), (n, 3, 2)]
+            yield from [(2 * n, 3, 1), (2 * n, 3, 1), (2 * n, 3, 2)]
+            yield from [(2 * n, 3, 1), (2 * n, 1, 1)]
+        else:
+            for width, count in ((n, 2), (2 * n, 2), (4 * n, 3), (8 * n, 3), (8 * n, 3)):
+                for k in range(count):
+                    yield width, 3, 2 if k == count - 1 else 1
+
+
+def network_1(m: tuple[int, int, int, int], n: int, **options: Any) -> Architecture:
+    """Network-1 of supplement A: CIFAR uses m = (5, 5, 5, 0), n = 128; STL-10 m = (2, 2, 3, 3), n = 64."""
+    return Architecture("network-1", n, m, **options)
+
+
+def network_2(n: int = 96, **options: Any) -> Architecture:
+    """Network-2 of supplement A: All-CNN-C without pooling, for CIFAR-10 with 4,000 labels."""
+    return Architecture("network-2", n, **options)
+
+
+def network_3(n: int = 64, **options: Any) -> Architecture:
+    """Network-3 of supplement A: VGG-16 without pooling, for ImageNet and VOC."""
+    return Architecture("network-3", n, **options)
+
+
+def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ArchitectureError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

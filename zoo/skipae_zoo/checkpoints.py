@@ -1,0 +1,60 @@
+"""The named checkpoints of the zoo: what each is for, and the recipe that makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipae_zoo.config import Task
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCheckpoint:
+    """An entry of the zoo."""
+
+    name: str
+    task: Task
+    summary: str
+    recipe: str
+    """``skipae-train`` recipe that makes it."""
+    base_model: str | None = None
+    """The auto-encoder it was fine-tuned from."""
+    bundled: bool = False
+    """Whether it comes with the package."""
+    revision: str | None = None
+    """Commit sha on the Hub that this release of skipae uses; None until it is published."""
+
+
+CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
+    NamedCheckpoint(
+        "skipae-natural", "restoration", "removes noise from photos and fills masked places", "natural", bundled=True
+    ),
+    NamedCheckpoint(
+        "skipae-imagenet", "restoration", "auto-encoder (Network-3) for features of natural images", "imagenet"
+    ),
+    NamedCheckpoint(
+        "skipae-imagenet-animal", "restoration", "auto-encoder trained on mammals and birds", "imagenet-animal"
+    ),
+    NamedCheckpoint(
+        "skipae-imagenet-vehicle", "restoration", "auto-encoder trained on conveyances", "imagenet-vehicle"
+    ),
+    NamedCheckpoint("skipae-cifar10", "classification", "CIFAR-10 classifier (Network-1)", "cifar10"),
+    NamedCheckpoint("skipae-cifar100", "classification", "CIFAR-100 classifier (Network-1)", "cifar100"),
+    NamedCheckpoint(
+        "skipae-cifar10-4k", "classification", "CIFAR-10 classifier (Network-2) from 4,000 labels", "cifar10-4k"
+    ),
+    NamedCheckpoint("skipae-stl10", "classification", "STL-10 classifier (Network-1)", "stl10"),
+    NamedCheckpoint(
+        "skipae-voc07-cls", "classification", "VOC 2007 classifier (Network-3)", "voc07-cls", "skipae-imagenet"
+    ),
+    NamedCheckpoint(
+        "skipae-voc12-seg", "segmentation", "VOC 2012 segmentation (Network-3)", "voc12-seg", "skipae-imagenet"
+    ),
+    NamedCheckpoint(
+        "skipae-camvid-seg", "segmentation", "CamVid segmentation (Network-3)", "camvid-seg", "skipae-imagenet"
+    ),
+)
+
+
+def find_checkpoint(name: str) -> NamedCheckpoint | None:
+    """The entry with this name, or None."""
+    return next((entry for entry in CHECKPOINTS if entry.name == name), None)

@@ -1,0 +1,191 @@
+"""``config.json``: what a checkpoint folder says about itself, read and written with a version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from skipae_zoo.architecture import Architecture, ArchitectureError
+
+VERSION = 1
+"""Version of the format of ``config.json``; a reader refuses later ones."""
+
+Task = Literal["restoration", "classification", "segmentation"]
+
+
+class ConfigError(ValueError):
+    """A ``config.json`` or checkpoint folder that cannot be used; the message names the file and the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What is done to pixels, RGB in [0, 1].  ``mean`` and ``std`` are applied inside the ONNX graphs."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fill: tuple[float, float, float]
+    """Colour of masked pixels, the same in training and in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """The contents of ``config.json``."""
+
+    name: str
+    task: Task
+    architecture: Architecture
+    preprocessing: Preprocessing
+    halo: int
+    """Pixels around a tile that keep tiled results within 1e-4 of the whole image's, as measured; at most
+    ``architecture.reach``, which is exact."""
+    labels: tuple[str, ...] = ()
+    """Class names in the order of the logits; empty for restoration."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each weight file, by path relative to the folder."""
+
+    def to_dict(self, *, with_files: bool = True) -> dict[str, Any]:
+        """JSON values; without ``files`` it is what the ONNX metadata holds."""
+        data: dict[str, Any] = {
+            "version": VERSION,
+            "name": self.name,
+            "library_name": "skipae",
+            "task": self.task,
+            "architecture": self.architecture.to_dict(),
+            "activation": "relu",
+            "preprocessing": {
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+                "fill": list(self.preprocessing.fill),
+            },
+            "halo": self.halo,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "channels": layer.channels,
+                    "stride": layer.total_stride,
+                    "receptive_field": layer.receptive_field,
+                }
+                for layer in self.architecture.layers
+            ],
+            "labels": list(self.labels),
+        }
+        if with_files:
+            data["files"] = dict(self.files)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: object, *, source: str) -> CheckpointConfig:
+        """Check and read what :meth:`to_dict` wrote; ``source`` names the file in errors."""
+        if not isinstance(data, dict):
+            raise ConfigError(f"{source} must hold a JSON object, not {type(data).__name__}")
+        version = data.get("version")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise ConfigError(f"{source} has no whole-number 'version': it is not a skipae checkpoint")
+        if version > VERSION:
+            raise ConfigError(
+                f"{source} has version {version}, this skipae reads up to {VERSION}: upgrade skipae to use it"
+            )
+        try:
+            task = data["task"]
+            if task not in get_args(Task):
+                raise ConfigError(f"{source}: task must be one of {', '.join(get_args(Task))}, not {task!r}")
+            pixels = data["preprocessing"]
+            architecture = Architecture.from_dict(_mapping(data["architecture"], "architecture", source))
+            config = cls(
+                name=_string(data["name"], "name", source),
+                task=cast(Task, task),
+                architecture=architecture,
+                preprocessing=Preprocessing(
+                    mean=_colour(pixels["mean"], "preprocessing.mean", source),
+                    std=_colour(pixels["std"], "preprocessing.std", source),
+                    fill=_colour(pixels["fill"], "preprocessing.fill", source),
+                ),
+                halo=_pixels(data["halo"], "halo", source),
+                labels=tuple(_string(v, "labels", source) for v in data["labels"]),
+                files={
+                    _string(k, "files", source): _string(v, f"files[{k!r}]", source)
+                    for k, v in _mapping(data.get("files", {}), "files", source).items()
+                },
+            )
+        except KeyError as error:
+            raise ConfigError(f"{source} lacks the key {error.args[0]!r}") from None
+        except ArchitectureError as error:
+            raise ConfigError(f"{source}: {error}") from None
+        except TypeError as error:
+            raise ConfigError(f"{source} has a value of the wrong type: {error}") from None
+        if data.get("layers") != config.to_dict()["layers"]:
+            raise ConfigError(f"{source}: 'layers' does not agree with 'architecture'; export the checkpoint anew")
+        return config
+
+
+def read_config(folder: Path) -> CheckpointConfig:
+    """Read ``config.json`` of a checkpoint folder; :class:`ConfigError` says what is wrong with it."""
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is not a checkpoint folder: it has no config.json") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    return CheckpointConfig.from_dict(data, source=str(path))
+
+
+def write_config(folder: Path, config: CheckpointConfig) -> None:
+    """Write ``config.json`` into a checkpoint folder."""
+    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
+    """Path of a weight file whose sha256 is the one ``config.json`` gives; else :class:`ConfigError`."""
+    path = folder / name
+    expected = config.files.get(name)
+    if expected is None:
+        raise ConfigError(f"{folder / 'config.json'} lists no {name}: this checkpoint does not have it")
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): fetch the checkpoint again") from None
+    if found != expected:
+        raise ConfigError(
+            f"{path} is not the file its config.json describes (sha256 {found[:12]}..., expected "
+            f"{expected[:12]}...): fetch the checkpoint again"
+        )
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mapping(value: object, key: str, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}: {key} must be an object, not {value!r}")
+    return value
+
+
+def _string(value: object, key: str, source: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{source}: {key} must be text, not {value!r}")
+    return value
+
+
+def _pixels(value: object, key: str, source: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"{source}: {key} must be a whole number of pixels, not {value!r}")
+    return value
+
+
+def _colour(value: object, key: str, source: str) -> tuple[float, float, float]:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
+        raise ConfigError(f"{source}: {key} must be three numbers (R, G, B), not {value!r}")
+    red, green, blue = (float(v) for v in value)
+    return red, green, blue
