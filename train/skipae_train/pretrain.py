@@ -24,6 +24,7 @@ from skipae_train.data import Photos, augment_photos
 from skipae_train.networks import AutoEncoder, Init
 
 Precision = Literal["auto", "fp32", "bf16"]
+Loss = Literal["mse", "rmse"]
 
 
 class TrainingError(RuntimeError):
@@ -76,9 +77,9 @@ class Pretrain:
     phases: tuple[Phase, ...]
     lr: float = 1e-4
     schedule: Cosine | Milestones = Milestones((0.5, 0.75))
-    loss: Literal["mse", "log-mse"] = "mse"
-    """``mse`` is the paper's.  ``log-mse`` is the mean over samples of log(MSE), PSNR up to a factor: every
-    noise level weighs the same, where in ``mse`` the strongest noise drowns the rest."""
+    loss: Loss = "mse"
+    """``mse`` is the paper's.  ``rmse`` is the mean over samples of the root: the gradient of a sample is then
+    as large at weak noise as at strong, where ``mse`` lets the strongest noise drown the rest."""
     init: Init = "normal"
     mean: Colour = (0.5, 0.5, 0.5)
     std: Colour = (0.25, 0.25, 0.25)
@@ -216,13 +217,29 @@ def pretrain(
     return averaged.eval()
 
 
-def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Literal["mse", "log-mse"]) -> Tensor:
-    """Mean square error over all pixels, or the mean over samples of its logarithm."""
+def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
+    """The network of a run folder, with its averaged weights if it keeps them, and its recipe as JSON values."""
+    try:
+        recipe = json.loads((run / "recipe.json").read_text())
+        state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"{run} is not the folder of a run: it lacks {Path(error.filename).name}") from None
+    architecture = Architecture.from_dict(recipe["architecture"])
+    network = AutoEncoder(architecture, mean=recipe["mean"], std=recipe["std"], init=recipe["init"])
+    weights = state["network"]
+    if recipe["ema"]:
+        weights = {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
+    network.load_state_dict(weights)
+    return network.eval(), recipe
+
+
+def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
+    """Mean square error over all pixels, or the mean over samples of its root."""
     error = (restored - clean).square()
     if kind == "mse":
         return error.mean()
-    # A quarter of a grey level squared keeps samples that are all but perfect from ruling the batch.
-    return (error.mean((1, 2, 3)) + (0.5 / 255) ** 2).log().mean()
+    # Half a grey level keeps the gradient finite where a sample is all but perfect.
+    return (error.mean((1, 2, 3)) + (0.5 / 255) ** 2).sqrt().mean()
 
 
 def _validate(network: nn.Module, clean: Tensor, sigma: int, accelerator: Accelerator) -> float:

@@ -1,0 +1,5 @@
+"""``python -m skipae``."""
+
+from skipae.cli import main
+
+main()

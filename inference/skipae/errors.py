@@ -1,0 +1,33 @@
+"""What can go wrong, and the exit code of the command line for each."""
+
+from __future__ import annotations
+
+
+class SkipaeError(Exception):
+    """Base of all errors of this package.  The message is one line and says what to do."""
+
+    exit_code: int = 1
+
+
+class ImageError(SkipaeError):
+    """One input could not be read, restored or written; the other inputs of a batch go on."""
+
+    exit_code = 1
+
+
+class UsageError(SkipaeError, ValueError):
+    """An argument or option that cannot be used; the message names it, its value and what is allowed."""
+
+    exit_code = 2
+
+
+class DeviceError(SkipaeError):
+    """The device asked for is not available, or no runtime is installed."""
+
+    exit_code = 3
+
+
+class ModelError(SkipaeError):
+    """The checkpoint could not be had, is damaged, or cannot do what was asked of it."""
+
+    exit_code = 4

@@ -1,0 +1,664 @@
+"""Image files in and out, with everything that a file says besides its pixels.
+
+A file is decoded by its content, whatever its name.  What the net restores are planes: one [H, W] (grey) or
+[H, W, 3] (RGB) array, and for CMYK the inks cyan, magenta and yellow as one and black as another, so that the
+separation survives.  Alpha, colour profile, EXIF, XMP and resolution are carried over; what a format cannot
+hold is said in ``notes``.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
+
+from skipae.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+    from PIL.ImageFile import ImageFile
+
+    Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+MAX_PIXELS = 178_956_970
+"""The largest image to decode, in pixels; Pillow's own limit."""
+
+QUALITY = 95
+"""Of JPEG, WebP and AVIF files whose input does not set it."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
+"""Formats read and written, by Pillow's names."""
+
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".avif": "AVIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+    ".pnm": "PPM",
+}
+"""Format of each file name's extension, lower case."""
+
+_STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of about so many pixels
+_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 316, 33432)  # texts that describe the picture and not the file
+_TIFF_IFDS = (34665, 34853)  # EXIF and GPS
+_TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+_JPEG_SEGMENT = 65_533 - 64  # bytes of EXIF or XMP that fit in a segment
+
+
+@dataclass
+class Metadata:
+    """What a file says besides its pixels."""
+
+    format: str
+    """Pillow's name, one of :data:`FORMATS`."""
+    icc: bytes | None = None
+    exif: bytes | None = None
+    """Upright: without an orientation."""
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    jpeg: dict[str, Any] = field(default_factory=dict)
+    """Arguments for Pillow that keep a JPEG's quantisation tables and subsampling."""
+    compression: str | None = None
+    """Of a TIFF."""
+    lossless: bool = False
+    """Of a WebP."""
+    png_chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Chunks of a PNG that say how its numbers become light."""
+    png_text: dict[str, str] = field(default_factory=dict)
+    comment: bytes | None = None
+
+
+@dataclass
+class Picture:
+    """A decoded image: planes to restore, and the rest to carry over."""
+
+    kind: Literal["grey", "rgb", "cmyk"]
+    planes: list[NDArray[Any]]
+    """One array, two for CMYK: [H, W] or [H, W, 3], uint8 or uint16."""
+    alpha: Image.Image | None
+    metadata: Metadata
+    notes: list[str]
+    """What was changed or lost, a line each."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self.planes[0].shape[:2]
+        return width, height
+
+    def restore(self, restore: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        """Replace each plane by what ``restore`` gives for it."""
+        for k, plane in enumerate(self.planes):
+            self.planes[k] = restore(plane)
+
+    def to_pil(self) -> Image.Image:
+        """The image, upright, with its metadata in ``info``; the planes are given up to save memory."""
+        image = _from_planes(self.kind, self.planes)
+        if self.alpha is not None:
+            image.putalpha(self.alpha)
+        found = self.metadata
+        info = {"icc_profile": found.icc, "exif": found.exif, "xmp": found.xmp, "dpi": found.dpi}
+        image.info.update({key: value for key, value in info.items() if value is not None})
+        return image
+
+    def encode(self, file: BinaryIO, *, format: str | None = None, quality: int | None = None) -> list[str]:
+        """Write the image; the planes are given up to save memory.
+
+        Args:
+            file: where to, seekable.
+            format: Pillow's name; by default the input's.
+            quality: of JPEG, WebP and AVIF, 1 to 100; by default the JPEG input's tables, else 95.
+
+        Returns:
+            What the format cannot hold, a line each.
+
+        Raises:
+            ImageError: the format cannot hold the image, for example its size.
+            OSError: the file cannot be written.
+        """
+        notes: list[str] = []
+        target = format or self.metadata.format
+        image = _fit(self.to_pil(), target, self.metadata, notes)
+        image.info.clear()  # Pillow would take some of it up again
+        if self.metadata.icc and "icc_profile" not in _CARRIES[target]:
+            notes.append(f"{target} cannot hold the colour profile")
+        arguments = _arguments(image, self.metadata, target, quality, notes)
+        try:
+            image.save(_Plain(file), format=target, **arguments)  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ImageError(f"cannot be written as {target}: {error}") from error
+        except (ValueError, KeyError, struct.error, OverflowError) as error:
+            raise ImageError(f"cannot be written as {target}: {error}") from error
+        return notes
+
+
+class OpenedImage:
+    """An image file whose header was read and whose pixels were not; a context manager."""
+
+    def __init__(self, image: ImageFile, file: IO[bytes], format: str, notes: list[str], lossless: bool) -> None:
+        """Use :func:`open_image` instead."""
+        self._image: ImageFile | None = image
+        self._file = file
+        self._lossless = lossless
+        self.format = format
+        self.notes = notes
+        self.size: tuple[int, int] = image.size
+
+    def __enter__(self) -> OpenedImage:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and free what was decoded."""
+        image, self._image = self._image, None
+        if image is not None:
+            image.close()
+        self._file.close()
+
+    def decode(self) -> Picture:
+        """The pixels, upright, and the metadata.  Once only: what Pillow decoded is freed.
+
+        Raises:
+            ImageError: the file is damaged, or holds a kind of pixels that would be truncated.
+        """
+        from PIL import ImageOps
+
+        image, self._image = self._image, None
+        if image is None:
+            raise ImageError("was decoded already")
+        try:
+            if getattr(image, "is_animated", False):
+                self.notes.append(f"only the first of {getattr(image, 'n_frames', 'several')} pictures is kept")
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            metadata = _metadata(image, self.format, self._lossless)
+            return _to_picture(image, metadata, self.notes)
+        except ImageError:
+            raise
+        except MemoryError:
+            raise ImageError(f"not enough memory to decode {self.size[0]} x {self.size[1]} pixels") from None
+        except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
+            raise ImageError(f"is damaged and cannot be decoded as {self.format}: {error}") from error
+        finally:
+            image.close()
+            self._file.close()
+
+
+def sniff(head: bytes) -> str | None:
+    """Format of a file by its first 64 bytes, one of :data:`FORMATS`, or None."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if head[:2] == b"BM" and head[14:18] in [struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)]:
+        return "BMP"
+    if head[4:8] == b"ftyp" and (b"avif" in head[8:64] or b"avis" in head[8:64]):
+        return "AVIF"
+    if re.match(rb"P(?:[1-6]\s+(?:#|\d)|[fF]\s)", head):
+        return "PPM"
+    return None
+
+
+def open_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+    """Read the header of an image file.
+
+    Args:
+        source: its path, or its bytes.
+        max_pixels: the largest image to accept.
+
+    Raises:
+        ImageError: there is no such file, it is not an image, it is too large, or it holds a kind of pixels
+            that would be truncated (16-bit colour, AVIF of 10 or 12 bits, floats).
+    """
+    try:
+        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null character in the path
+        raise ImageError(f"cannot be read: {error}") from error
+    try:
+        return _open(file, max_pixels)
+    except ImageError:
+        file.close()
+        raise
+    except OSError as error:
+        file.close()
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Planes and alpha of an image in memory, as it stands: its EXIF orientation is not applied.
+
+    Raises:
+        ImageError: its mode would be truncated.
+    """
+    info = image.info
+    metadata = Metadata(
+        format="PNG", icc=info.get("icc_profile"), exif=info.get("exif"), xmp=info.get("xmp"), dpi=info.get("dpi")
+    )
+    return _to_picture(image, metadata, [])
+
+
+def is_pil(value: object) -> bool:
+    """Whether a value is a ``PIL.Image``, without loading Pillow where nobody did."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+def format_of(path: Path) -> str:
+    """Format that a file name's extension asks for; :class:`UsageError` where it names none."""
+    found = SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"{path} does not say which format to write: end it in one of {', '.join(SUFFIXES)}, or in {os.sep} for a "
+            "folder"
+        )
+    return found
+
+
+_counter = itertools.count()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
+
+    The folder is made where it does not exist.
+
+    Raises:
+        ImageError: the file cannot be written; the message is one line.
+    """
+    # Short, since the name of the result may be as long as the file system allows.
+    part = path.parent / f".skipae-{os.getpid()}-{next(_counter)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                write(file)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
+    head = file.read(64)
+    if not head:
+        raise ImageError("is empty (zero bytes)")
+    format = sniff(head)
+    if format is None:
+        what = "text" if head.isascii() and head.decode("ascii").isprintable() else "its content"
+        raise ImageError(f"is not an image that skipae reads ({', '.join(FORMATS)}), by {what}")
+    file.seek(0)
+    lossless = format == "WEBP" and b"VP8L" in file.read(4096)
+    deep = _deep_colour(file, format)
+    file.seek(0)
+    try:
+        image = _factory(format)(file, "")
+    except Exception as error:  # Pillow's plugins raise nearly anything for damaged headers
+        raise ImageError(f"is damaged and cannot be decoded as {format}: {error}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise ImageError(
+            f"has {width} x {height} = {width * height} pixels, more than --max-pixels {max_pixels}: give a larger "
+            "--max-pixels if the file is to be trusted"
+        )
+    deep = deep or _deep_tiff(image)
+    if deep is not None:
+        image.close()
+        raise ImageError(f"{deep}: convert it to 8 bits, or to 16-bit grey, first")
+    return OpenedImage(image, file, format, [], lossless)
+
+
+def _factory(format: str) -> Callable[[IO[bytes], str], ImageFile]:
+    # Not Image.open: its limit of pixels is one global variable, and it loads every plugin there is.
+    from importlib import import_module
+
+    from PIL import Image
+
+    plugins = {"PNG": "Png", "JPEG": "Jpeg", "WEBP": "WebP", "BMP": "Bmp", "GIF": "Gif", "PPM": "Ppm"}
+    import_module(f"PIL.{plugins.get(format, format.capitalize())}ImagePlugin")
+    factory: Callable[[IO[bytes], str], ImageFile] = Image.OPEN[format][0]
+    return factory
+
+
+def _deep_colour(file: IO[bytes], format: str) -> str | None:
+    """Why the file's pixels do not fit in what Pillow makes of them without a word, from its first bytes."""
+    file.seek(0)
+    if format == "PNG":
+        head = file.read(26)
+        if len(head) == 26 and head[24] == 16 and head[25] != 0:
+            return "has 16 bits per colour, of which 8 would be lost"
+    elif format == "PPM":
+        fields = re.sub(rb"#[^\n]*\n", b" ", file.read(1024)).split(maxsplit=4)
+        if fields[0] in (b"P3", b"P6") and len(fields) > 3 and fields[3].isdigit() and int(fields[3]) > 255:
+            return "has 16 bits per colour, of which 8 would be lost"
+    elif format == "AVIF":
+        place = 0
+        while len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[:4], "big")
+            if size == 1 or size < 8:
+                break
+            if header[4:] == b"meta":
+                meta = file.read(min(size - 8, 1 << 20))
+                if any(len(box) > 2 and box[2] & 0x40 for box in meta.split(b"av1C")[1:]):
+                    return "has 10 or 12 bits per colour, of which 2 or 4 would be lost"
+                break
+            place += size
+            file.seek(place)
+    return None
+
+
+def _deep_tiff(image: Image.Image) -> str | None:
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or image.format != "TIFF":
+        return None
+    bits = tags.get(258, (1,))
+    bits = bits if isinstance(bits, tuple) else (bits,)
+    if max(bits) > 8 and (len(bits) > 1 or tags.get(277, 1) > 1):
+        return f"has {max(bits)} bits per colour, of which {max(bits) - 8} would be lost"
+    if max(bits) > 8 and (bits[0] != 16 or image.mode not in ("I;16", "I;16B")):
+        return f"has grey of {bits[0]} bits in a form that skipae does not read"
+    return None
+
+
+def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
+    info = image.info
+    exif = info.get("exif")
+    if format == "TIFF":
+        exif = _tiff_exif(image.getexif()).tobytes()
+    elif exif is None and len(image.getexif()):
+        exif = image.getexif().tobytes()
+    xmp = info.get("xmp")
+    found = Metadata(
+        format=format,
+        icc=info.get("icc_profile") or None,
+        exif=exif if exif and len(exif) > 14 else None,  # 14 bytes hold no tag
+        xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
+        dpi=info.get("dpi"),
+        compression=info.get("compression") if format == "TIFF" else None,
+        lossless=lossless,
+        comment=info.get("comment") if isinstance(info.get("comment"), bytes) else None,
+    )
+    if format == "JPEG":
+        from PIL import JpegImagePlugin
+
+        subsampling = JpegImagePlugin.get_sampling(image)  # type: ignore[no-untyped-call]
+        found.jpeg = {
+            "qtables": dict(image.quantization),  # type: ignore[attr-defined]
+            # An unusual one becomes none, which loses nothing.
+            "subsampling": max(subsampling, 0),
+            "progressive": bool(info.get("progressive")),
+        }
+    if format == "PNG":
+        if "srgb" in info:
+            found.png_chunks.append((b"sRGB", bytes([info["srgb"]])))
+        if "gamma" in info:
+            found.png_chunks.append((b"gAMA", struct.pack(">I", round(info["gamma"] * 100_000))))
+        if "chromaticity" in info:
+            found.png_chunks.append((b"cHRM", struct.pack(">8I", *(round(v * 100_000) for v in info["chromaticity"]))))
+        texts: dict[str, Any] = getattr(image, "text", {})
+        skip = {"XML:com.adobe.xmp", "Raw profile type exif"}
+        found.png_text = {key: str(text) for key, text in texts.items() if key not in skip}
+    return found
+
+
+def _tiff_exif(exif: Image.Exif) -> Image.Exif:
+    """The tags that describe the picture; the others (size, strips, compression) are the old file's."""
+    from PIL import Image
+
+    clean = Image.Exif()
+    for tag in _TIFF_TAGS:
+        if tag in exif:
+            clean[tag] = exif[tag]
+    for ifd in _TIFF_IFDS:
+        values = exif.get_ifd(ifd)
+        if values:
+            clean.get_ifd(ifd).update(values)
+    return clean
+
+
+def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Picture:
+    mode = image.mode
+    if mode == "I" and metadata.format in ("PPM", "PNG"):
+        # Pillow's mode for 16-bit grey of these files.
+        import numpy as np
+
+        return Picture("grey", [np.asarray(image).astype(np.uint16)], None, metadata, notes)
+    converted: str | None = None
+    if mode in ("P", "PA", "1"):
+        clear = mode == "PA" or "transparency" in image.info
+        converted = ("LA" if clear else "L") if mode == "1" else ("RGBA" if clear else "RGB")
+        notes.append(f"{'1-bit' if mode == '1' else 'palette'} pixels become 8-bit {converted}")
+    elif mode in ("L", "RGB") and "transparency" in image.info:
+        converted = {"L": "LA", "RGB": "RGBA"}[mode]
+        notes.append("the transparent colour becomes an alpha channel")
+    elif mode in ("RGBX", "YCbCr", "RGBa", "La"):
+        converted = {"RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}[mode]
+        notes.append(f"{mode} pixels become {converted}")
+    elif mode not in ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I;16N"):
+        raise ImageError(f"has pixels of a kind that skipae does not restore (Pillow's mode {mode}): convert it first")
+    if converted is not None:
+        image = image.convert(converted)
+        mode = converted
+    alpha = image.getchannel("A") if mode in ("LA", "RGBA") else None
+    if mode == "CMYK":
+        inks = _to_array(image, 4)
+        black = inks[..., 3].copy()
+        colours = inks[..., :3].copy()
+        colours ^= 255  # ink to light
+        return Picture("cmyk", [colours, black], None, metadata, notes)
+    if mode in ("RGB", "RGBA"):
+        return Picture("rgb", [_to_array(image, 3)], alpha, metadata, notes)
+    return Picture("grey", [_to_array(image, 1)], alpha, metadata, notes)
+
+
+def _to_array(image: Image.Image, channels: int) -> NDArray[Any]:
+    """The first ``channels`` channels, [H, W] where it is one.  By strips: Pillow's way takes three times the memory."""
+    import numpy as np
+
+    width, height = image.size
+    sixteen = image.mode.startswith("I;16")
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    array = np.empty(shape, np.uint16 if sixteen else np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
+        values = np.asarray(strip)
+        array[top:bottom] = values[..., 0] if channels == 1 and values.ndim == 3 else values[..., :channels or None]
+    return array
+
+
+def _from_planes(kind: Literal["grey", "rgb", "cmyk"], planes: list[NDArray[Any]]) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    height, width = planes[0].shape[:2]
+    sixteen = planes[0].dtype == np.uint16
+    mode = "I;16" if sixteen else {"grey": "L", "rgb": "RGB", "cmyk": "CMYK"}[kind]
+    rows = max(1, _STRIP_PIXELS // width)
+    image = Image.new(mode, (width, height), None)
+    for top in range(0, height, rows):
+        strip = planes[0][top : top + rows]
+        if kind == "cmyk":
+            strip = np.dstack([strip ^ 255, planes[1][top : top + rows]])
+        if sixteen:
+            strip = strip.astype("<u2")
+        piece = Image.frombuffer(mode, (width, len(strip)), np.ascontiguousarray(strip).data, "raw", mode, 0, 1)
+        image.paste(piece, (0, top))
+    planes.clear()
+    return image
+
+
+_CARRIES = {
+    "PNG": ("icc_profile", "exif", "dpi", "xmp"),
+    "JPEG": ("icc_profile", "exif", "dpi", "xmp"),
+    "WEBP": ("icc_profile", "exif", "xmp"),
+    "TIFF": ("icc_profile", "exif", "dpi", "xmp"),
+    "BMP": ("dpi",),
+    "GIF": (),
+    "AVIF": ("icc_profile", "exif", "xmp"),
+    "PPM": (),
+}
+"""What each format holds, by the names of Pillow's arguments."""
+
+
+def _fit(image: Image.Image, format: str, metadata: Metadata, notes: list[str]) -> Image.Image:
+    """Convert to a mode that the format holds; ``notes`` get what is lost."""
+    if image.mode == "CMYK" and format not in ("JPEG", "TIFF"):
+        notes.append(f"{format} cannot hold CMYK: converted to RGB")
+        image = _cmyk_to_rgb(image, metadata)
+    if image.mode == "I;16" and format not in ("PNG", "TIFF", "PPM"):
+        import numpy as np
+        from PIL import Image
+
+        notes.append(f"{format} cannot hold 16 bits: reduced to 8")
+        image = Image.fromarray(np.rint(np.asarray(image) / np.float32(257)).astype(np.uint8))
+    if image.mode in ("LA", "RGBA") and format in ("JPEG", "PPM", "BMP"):
+        from PIL import Image
+
+        notes.append(f"{format} cannot hold transparency: laid on white")
+        alpha = image.getchannel("A")
+        solid = image.convert(image.mode[:-1])
+        image = Image.composite(solid, Image.new(solid.mode, solid.size, "white"), alpha)
+    if format == "GIF":
+        notes.append("GIF cannot hold more than 256 colours: reduced to a palette")
+        if image.mode == "LA":
+            image = image.convert("RGBA")
+    return image
+
+
+def _cmyk_to_rgb(image: Image.Image, metadata: Metadata) -> Image.Image:
+    """By the embedded profile where there is one; the profile then no longer applies."""
+    profile, metadata.icc = metadata.icc, None
+    if profile is not None:
+        from PIL import ImageCms
+
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (OSError, ImageCms.PyCMSError):
+            pass  # a profile that is damaged is as good as none
+    return image.convert("RGB")
+
+
+def _arguments(
+    image: Image.Image, metadata: Metadata, format: str, quality: int | None, notes: list[str]
+) -> dict[str, Any]:
+    """Arguments of ``Image.save``; ``notes`` get what is lost."""
+    values = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
+    named = {"exif": "EXIF data", "xmp": "XMP data", "dpi": "the resolution"}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key not in _CARRIES[format]:
+            if key in named:
+                notes.append(f"{format} cannot hold {named[key]}")
+        elif format == "JPEG" and isinstance(value, bytes) and key != "icc_profile" and len(value) > _JPEG_SEGMENT:
+            notes.append(f"JPEG cannot hold {named[key]} of {len(value)} bytes")
+        else:
+            arguments[key] = value
+    if format == "JPEG":
+        if quality is None and metadata.jpeg:
+            arguments |= metadata.jpeg
+            if image.mode != "RGB":
+                del arguments["subsampling"]
+        else:
+            arguments["quality"] = QUALITY if quality is None else quality
+        if metadata.comment is not None:
+            arguments["comment"] = metadata.comment
+    elif format == "WEBP":
+        if metadata.lossless and quality is None:
+            arguments |= {"lossless": True, "exact": True}
+        else:
+            arguments["quality"] = QUALITY if quality is None else quality
+    elif format == "AVIF":
+        arguments["quality"] = QUALITY if quality is None else quality
+    elif format == "PNG":
+        arguments["pnginfo"] = _png_info(metadata, arguments.pop("xmp", None))
+    elif format == "TIFF":
+        arguments |= _tiff_arguments(image, metadata, arguments.pop("exif", None), arguments.pop("xmp", None))
+    return arguments
+
+
+def _png_info(metadata: Metadata, xmp: bytes | None) -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for kind, data in metadata.png_chunks:
+        info.add(kind, data)
+    for key, text in metadata.png_text.items():
+        info.add_itxt(key, text)
+    if xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode(errors="replace"))
+    return info
+
+
+def _tiff_arguments(image: Image.Image, metadata: Metadata, exif: bytes | None, xmp: bytes | None) -> dict[str, Any]:
+    from PIL import Image, TiffImagePlugin
+
+    arguments: dict[str, Any] = {}
+    if exif is not None:
+        found = Image.Exif()
+        found.load(exif)
+        arguments["exif"] = _tiff_exif(found)
+    if xmp is not None:
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[700] = xmp
+        arguments["tiffinfo"] = tags
+    compression = metadata.compression
+    if metadata.format != "TIFF" or compression not in _TIFF_LOSSLESS:
+        compression = "tiff_adobe_deflate"
+    if compression != "raw":
+        arguments["compression"] = compression
+    return arguments
+
+
+class _Plain:
+    """A file without ``fileno``: Pillow then writes through Python, whose errors say what happened."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+        self.seek = file.seek
+        self.tell = file.tell
+        self.flush = file.flush
+        self.read = file.read

@@ -1,0 +1,195 @@
+"""A loaded checkpoint: :func:`from_pretrained` and :class:`Model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipae import checkpoints, images, runtime, tiling
+from skipae.errors import UsageError
+from skipae_zoo import CheckpointConfig, Layer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Picture = TypeVar("Picture")
+
+MEMORY = {"cpu": 384 << 20, "openvino": 384 << 20, "cuda": 3 << 30}
+"""Bytes that the layers' outputs of one window may take, by kind of device."""
+
+
+class Model:
+    """A checkpoint, ready to use.  It can be pickled, shared by threads, and used after a fork."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, device: runtime.Device) -> None:
+        """Use :func:`from_pretrained` instead."""
+        self.folder = folder
+        self.config = config
+        self.device = device
+        """Where it runs."""
+        self._restoration = runtime.Session(folder, config, "onnx/model.onnx", device)
+
+    def __repr__(self) -> str:
+        """Name and device."""
+        return f"<skipae.Model {self.name} on {self.device}>"
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, for example ``skipae-natural``."""
+        return self.config.name
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The encoder's layers (name, channels, stride, receptive field), first layer first."""
+        return self.config.architecture.layers
+
+    def denoise(
+        self,
+        image: Picture,
+        *,
+        strength: float = 1.0,
+        tile: int | None = None,
+        halo: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> Picture:
+        """Remove noise from an image.
+
+        Args:
+            image: a ``PIL.Image``; an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and alpha) of
+                uint8, uint16, or float in [0, 1]; or the path or the bytes of an image file.  Grey stays grey,
+                alpha is not touched.  A file's EXIF orientation is applied.
+            strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
+            tile: longest side in pixels of the windows that a large image is restored in; by default what fits
+                in memory.
+            halo: pixels around each window that are computed and dropped; by default what keeps the result
+                within 1e-4 of the whole image's.
+            max_pixels: the largest image file to decode, in pixels.
+
+        Returns:
+            An image like the one given: the same class, size, dtype, range and channels; a ``PIL.Image`` for a
+            path or bytes.
+
+        Raises:
+            UsageError: an argument is none of these.
+            ImageError: the file cannot be decoded, or memory runs out.
+            ModelError: this checkpoint does not restore images.
+        """
+        checkpoints.require_task(self.config, "restoration", "denoise")
+        check_options(strength, tile, halo, max_pixels)
+
+        def restore(pixels: NDArray[Any]) -> NDArray[Any]:
+            return self.restore(pixels, strength=strength, tile=tile, halo=halo)
+
+        if isinstance(image, np.ndarray):
+            return cast(Picture, _restore_array(image, restore))
+        if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview):
+            source = image if isinstance(image, str | os.PathLike) else bytes(image)
+            with images.open_image(source, max_pixels=max_pixels) as opened:
+                picture = opened.decode()
+        elif images.is_pil(image):
+            picture = images.from_pil(cast("Image", image))
+        else:
+            raise UsageError(
+                f"image must be a PIL.Image, a numpy array, or the path or bytes of a file, not {type(image).__name__}"
+            )
+        picture.restore(restore)
+        return cast(Picture, picture.to_pil())
+
+    def restore(
+        self,
+        pixels: NDArray[Any],
+        *,
+        strength: float = 1.0,
+        tile: int | None = None,
+        halo: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[Any]:
+        """Restore pixels [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1], in bounded memory.
+
+        ``progress`` is called with the share done, in (0, 1], after each window.  Other arguments, result and
+        errors: see :meth:`denoise`.
+        """
+        architecture = self.config.architecture
+        return tiling.restore(
+            self._restoration.run,
+            pixels,
+            stride=architecture.total_stride,
+            halo=self.config.halo if halo is None else halo,
+            area=MEMORY[self.device.kind] // _bytes_per_pixel(self.config),
+            tile=tile,
+            strength=strength,
+            progress=progress,
+        )
+
+    def open(self) -> None:
+        """Load the weights now instead of at the first image; errors: see :func:`from_pretrained`."""
+        self._restoration.open()
+
+
+def from_pretrained(
+    name: str | os.PathLike[str] = checkpoints.DEFAULT,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Model:
+    """Load a checkpoint.
+
+    Args:
+        name: of a checkpoint, or the path of its folder.
+        device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``openvino``.
+        threads: CPU threads; None takes the cores that this process may use.
+        notify: is told in one line which device ``auto`` took and why; by default the log "skipae" is.
+
+    Raises:
+        ModelError: the checkpoint cannot be had or is damaged.
+        DeviceError: the device asked for does not work, or no runtime is installed.
+        UsageError: an argument is none of these.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(f"name must be a checkpoint's name or folder, not {type(name).__name__}")
+    folder = checkpoints.find_folder(name if isinstance(name, str) else Path(name))
+    config = checkpoints.load_config(folder)
+    model = Model(folder, config, runtime.choose_device(device, threads, notify))
+    model.open()
+    return model
+
+
+def check_options(strength: float, tile: int | None, halo: int | None, max_pixels: int) -> None:
+    """Refuse options outside their range with a :class:`UsageError` that names them."""
+    if not 0 <= strength <= 1:
+        raise UsageError(f"strength must be from 0 to 1, not {strength}")
+    if tile is not None and tile < 1:
+        raise UsageError(f"tile must be a number of pixels, at least 1, not {tile}")
+    if halo is not None and halo < 0:
+        raise UsageError(f"halo must be a number of pixels, at least 0, not {halo}")
+    if max_pixels < 1:
+        raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
+
+
+def _restore_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise UsageError(f"image: an array must be uint8, uint16, or float in [0, 1], not {array.dtype}")
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:
+        raise UsageError(
+            f"image: an array must have the shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}"
+        )
+    if array.ndim == 2 or array.shape[2] == 3:
+        return restore(array)
+    if array.shape[2] == 1:
+        return restore(array[..., 0])[..., None]
+    result = np.empty_like(array, order="C")
+    result[..., :3] = restore(array[..., :3])
+    result[..., 3] = array[..., 3]
+    return result
+
+
+def _bytes_per_pixel(config: CheckpointConfig) -> int:
+    """Estimate of the float32 values alive at once per input pixel, layers of the encoder and decoder together."""
+    widest = sum(layer.channels / layer.total_stride**2 for layer in config.architecture.layers)
+    return max(1, round(4 * 2 * (3 + widest)))

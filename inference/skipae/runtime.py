@@ -1,0 +1,345 @@
+"""Sessions of ONNX Runtime: the one module that knows it.
+
+Which device is used is never left to the runtime: it lists CUDA where its libraries are missing, and then runs
+on the CPU without a word.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from skipae.errors import DeviceError, ModelError, UsageError
+from skipae_zoo import CheckpointConfig, ConfigError, verified_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("skipae")
+
+INSTALL_CPU = 'pip install "skipae[cpu]"'
+INSTALL_GPU = 'pip install "skipae[gpu]"'
+REPAIR = f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {INSTALL_GPU}"
+"""Both runtimes fill the same folder, so that uninstalling one breaks the other: remove all, then install one."""
+
+SMOKE_MODEL = base64.b64decode(
+    "CAgSADroAgo0CgF4CgF3EgFoIgRDb252KhEKBHBhZHNAAUABQAFAAaABByoQCgdzdHJpZGVzQAJAAqABBwo9CgFoCgF2EgF5Ig1Db252VHJh"
+    "bnNwb3NlKhEKBHBhZHNAAUABQAFAAaABByoQCgdzdHJpZGVzQAJAAqABBxIFc21va2UqewgBCAMIAwgDEAFCAXdKbAAAgD8AAIA/AACAPwAA"
+    "gD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACA"
+    "PwAAgD8AAIA/AACAPyozCAEIAQgDCAMQAUIBdkokAACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/WhsKAXgSFgoUCAESEAoC"
+    "CAEKAggDCgIICAoCCAhiGwoBeRIWChQIARIQCgIIAQoCCAEKAggHCgIIB0IECgAQEg=="
+)
+"""A conv and a deconv, both 3x3 with stride 2, on float32 ``x`` [1, 3, 8, 8]: does the GPU really run them?
+Made by ``smoke_model()`` in tests/test_inference_runtime.py, which checks that these are its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a session runs."""
+
+    kind: str
+    """``cpu``, ``cuda`` or ``openvino``."""
+    index: int = 0
+    """Which of several GPUs."""
+    threads: int = 1
+    """CPU threads of one run."""
+
+    def __str__(self) -> str:
+        """As in ``--device``, with the threads where they matter."""
+        if self.kind == "cuda":
+            return f"cuda:{self.index}"
+        return f"{self.kind} ({self.threads} thread{'s' if self.threads > 1 else ''})"
+
+
+class Session:
+    """A model of a checkpoint, ready to run.
+
+    The session of ONNX Runtime is made on first use in each process, so that this object can be pickled, shared
+    by threads, and used after a fork.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig, file: str, device: Device) -> None:
+        """Args: a checkpoint ``folder``, its ``config``, the ``file`` in it, for example ``onnx/model.onnx``."""
+        self.folder = folder
+        self.config = config
+        self.file = file
+        self.device = device
+        self._session: Any = None
+        self._lock = threading.Lock()
+        _sessions.add(self)
+
+    def __getstate__(self) -> tuple[Path, CheckpointConfig, str, Device]:
+        """What it takes to make the session anew."""
+        return self.folder, self.config, self.file, self.device
+
+    def __setstate__(self, state: tuple[Path, CheckpointConfig, str, Device]) -> None:
+        """As if made anew in this process."""
+        self.__init__(*state)  # type: ignore[misc]
+
+    def open(self) -> Any:
+        """The ``onnxruntime.InferenceSession`` of this process.
+
+        Raises:
+            ModelError: the file is missing, is not the one its config describes, or cannot be loaded.
+            DeviceError: the device refuses it.
+        """
+        session = self._session
+        if session is None:
+            with self._lock:
+                if self._session is None:
+                    self._session = self._make()
+                session = self._session
+        return session
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The first output for the input ``image``, float32 [N, 3, H, W] in [0, 1].
+
+        Raises:
+            MemoryError: the device has not enough memory for this size.
+            DeviceError: the device failed.
+        """
+        session = self.open()
+        try:
+            return cast("NDArray[np.float32]", session.run(None, {"image": image})[0])
+        except Exception as error:  # the runtime's exceptions have no common base
+            if _is_out_of_memory(error):
+                raise MemoryError(_first_line(error)) from error
+            raise DeviceError(f"{self.device} failed to run {self.config.name}: {_first_line(error)}") from error
+
+    def _make(self) -> Any:
+        try:
+            path = verified_file(self.folder, self.config, self.file)
+        except ConfigError as error:
+            raise ModelError(str(error)) from error
+        runtime = _runtime()
+        try:
+            session = _create(runtime, str(path), self.device)
+        except Exception as error:
+            if self.device.kind != "cpu":
+                raise DeviceError(f"{self.device} cannot load {path}: {_first_line(error)}") from error
+            raise ModelError(
+                f"{path} cannot be loaded by onnxruntime {runtime.__version__}: {_first_line(error)}"
+            ) from error
+        if session.get_providers()[0] != _PROVIDERS[self.device.kind]:
+            raise DeviceError(f"{self.device} did not take {path}; give the device cpu")
+        return session
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_orphans: list[Any] = []
+
+
+def _after_fork() -> None:
+    # A session's threads and GPU context stay with the parent.  Its destructor may wait for those threads, so it
+    # is kept, unused; a lock may have been held by a thread that is no longer there.
+    for session in list(_sessions):
+        _orphans.append(session._session)
+        session._session = None
+        session._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def choose_device(
+    device: str = "auto", threads: int | None = None, notify: Callable[[str], None] | None = None
+) -> Device:
+    """The device to use, tried out.
+
+    Args:
+        device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``openvino``.
+        threads: CPU threads; None takes the cores that this process may use.
+        notify: is told in one line what ``auto`` took and why; by default the log is.
+
+    Raises:
+        UsageError: ``device`` or ``threads`` is none of these.
+        DeviceError: the device asked for does not work, or no runtime is installed.
+    """
+    match = re.fullmatch(r"(auto|cpu|openvino|cuda)(?::(\d{1,4}))?", device)
+    if match is None or (match[2] and match[1] != "cuda"):
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or openvino, not {device!r}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}; leave it out to use all cores of this process")
+    kind, index = match[1], int(match[2] or 0)
+    count = available_threads() if threads is None else threads
+    if kind == "auto":
+        runtime = _runtime()
+        chosen, why, level = Device("cpu", 0, count), "this onnxruntime has no CUDA", logging.INFO
+        if "CUDAExecutionProvider" in runtime.get_available_providers():
+            try:
+                _check_cuda(0)
+            except DeviceError as error:
+                why, level = str(error), logging.WARNING
+            else:
+                chosen, why = Device("cuda", 0, count), "it runs the check"
+        elif len(_installed_runtimes(runtime)) > 1:
+            why, level = _double_install(runtime), logging.WARNING
+        line = f"device: {chosen}: {why}"
+        if notify is not None:
+            notify(line)
+        else:
+            log.log(level, line)
+        return chosen
+    if kind == "cuda":
+        _check_cuda(index)
+    elif kind == "openvino":
+        _check_listed(_runtime(), "openvino", 'pip install "onnxruntime-openvino" in an environment of its own')
+    return Device(kind, index, count)
+
+
+def available_threads() -> int:
+    """Cores that this process may use: its affinity, cut by the quota of its cgroup where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(_cgroup_cores(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+
+
+def _cgroup_cores(root: Path, membership: Path) -> float:
+    """Least CPU quota, in cores, of the process's cgroup and those above it; infinity without one."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        base = root / controllers if controllers else root
+        folder = base / group.lstrip("/")
+        # In a container the group's own path may be the host's, and only the root is there.
+        for level in {folder, *folder.parents, base}:
+            if level != base and base not in level.parents:
+                continue
+            try:
+                if controllers:
+                    quota = (level / "cpu.cfs_quota_us").read_text().strip()
+                    period = (level / "cpu.cfs_period_us").read_text().strip()
+                else:
+                    quota, period = (level / "cpu.max").read_text().split()
+                if quota not in ("max", "-1"):
+                    least = min(least, int(quota) / int(period))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
+    return least
+
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError as error:
+        if error.name and error.name.split(".")[0] == "onnxruntime":
+            raise DeviceError(f"no ONNX Runtime is installed: {INSTALL_CPU} (or, for a GPU, {INSTALL_GPU})") from None
+        raise DeviceError(f"ONNX Runtime does not load ({_first_line(error)}): install it again, {REPAIR}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left of the folder that two runtimes shared, after one was uninstalled.
+        raise DeviceError(f"the installed ONNX Runtime is broken: {REPAIR} (or {INSTALL_CPU} at the end)")
+    # Some of its complaints, for example about unreadable files of the system, are not a session's.
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+def _create(runtime: Any, model: str | bytes, device: Device, *, strict: bool = False) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    providers: list[Any] = []
+    if device.kind == "cuda":
+        settings = {
+            "device_id": str(device.index),
+            "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at every new shape
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # the results of the CPU, and of a tiled and a whole image, to 1e-4
+        }
+        providers.append((_PROVIDERS["cuda"], settings))
+    elif device.kind == "openvino":
+        settings = {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(device.threads)}
+        providers.append((_PROVIDERS["openvino"], settings))
+    if strict:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    else:
+        providers.append(_PROVIDERS["cpu"])
+    return runtime.InferenceSession(model, options, providers=providers)
+
+
+def _check_listed(runtime: Any, kind: str, repair: str) -> None:
+    if _PROVIDERS[kind] not in runtime.get_available_providers():
+        if len(_installed_runtimes(runtime)) > 1:
+            raise DeviceError(_double_install(runtime))
+        raise DeviceError(
+            f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair}, or give the device cpu"
+        )
+
+
+def _check_cuda(index: int) -> None:
+    """Run a conv and a deconv on the GPU, and nowhere else."""
+    import numpy as np
+
+    runtime = _runtime()
+    _check_listed(runtime, "cuda", REPAIR)
+    device = Device("cuda", index)
+    try:
+        if hasattr(runtime, "preload_dlls"):
+            # Finds the CUDA and cuDNN libraries of the pip packages; it prints what it misses, which the error says.
+            import contextlib
+            import io
+
+            with contextlib.redirect_stdout(io.StringIO()):
+                runtime.preload_dlls()
+        session = _create(runtime, SMOKE_MODEL, device, strict=True)
+        if session.get_providers()[0] != _PROVIDERS["cuda"]:
+            raise RuntimeError("the libraries of CUDA or cuDNN do not load")
+        session.run(None, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    except Exception as error:  # the runtime's exceptions have no common base
+        reason = _first_line(error)
+        if "failure 35" in reason or "driver version is insufficient" in reason:
+            reason += " (the NVIDIA driver is too old for this CUDA: update it)"
+        raise DeviceError(
+            f"{device} cannot run a convolution: {reason}; check nvidia-smi, install again with {REPAIR}, or give the "
+            "device cpu"
+        ) from error
+
+
+def _installed_runtimes(runtime: Any) -> list[str]:
+    """Distributions that fill the folder of the module ``onnxruntime``."""
+    # Reading the folder is a hundred times faster than importlib.metadata.
+    site = Path(runtime.__file__).parent.parent
+    return sorted({path.name.split("-")[0].replace("_", "-") for path in site.glob("onnxruntime*-*.dist-info")})
+
+
+def _double_install(runtime: Any) -> str:
+    return (
+        f"{' and '.join(_installed_runtimes(runtime))} are installed together and break each other, so that there is "
+        f"no GPU: {REPAIR}"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        mark in text for mark in ("bad_alloc", "bad allocation", "failed to allocate", "out of memory")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,226 @@
+"""Restore an image of any size window by window, with the result of one run on the whole.
+
+The image is never padded: windows are clipped to it, so that at a true edge the net's own zero padding is
+what the whole image would have had.  Window starts are multiples of the net's total stride S and the window
+size is congruent to the image's size modulo S; then the last window ends at the image's edge, is in phase
+with the stride, and one shape serves the whole image.  Of each window only what lies at least the halo from
+an edge that is not the image's is kept.  With the net's reach as the halo the result is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipae.errors import ImageError, UsageError
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped."""
+
+WINDOW_OVERHEAD = 64 * 64
+"""Pixels' worth of time that a window costs besides its own pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Windows along one axis: ``count`` of ``size`` pixels, ``step`` apart, the last one flush with the end."""
+
+    length: int
+    size: int
+    step: int
+    halo: int
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return 1 if self.size >= self.length else 1 - (self.size - self.length) // self.step
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(start of the window, first pixel kept, end of the pixels kept) of each, in the image's pixels."""
+        spans: list[tuple[int, int, int]] = []
+        kept = 0
+        for k in range(self.count):
+            start = min(k * self.step, self.length - self.size)
+            end = self.length if k == self.count - 1 else start + self.size - self.halo
+            spans.append((start, kept, end))
+            kept = end
+        return spans
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The windows of an image: all pairs of a row and a column window."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def area(self) -> int:
+        """Pixels of one window."""
+        return self.rows.size * self.columns.size
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return self.rows.count * self.columns.count
+
+    @property
+    def cost(self) -> int:
+        """Pixels to compute, overheads included."""
+        return self.count * (self.area + WINDOW_OVERHEAD)
+
+
+def axes(length: int, stride: int, halo: int) -> list[Axis]:
+    """Every sensible window size along an axis of ``length`` pixels, largest first (the first is the whole)."""
+    # With T = length - j * stride and q = (length - 2 * halo) // stride, a window advances by (q - j) * stride.
+    quotient = (length - 2 * halo) // stride
+    whole = Axis(length, length, max(length, 1), halo)
+    if quotient < 2:
+        return [whole]
+    found = [whole]
+    advance = quotient
+    while advance > 1:
+        count = -(-quotient // (advance - 1))
+        advance = -(-quotient // count)  # the smallest windows that do with this many
+        found.append(Axis(length, length - (quotient - advance) * stride, advance * stride, halo))
+    return found
+
+
+def plan(height: int, width: int, *, stride: int, halo: int, area: int, tile: int | None = None) -> Plan:
+    """The cheapest windows for an image.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        stride: total stride of the net.
+        halo: pixels around what is kept of a window.
+        area: most pixels in a window; exceeded where the halo leaves no smaller window.
+        tile: longest side of a window in pixels, instead of ``area``.
+
+    Raises:
+        UsageError: ``tile`` leaves nothing of a window to keep.
+    """
+    rows, columns = axes(height, stride, halo), axes(width, stride, halo)
+    if tile is not None:
+        rows = [axis for axis in rows if axis.size <= tile]
+        columns = [axis for axis in columns if axis.size <= tile]
+        if not rows or not columns:
+            smallest = 2 * halo + 2 * stride - 1
+            raise UsageError(
+                f"tile is {tile} pixels, but a halo of {halo} and a stride of {stride} need at least {smallest}: "
+                "give a larger tile or a smaller halo"
+            )
+    plans = [Plan(row, column) for row in rows for column in columns]
+    if tile is None:
+        smallest = min(plan.area for plan in plans)
+        plans = [plan for plan in plans if plan.area <= max(area, smallest)]
+    return min(plans, key=lambda plan: (plan.cost, plan.area))
+
+
+def restore(
+    run: Run,
+    pixels: NDArray[Any],
+    *,
+    stride: int,
+    halo: int,
+    area: int,
+    tile: int | None = None,
+    strength: float = 1.0,
+    progress: Callable[[float], None] | None = None,
+) -> NDArray[Any]:
+    """Restore an image of any size in bounded memory.
+
+    Args:
+        run: the net.
+        pixels: [H, W] (grey, run as three equal channels) or [H, W, 3] (RGB); uint8, uint16, or float in
+            [0, 1].  Only windows of it are ever converted to float.
+        stride: total stride of the net.
+        halo: pixels around what is kept of a window; the net's reach gives exact results.
+        area: most pixels in a window; halved when memory runs out.
+        tile: longest side of a window in pixels, instead of ``area``.
+        strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
+        progress: called after each window with the share done, in (0, 1].
+
+    Returns:
+        An array of the shape and dtype of ``pixels``, floats clipped to [0, 1].
+
+    Raises:
+        ImageError: memory runs out with the smallest window too, or the net gives values that are not finite.
+        UsageError: ``tile`` leaves nothing of a window to keep, or floats are far out of [0, 1].
+    """
+    height, width = pixels.shape[:2]
+    result = np.empty_like(pixels, order="C")
+    windows = plan(height, width, stride=stride, halo=halo, area=area, tile=tile)
+    while True:
+        try:
+            _restore_windows(run, pixels, result, windows, strength, progress)
+            return result
+        except MemoryError:
+            smaller = plan(height, width, stride=stride, halo=halo, area=windows.area // 2)
+            if smaller.area >= windows.area:
+                raise ImageError(
+                    f"not enough memory to restore a window of {windows.columns.size} x {windows.rows.size} pixels: "
+                    "free some memory, or give a smaller halo"
+                ) from None
+            windows = smaller
+
+
+def _restore_windows(
+    run: Run,
+    pixels: NDArray[Any],
+    result: NDArray[Any],
+    windows: Plan,
+    strength: float,
+    progress: Callable[[float], None] | None,
+) -> None:
+    scale = np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
+    done = 0
+    for top, first_row, end_row in windows.rows.spans():
+        for left, first_column, end_column in windows.columns.spans():
+            window = pixels[top : top + windows.rows.size, left : left + windows.columns.size]
+            noisy = _to_net(window, scale)
+            clean = run(noisy)
+            kept = (
+                slice(None),
+                slice(first_row - top, end_row - top),
+                slice(first_column - left, end_column - left),
+            )
+            part = clean[0][kept]
+            if not np.isfinite(part.sum()):
+                raise ImageError("the model gave values that are not finite numbers: try the device cpu, or another model")
+            if strength != 1:
+                source = noisy[0][kept]
+                part = source + (part - source) * np.float32(strength)
+            result[first_row:end_row, first_column:end_column] = _from_net(part, scale, grey=pixels.ndim == 2)
+            done += 1
+            if progress is not None:
+                progress(done / windows.count)
+
+
+def _to_net(window: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
+    if window.dtype.kind == "f":
+        low, high = float(window.min()), float(window.max())
+        # Noise may leave [0, 1] by a little; values of another scale are a mistake worth naming.
+        if not (low >= -2 and high <= 3):
+            raise UsageError(
+                f"image: floats must be in [0, 1], but these go from {low:g} to {high:g}: divide them by their "
+                "maximum, or give uint8 or uint16"
+            )
+    batch = np.empty((1, 3, *window.shape[:2]), np.float32)
+    channels = window[None] if window.ndim == 2 else window.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
+    np.divide(channels, scale, out=batch[0], dtype=np.float32, casting="unsafe")
+    return batch
+
+
+def _from_net(part: NDArray[np.float32], scale: np.float32, *, grey: bool) -> NDArray[np.float32]:
+    if grey:
+        part = part.mean(axis=0)
+    part = np.clip(part, 0, 1)
+    if scale != 1:
+        part *= scale
+        np.rint(part, out=part)
+    return part if grey else part.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from skipae_train.networks import AutoEncoder
+from skipae_zoo import network_1, network_2, network_3
+
+SMALL = [
+    network_1((2, 2, 3, 3), 2),
+    network_1((1, 3, 3, 3), 2, topology="post"),
+    network_1((5, 5, 5, 0), 2),
+    network_1((2, 2, 1, 0), 3, shortcuts="input-output"),
+    network_1((2, 2, 1, 0), 3, shortcuts="none"),
+    network_2(3),
+    network_2(3, topology="post"),
+    network_3(2),
+]
+
+
+def trained_a_little(architecture, seed=0):
+    """A network whose batch norms have statistics and whose weights are not tiny."""
+    torch.manual_seed(seed)
+    network = AutoEncoder(architecture, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), init="he")
+    for _ in range(2):
+        network(torch.rand(4, 3, 48, 48))
+    return network.eval()
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (29, 29), (33, 18), (64, 1)])
+def test_the_result_has_exactly_the_size_of_the_image(architecture, size):
+    network = trained_a_little(architecture)
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, *size)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=str)
+def test_features_have_the_sizes_of_the_layer_table(architecture):
+    found = trained_a_little(architecture).features(torch.rand(2, 3, 37, 30))
+    expected = {layer.name: (2, layer.channels, *layer.output_size(37, 30)) for layer in architecture.layers}
+    assert {name: tuple(value.shape) for name, value in found.items()} == expected
+    assert all(value.min() >= 0 for value in found.values())
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=str)
+def test_every_weight_gets_a_gradient(architecture):
+    network = AutoEncoder(architecture, init="he")
+    network(torch.rand(2, 3, 48, 48)).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("topology", ["pre", "post"])
+def test_a_shortcut_carries_what_its_topology_says(topology):
+    """With all convolution weights 0, what is left of dec3's sum is the shortcut of enc2 (plus batch norm's shift)."""
+    network = trained_a_little(network_1((2, 2, 0, 0), 4, topology=topology))
+    image = torch.rand(1, 3, 16, 16)
+    pixels = (image - network.mean) / network.std
+    _, carried = network.encode(pixels)
+    raw = network.encoder["enc2"].conv(torch.relu(network.encoder["enc1"].norm(network.encoder["enc1"].conv(pixels))))
+    expected = raw if topology == "pre" else torch.relu(network.encoder["enc2"].norm(raw))
+    torch.testing.assert_close(carried[1], expected)
+
+
+def test_the_input_shortcut_alone_makes_the_identity():
+    network = trained_a_little(network_1((2, 2, 1, 0), 3, shortcuts="input-output"))
+    torch.nn.init.zeros_(network.decoder["dec1"].conv.weight)
+    torch.nn.init.zeros_(network.decoder["dec1"].conv.bias)
+    image = torch.rand(1, 3, 20, 20)
+    torch.testing.assert_close(network(image), image)
+
+
+def test_paper_initialisation():
+    weights = torch.cat([p.detach().flatten() for n, p in AutoEncoder(network_2(32)).named_parameters() if "conv.weight" in n])
+    assert abs(float(weights.std()) - 0.01) < 3e-4
+    assert abs(float(weights.mean())) < 1e-4
+
+
+def test_he_initialisation_keeps_the_variance():
+    torch.manual_seed(0)
+    network = AutoEncoder(network_1((3, 3, 0, 0), 32), init="he")
+    x = torch.randn(1, 64, 12, 12).relu()
+    for name in ("dec6", "dec5"):
+        y = network.decoder[name].conv(x, output_size=(24, 24) if name == "dec6" else (24, 24))
+        ratio = float(y.square().mean() / (2 * x.square().mean()))
+        assert 0.7 < ratio < 1.3
+        x = y.relu()
+
+
+def test_unknown_initialisation_is_refused():
+    with pytest.raises(ValueError, match="init must be 'normal'"):
+        AutoEncoder(network_2(2), init="xavier")  # type: ignore[arg-type]

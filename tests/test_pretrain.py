@@ -1,0 +1,195 @@
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skipae_train.corruption import GaussianNoise, PhotoDamage
+from skipae_train.data import DataError, Photos, augment_photos
+from skipae_train.pretrain import (
+    Cosine,
+    Milestones,
+    Phase,
+    Pretrain,
+    TrainingError,
+    load_run,
+    pretrain,
+    reconstruction_loss,
+)
+from skipae_train.recipes import load_recipe, recipe_names, smoke
+from skipae_zoo import network_1
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((80 + 9 * i, 70), Image.Resampling.BICUBIC)
+        (folder / f"{i % 2}").mkdir(exist_ok=True)
+        image.save(folder / f"{i % 2}" / f"{i}.png")
+    return folder
+
+
+RECIPE = Pretrain(
+    name="tiny",
+    architecture=network_1((1, 2, 1, 0), 4, topology="post"),
+    corruption=PhotoDamage(masked=0.5),
+    phases=(Phase(5, 32, 3), Phase(4, 48, 2)),
+    lr=2e-3,
+    schedule=Cosine(2),
+    loss="rmse",
+    init="he",
+    ema=0.9,
+    clip=1.0,
+)
+
+
+def run(out, data, recipe=RECIPE, **options):
+    return pretrain(recipe, data, out, precision="fp32", device="cpu", quiet=True, validate_every=3, **options)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, photos, stop_at):
+    whole = run(tmp_path / "whole", photos).state_dict()
+    run(tmp_path / "stopped", photos, stop_at=stop_at)
+    resumed = run(tmp_path / "stopped", photos).state_dict()
+    assert {k for k in whole if not torch.equal(whole[k], resumed[k])} == set()
+    loaded, recipe = load_run(tmp_path / "stopped")
+    assert all(torch.equal(v, whole[k]) for k, v in loaded.state_dict().items())
+    assert recipe["name"] == "tiny"
+    whole_log, log = (list(csv.DictReader((tmp_path / d / "log.csv").open())) for d in ("whole", "stopped"))
+    steps = [int(row["step"]) for row in log]
+    assert steps == sorted({3, 6, 9, stop_at})
+    assert log[-1]["psnr25"] == whole_log[-1]["psnr25"]
+
+
+def test_training_lowers_the_loss(tmp_path, photos):
+    recipe = replace(RECIPE, corruption=GaussianNoise((30, 30)), phases=(Phase(60, 32, 4),), ema=0.0)
+    pretrain(recipe, photos, tmp_path, precision="fp32", device="cpu", quiet=True, validate_every=15)
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path, photos):
+    run(tmp_path, photos, stop_at=2)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    class Explodes(GaussianNoise):
+        def __call__(self, clean, generator):
+            return clean * float("nan")
+
+    with pytest.raises(TrainingError, match=r"loss is nan at step 2 of tiny: lower the learning rate.*state\.pt"):
+        # The same fields, so that the run folder accepts it as its own recipe.
+        broken = Explodes()
+        recipe = replace(RECIPE, corruption=broken)
+        (tmp_path / "recipe.json").unlink()
+        run(tmp_path, photos, recipe)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_a_disk_that_fills_up_keeps_the_last_state(tmp_path, photos, monkeypatch):
+    run(tmp_path, photos, stop_at=2)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, photos)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
+    run(tmp_path, photos, stop_at=1)
+    with pytest.raises(TrainingError, match="holds a run of another recipe"):
+        run(tmp_path, photos, replace(RECIPE, lr=1.0))
+
+
+def test_load_run_names_what_is_missing(tmp_path):
+    with pytest.raises(TrainingError, match=r"lacks recipe\.json"):
+        load_run(tmp_path)
+
+
+def test_cosine_warms_up_and_ends_at_its_floor():
+    schedule = Cosine(10, floor=0.01)
+    factors = [schedule(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == 1
+    assert factors[55] == pytest.approx(0.505)
+    assert factors[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_milestones_of_supplement_b():
+    schedule = Milestones((60 / 120, 90 / 120), 0.1)
+    assert [round(schedule(epoch, 120), 6) for epoch in (0, 59, 60, 89, 90, 119)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_losses_against_their_definition():
+    a, b = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    assert torch.allclose(reconstruction_loss(a, b, "mse"), torch.nn.functional.mse_loss(a, b))
+    expected = torch.stack([(x - y).square().mean().sqrt() for x, y in zip(a, b, strict=True)]).mean()
+    assert torch.allclose(reconstruction_loss(a, b, "rmse"), expected, atol=1e-4)
+
+
+def test_crops_depend_on_seed_and_number_alone(photos):
+    first, second = Photos(photos, seed=1, hold_out=0), Photos(photos, seed=1, hold_out=0, memory=0)
+    expected = [first.crops(i, 4, 40) for i in range(3)]
+    assert torch.equal(second.crops(2, 4, 40), expected[2])  # decoded anew, and out of order
+    assert torch.equal(second.crops(0, 4, 40), expected[0])
+    assert not torch.equal(expected[0], expected[1])
+    assert not torch.equal(Photos(photos, seed=2, hold_out=0).crops(0, 4, 40), expected[0])
+
+
+def test_held_out_photos_are_never_drawn(photos):
+    data = Photos(photos, hold_out=3)
+    assert len(data.held_out) == 2
+    assert not set(data.held_out) & set(data.files)
+    assert data.validation(64, 8).shape == (2, 3, 64, 64)
+    assert data.validation(200, 8).shape == (0, 3, 200, 200)
+
+
+def test_data_errors_say_what_to_do(tmp_path, photos):
+    with pytest.raises(DataError, match="is not a folder"):
+        Photos(tmp_path / "none")
+    with pytest.raises(DataError, match="holds no images"):
+        Photos(tmp_path)
+    with pytest.raises(DataError, match="no image is at least 500 x 500"):
+        Photos(photos).crops(0, 1, 500)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"broken\.png cannot be decoded"):
+        Photos(tmp_path, hold_out=0)
+
+
+def test_augmentation_keeps_range_and_geometry():
+    image = torch.rand(16, 3, 24, 24)
+    out = augment_photos(image, torch.Generator().manual_seed(0))
+    assert out.shape == image.shape
+    assert out.min() >= 0
+    assert out.max() <= 1
+    # Black stays black nowhere else than where a flip or turn can bring it.
+    dot = torch.ones(32, 3, 9, 9)
+    dot[:, :, 2, 3] = 0
+    places = {tuple(p.mean(0).argmin().item() // n % 9 for n in (9, 1)) for p in augment_photos(dot, torch.Generator())}
+    assert places <= {(y, x) for a, b in ((2, 3), (3, 2)) for y in (a, 8 - a) for x in (b, 8 - b)}
+    assert len(places) > 4
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_at_the_smoke_budget(tmp_path, photos, name):
+    recipe = smoke(load_recipe(name))
+    network = pretrain(recipe, photos, tmp_path, precision="fp32", device="cpu", quiet=True)
+    assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
+
+
+def test_recipes_say_what_to_expect():
+    import importlib
+
+    for name in recipe_names():
+        text = importlib.import_module(f"skipae_train.recipes.{name.replace('-', '_')}").__doc__ or ""
+        assert all(word in text for word in ("Command:", "Hardware:", "Hours:", "Expected:")), name

@@ -1,0 +1,151 @@
+import json
+from dataclasses import replace
+
+import pytest
+from skipae_zoo import (
+    CHECKPOINTS,
+    Architecture,
+    ArchitectureError,
+    CheckpointConfig,
+    ConfigError,
+    Preprocessing,
+    network_1,
+    network_2,
+    network_3,
+    read_config,
+    sha256,
+    verified_file,
+    write_config,
+)
+
+
+def config(architecture: Architecture) -> CheckpointConfig:
+    pixels = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (0.5, 0.5, 0.5))
+    return CheckpointConfig("tiny", "restoration", architecture, pixels, halo=12)
+
+
+def test_cifar_network_has_fifteen_layers_and_the_papers_widths():
+    layers = network_1((5, 5, 5, 0), 128).layers
+    assert [layer.channels for layer in layers] == [128] * 5 + [256] * 5 + [512] * 5
+    assert [layer.stride for layer in layers] == [1, 1, 1, 1, 2] * 3
+    assert [layer.name for layer in layers][::14] == ["enc1", "enc15"]
+
+
+def test_crop_29_halves_to_4():
+    sizes = [layer.output_size(29, 29) for layer in network_1((5, 5, 5, 0), 128).layers if layer.stride == 2]
+    assert sizes == [(15, 15), (8, 8), (4, 4)]
+
+
+def test_network_2_is_all_cnn_c_without_pooling():
+    table = [(layer.channels, layer.kernel, layer.stride) for layer in network_2().layers]
+    assert table == [(96, 3, 1), (96, 3, 1), (96, 3, 2), (192, 3, 1), (192, 3, 1), (192, 3, 2), (192, 3, 1), (192, 1, 1)]
+
+
+def test_network_3_is_vgg_16_without_pooling():
+    layers = network_3().layers
+    assert [layer.channels for layer in layers] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    assert layers[-1].total_stride == 32
+    assert layers[-1].output_size(225, 225) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reach"), [(network_1((2, 2, 3, 3), 32), 84), (network_1((3, 3, 3, 3), 32), 90), (network_3(), 180)]
+)
+def test_reach(architecture, reach):
+    assert architecture.reach == reach
+
+
+def test_receptive_field_by_hand():
+    # 3x3 sees 3; the strided 3x3 sees 5; then each step is 2 pixels: 9.
+    assert [layer.receptive_field for layer in network_1((2, 1, 0, 0), 4).layers] == [3, 5, 9]
+
+
+def test_shortcuts_join_every_second_layer_but_not_the_last():
+    assert network_1((2, 2, 3, 3), 8).shortcut_layers == (2, 4, 6, 8)
+    assert network_1((5, 5, 5, 0), 8).shortcut_layers == (2, 4, 6, 8, 10, 12, 14)
+    assert network_1((2, 2, 3, 3), 8, shortcuts="input-output").shortcut_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: network_1((1, 2), 8), "four whole numbers"),  # type: ignore[arg-type]
+        (lambda: network_1((1, 0, 0, 0), 8), "at least 2 in all"),
+        (lambda: network_1((2, 2, 3, 3), 0), "n must be a whole number of channels"),
+        (lambda: network_1((2, 2, 3, 3), 8, topology="middle"), "topology must be one of pre, post"),
+        (lambda: Architecture("network-2", 96, (1, 2, 3, 4)), "m is fixed for network-2"),
+        (lambda: Architecture("resnet", 96), "network must be one of network-1"),  # type: ignore[arg-type]
+        (lambda: Architecture.from_dict({"network": "network-2"}), "look at: m, n, shortcuts, topology"),
+    ],
+)
+def test_errors_say_what_is_allowed(make, message):
+    with pytest.raises(ArchitectureError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("architecture", [network_1((1, 3, 3, 3), 32, topology="post"), network_2(12), network_3(8)])
+def test_config_survives_a_round_trip(tmp_path, architecture):
+    original = replace(config(architecture), files={"onnx/model.onnx": "0" * 64}, labels=("cat", "dog"))
+    write_config(tmp_path, original)
+    assert read_config(tmp_path) == original
+
+
+def break_config(tmp_path, change):
+    write_config(tmp_path, config(network_1((1, 1, 0, 0), 4)))
+    path = tmp_path / "config.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(version=99), "version 99, this skipae reads up to 1: upgrade"),
+        (lambda d: d.update(version="1"), "no whole-number 'version'"),
+        (lambda d: d.pop("architecture"), "lacks the key 'architecture'"),
+        (lambda d: d["architecture"].update(n="many"), "n must be a whole number of channels"),
+        (lambda d: d["architecture"].update(m=3), "m must be a list"),
+        (lambda d: d.update(task="upscale"), "task must be one of restoration"),
+        (lambda d: d["preprocessing"].update(mean=[1, 2]), "preprocessing.mean must be three numbers"),
+        (lambda d: d.update(preprocessing=3), "value of the wrong type"),
+        (lambda d: d["layers"].pop(), "'layers' does not agree with 'architecture'"),
+        (lambda d: d.update(files=[]), "files must be an object"),
+        (lambda d: d.update(halo=-1), "halo must be a whole number of pixels"),
+    ],
+)
+def test_broken_configs_are_refused_with_the_key(tmp_path, change, message):
+    break_config(tmp_path, change)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object")])
+def test_files_that_are_no_config(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path)
+
+
+def test_a_folder_without_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(ConfigError, match=r"it has no config\.json"):
+        read_config(tmp_path)
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"weights")
+    checked = replace(config(network_2(4)), files={"a.onnx": sha256(tmp_path / "a.onnx")})
+    assert verified_file(tmp_path, checked, "a.onnx") == tmp_path / "a.onnx"
+    (tmp_path / "a.onnx").write_bytes(b"weighTs")
+    with pytest.raises(ConfigError, match="is not the file its config"):
+        verified_file(tmp_path, checked, "a.onnx")
+    with pytest.raises(ConfigError, match=r"lists no b\.onnx"):
+        verified_file(tmp_path, checked, "b.onnx")
+
+
+def test_checkpoint_names_are_unique_and_one_is_bundled():
+    names = [entry.name for entry in CHECKPOINTS]
+    assert len(set(names)) == len(names)
+    assert [entry.name for entry in CHECKPOINTS if entry.bundled] == ["skipae-natural"]
+    assert all(entry.base_model in (None, *names) for entry in CHECKPOINTS)

@@ -1,0 +1,5 @@
+"""``python -m skipae_train``."""
+
+from skipae_train.cli import main
+
+main()

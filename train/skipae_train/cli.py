@@ -1,0 +1,154 @@
+"""``skipae-train``: train, export, measure and describe checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from skipae import __version__
+
+if TYPE_CHECKING:
+    from skipae_train.pretrain import Precision
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="skipae-train")
+def cli() -> None:
+    """Train skipae checkpoints, export them, measure them."""
+
+
+@cli.command()
+def recipes() -> None:
+    """List the recipes, one per line."""
+    from skipae_train.recipes import load_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        network = recipe.architecture
+        shape = f"m = {network.m}, " if network.m else ""
+        click.echo(f"{name}  {network.network}, {shape}n = {network.n}, {recipe.steps:,} steps")
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--data", type=EXISTING, required=True, help="Folder of training images, searched recursively.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the run; a run that was stopped goes on there.")
+@click.option("--budget", type=click.Choice(["smoke", "full"]), default="full", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--device", help="cpu, or what accelerate finds.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Minutes between saved states.")
+@click.option("--validate-every", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def pretrain(
+    recipe: str,
+    data: Path,
+    out: Path,
+    budget: str,
+    precision: Precision,
+    device: str | None,
+    threads: int | None,
+    save_minutes: float,
+    validate_every: int,
+    quiet: bool,
+) -> None:
+    """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
+    import torch
+
+    from skipae_train.pretrain import pretrain
+    from skipae_train.recipes import load_recipe, recipe_names, smoke
+
+    if recipe not in recipe_names():
+        raise click.UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(recipe_names())}")
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = load_recipe(recipe)
+    pretrain(
+        smoke(chosen) if budget == "smoke" else chosen,
+        data,
+        out,
+        precision=precision,
+        device=device,
+        save_minutes=save_minutes,
+        validate_every=validate_every,
+        quiet=quiet,
+    )
+
+
+@cli.command()
+@click.argument("run", type=EXISTING)
+@click.option("--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
+@click.option("--name", required=True, help="Name of the checkpoint.")
+@click.option("--images", type=EXISTING, required=True, help="Photos on which the tiles' halo is measured.")
+@click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+def export(run: Path, out: Path, name: str, images: Path, storage: str) -> None:
+    """Export the weights of a RUN folder to a checkpoint folder, and check ONNX Runtime against torch."""
+    from skipae_train.data import find_images, load_rgb
+    from skipae_train.export import export as write_checkpoint
+    from skipae_train.pretrain import load_run
+
+    network, recipe = load_run(run)
+    photos = [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
+    fill = recipe["corruption"].get("fill", recipe["mean"])
+    config, parity = write_checkpoint(network, out, name=name, fill=tuple(fill), halo_images=photos, storage=storage)
+    click.echo(
+        f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
+        f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.restored:.2g} (image) and "
+        f"{parity.features:.2g} (features)"
+    )
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.option("--clean", type=EXISTING, help="Clean images that get seeded Gaussian noise.")
+@click.option("--sigma", type=float, multiple=True, default=(15, 25, 50), show_default=True, help="Grey levels.")
+@click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
+@click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*.")
+@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+def evaluate(
+    checkpoint: str,
+    clean: Path | None,
+    sigma: tuple[float, ...],
+    unclipped: bool,
+    pairs: Path | None,
+    every: int,
+    threads: int | None,
+) -> None:
+    """Mean RGB PSNR of CHECKPOINT (a name or a folder) as its users run it, blind."""
+    from skipae import from_pretrained
+
+    from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs
+
+    if clean is None and pairs is None:
+        raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both")
+    model = from_pretrained(checkpoint, device="cpu", threads=threads)
+    if clean is not None:
+        for level in sigma:
+            click.echo(evaluate_gaussian(model, clean, level, clipped=not unclipped))
+    if pairs is not None:
+        click.echo(evaluate_pairs(model, pairs, every=every))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; expected errors are one line and exit code 1."""
+    from skipae import SkipaeError
+
+    try:
+        return cli.main(arguments, standalone_mode=True)
+    except SkipaeError as error:
+        code = error.exit_code
+        message: Exception = error
+    except (ValueError, RuntimeError, OSError) as error:
+        if type(error).__module__.partition(".")[0] not in ("skipae_train", "skipae_zoo") and not isinstance(
+            error, OSError
+        ):
+            raise
+        code, message = 1, error
+    click.echo(f"skipae-train: error: {message}", err=True)
+    sys.exit(code)

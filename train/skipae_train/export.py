@@ -1,0 +1,355 @@
+"""Export: a trained auto-encoder to a checkpoint folder (config.json, safetensors, ONNX), checked for parity.
+
+The graphs are written node by node rather than traced, because the contract asks for forms that tracing
+does not give: batch norm folded into the convolutions, deconvolutions rewritten as convolutions, and any
+height and width restored exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from skipae_zoo import CheckpointConfig, Preprocessing, sha256, write_config
+from torch import nn
+
+from skipae_train.corruption import Colour
+from skipae_train.networks import AutoEncoder, Unit
+
+OPSET = 18
+IR_VERSION = 10
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
+"""Largest difference between torch and ONNX Runtime, in units of the [0, 1] range, by type of the stored weights."""
+
+Array = NDArray[np.float64]
+
+
+class ExportError(RuntimeError):
+    """The exported graph does not do what the network does."""
+
+
+class _Graph:
+    """Collects the nodes and weights of one ONNX graph."""
+
+    def __init__(self, storage: str) -> None:
+        self.storage = np.dtype(storage)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A constant as it is."""
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def weight(self, name: str, value: Array) -> str:
+        """A float32 value, stored in the storage type; runtimes fold the cast when they load the file."""
+        if self.storage == np.float32:
+            return self.constant(name, value.astype(np.float32))
+        self.constant(f"{name}.half", value.astype(self.storage))
+        return self.add("Cast", [f"{name}.half"], name, to=TensorProto.FLOAT)
+
+    def convolution(self, x: str, name: str, weight: Array, bias: Array | None, stride: int, pads: list[int]) -> str:
+        inputs = [x, self.weight(f"{name}.weight", weight)]
+        if bias is not None and bias.any():
+            inputs.append(self.weight(f"{name}.bias", bias))
+        return self.add(
+            "Conv", inputs, f"{name}.conv", kernel_shape=weight.shape[2:], strides=[stride, stride], pads=pads
+        )
+
+    def deconvolution(self, x: str, unit: Unit, name: str, weight: Array, bias: Array, like: str) -> str:
+        """A deconvolution that gives the height and width of ``like``; weight is [in, out, k, k]."""
+        kernel, stride = weight.shape[-1], unit.conv.stride[0]
+        if stride == 1:
+            # The transposed convolution of stride 1 is the convolution with the kernel turned by 180 degrees.
+            turned = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)  # (in, out, k, k) -> (out, in, k, k)
+            return self.convolution(x, name, turned, bias, 1, [kernel // 2] * 4)
+        # Of stride 2, kernel 3, padding 1: along one axis output 2j is w1 x[j], output 2j + 1 is
+        # w2 x[j] + w0 x[j + 1].  So a 2x2 convolution gives the four phases, and depth-to-space weaves them.
+        taps = {0: {0: 1}, 1: {0: 2, 1: 0}}
+        channels_in, channels = weight.shape[:2]
+        phases = np.zeros((2, 2, channels, channels_in, 2, 2))
+        for row in (0, 1):
+            for column in (0, 1):
+                for y, ky in taps[row].items():
+                    for x_, kx in taps[column].items():
+                        phases[row, column, :, :, y, x_] = weight[:, :, ky, kx].T
+        woven = phases.reshape(4 * channels, channels_in, 2, 2)
+        return self.convolution(x, name, woven, np.tile(bias, 4), 1, [0, 0, 1, 1])
+
+    def weave(self, x: str, name: str, like: str) -> str:
+        """The four phases of :meth:`deconvolution` to an image, cut to the height and width of ``like``."""
+        x = self.add("DepthToSpace", [x], f"{name}.woven", blocksize=2, mode="DCR")
+        size = self.add("Shape", [like], f"{name}.size", start=2, end=4)
+        if not any(w.name == "origin" for w in self.weights):
+            self.constant("origin", np.zeros(2, np.int64))
+            self.constant("plane", np.array([2, 3], np.int64))
+        return self.add("Slice", [x, "origin", size, "plane"], f"{name}.cut")
+
+    def affine(self, x: str, name: str, scale: Array, shift: Array) -> str:
+        """Multiply and add per channel."""
+        scaled = self.weight(f"{name}.scale", scale.reshape(1, -1, 1, 1))
+        shifted = self.weight(f"{name}.shift", shift.reshape(1, -1, 1, 1))
+        return self.add("Add", [self.add("Mul", [x, scaled], f"{name}.scaled"), shifted], f"{name}.norm")
+
+    def model(self, outputs: dict[str, tuple[int | str, ...]], config: CheckpointConfig) -> onnx.ModelProto:
+        """The finished model; ``outputs`` maps each name to its shape."""
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "height", "width"])
+        infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, list(v)) for k, v in outputs.items()]
+        graph = helper.make_graph(self.nodes, config.name, [image], infos, self.weights)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="skipae"
+        )
+        helper.set_model_props(model, {"skipae": json.dumps(config.to_dict(with_files=False))})
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _values(tensor: torch.Tensor | None) -> Array:
+    if tensor is None:
+        raise ExportError("a layer has no weights to export")
+    return tensor.detach().cpu().double().numpy()
+
+
+def _norm(unit: Unit) -> tuple[Array, Array]:
+    """Scale and shift per channel that batch norm applies in use."""
+    norm = unit.norm
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ExportError(f"expected batch norm, found {type(norm).__name__}")
+    scale = _values(norm.weight) / np.sqrt(_values(norm.running_var) + norm.eps)
+    return scale, _values(norm.bias) - _values(norm.running_mean) * scale
+
+
+def _encoder(graph: _Graph, network: AutoEncoder, outputs: Callable[[str], str]) -> tuple[list[str], list[str]]:
+    """Add the encoder; names of the layers after ReLU, and of what the shortcuts carry."""
+    architecture = network.architecture
+    pre = set(architecture.shortcut_layers) if architecture.topology == "pre" else set()
+    x = graph.add("Sub", ["image", graph.constant("mean", network.mean.numpy())], "pixels")
+    after, carried = [], []
+    for number, layer in enumerate(architecture.layers, start=1):
+        unit = network.encoder[layer.name]
+        weight = _values(unit.conv.weight)
+        if number == 1:  # the graph's pixels are not divided by the standard deviation: the first layer does it
+            weight = weight / _values(network.std).reshape(1, 3, 1, 1)
+        scale, shift = _norm(unit)
+        pads = [layer.kernel // 2] * 4
+        if number in pre:  # the raw output is carried too, so batch norm stays apart
+            raw = graph.convolution(x, layer.name, weight, None, layer.stride, pads)
+            carried.append(raw)
+            x = graph.affine(raw, layer.name, scale, shift)
+        else:
+            x = graph.convolution(x, layer.name, weight * scale.reshape(-1, 1, 1, 1), shift, layer.stride, pads)
+        x = graph.add("Relu", [x], outputs(layer.name))
+        after.append(x)
+        if number not in pre:
+            carried.append(x)
+    return after, carried
+
+
+def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
+    """The task graph: ``image`` [N, 3, H, W] in [0, 1] to ``restored``, the same units, not clamped.
+
+    ``storage`` is the type of the stored weights, float32 or float16; the arithmetic is float32 in both.
+    """
+    graph = _Graph(storage)
+    architecture = network.architecture
+    after, carried = _encoder(graph, network, lambda name: f"{name}.relu")
+    pre = architecture.topology == "pre"
+    x = after[-1]
+    for number in range(len(architecture.layers), 0, -1):
+        name = f"dec{number}"
+        unit = network.decoder[name]
+        weight = _values(unit.conv.weight)  # (in, out, k, k)
+        like = "image" if number == 1 else carried[number - 2]
+        strided = unit.conv.stride[0] == 2
+        if number == 1:
+            std = _values(network.std).reshape(3)
+            bias = _values(unit.conv.bias) * std
+            if architecture.shortcuts == "none":
+                bias = bias + _values(network.mean).reshape(3)
+            x = graph.deconvolution(x, unit, name, weight * std.reshape(1, 3, 1, 1), bias, like)
+            if strided:
+                x = graph.weave(x, name, like)
+            final = ["Identity", [x]] if architecture.shortcuts == "none" else ["Add", [x, "image"]]
+            graph.add(final[0], final[1], "restored")
+            break
+        scale, shift = _norm(unit)
+        joins = number - 1 in architecture.shortcut_layers
+        if joins and pre:
+            x = graph.deconvolution(x, unit, name, weight, np.zeros_like(shift), like)
+            if strided:
+                x = graph.weave(x, name, like)
+            x = graph.affine(graph.add("Add", [x, like], f"{name}.sum"), name, scale, shift)
+            x = graph.add("Relu", [x], f"{name}.relu")
+            continue
+        x = graph.deconvolution(x, unit, name, weight * scale.reshape(1, -1, 1, 1), shift, like)
+        x = graph.add("Relu", [x], f"{name}.relu")
+        if strided:
+            x = graph.weave(x, name, like)
+        if joins:
+            x = graph.add("Add", [x, like], f"{name}.sum")
+    return graph.model({"restored": ("n", 3, "height", "width")}, config)
+
+
+def build_features(network: AutoEncoder, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
+    """The encoder alone, every layer after ReLU a named output: ``enc1`` .. ``encL``."""
+    graph = _Graph(storage)
+    _encoder(graph, network, lambda name: name)
+    shapes: dict[str, tuple[int | str, ...]] = {
+        layer.name: ("n", layer.channels, f"{layer.name}_height", f"{layer.name}_width")
+        for layer in network.architecture.layers
+    }
+    return graph.model(shapes, config)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime is from torch, in units of the [0, 1] range."""
+
+    storage: str
+    restored: float
+    features: float
+
+    def check(self) -> None:
+        """Raise :class:`ExportError` beyond :data:`TOLERANCE`."""
+        allowed = TOLERANCE[self.storage]
+        if not self.restored <= allowed:
+            raise ExportError(
+                f"ONNX Runtime and torch differ by {self.restored:.2g} with weights stored as {self.storage}, "
+                f"{allowed:g} is allowed: export with --storage float32"
+            )
+
+
+def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+    """A CPU session of a built or saved graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+PARITY_SIZES = ((1, 1, 1), (2, 29, 31), (1, 64, 48), (3, 45, 100))
+"""Batch, height and width: single pixels, sizes that no stride divides, and several batches."""
+
+
+@torch.no_grad()
+def measure_parity(network: AutoEncoder, config: CheckpointConfig, storage: str) -> Parity:
+    """Compare both graphs with torch, on noise in [0, 1] and at the sizes of :data:`PARITY_SIZES`.
+
+    A feature differs by its share of the layer's largest value, since layers have no common scale.
+    """
+    network = network.eval().float().cpu()
+    model, features = session(build_model(network, config, storage)), session(build_features(network, config, storage))
+    generator = torch.Generator().manual_seed(0)
+    worst = worst_feature = 0.0
+    for n, height, width in PARITY_SIZES:
+        image = torch.rand(n, 3, height, width, generator=generator)
+        feed = {"image": image.numpy()}
+        worst = max(worst, float(np.abs(model.run(None, feed)[0] - network(image).numpy()).max()))
+        expected = network.features(image)
+        for name, found in zip(expected, features.run(list(expected), feed), strict=True):
+            want = expected[name].numpy()
+            worst_feature = max(worst_feature, float(np.abs(found - want).max() / max(np.abs(want).max(), 1e-6)))
+    return Parity(storage, worst, worst_feature)
+
+
+def measure_halo(model: onnxruntime.InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
+    """The smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
+
+    Each image, float [H, W, 3] in [0, 1], is restored whole and with one side cut off at a multiple of the
+    total stride; the error by distance from the cut says how far a cut is felt.  All four sides are tried, on
+    the images as they are and with Gaussian noise of sigma 15, 50 and 100, and on random pixels.
+    """
+    stride, reach = config.architecture.total_stride, config.architecture.reach
+    rng = np.random.default_rng(0)
+    tries = [np.clip(image + rng.normal(0, s / 255, image.shape), 0, 1) for image in images for s in (0, 15, 50, 100)]
+    tries.append(rng.random((2 * reach + 150, 2 * reach + 133, 3)))
+    halo = 0
+    for image in tries:
+        for turn in range(4):
+            turned = np.rot90(image, turn)
+            x = np.ascontiguousarray(turned.transpose(2, 0, 1)[None], dtype=np.float32)  # (H, W, C) -> (N, C, H, W)
+            whole = model.run(None, {"image": x})[0]
+            cut = stride * max(1, (x.shape[2] - 2 * reach) // 2 // stride)
+            # Turned by 180 degrees the cut of a later turn is at the far side; its phase is the image's end.
+            part = model.run(None, {"image": np.ascontiguousarray(x[:, :, cut:])})[0]
+            error = np.abs(part - whole[:, :, cut:]).max((0, 1, 3))
+            felt = np.flatnonzero(error > 0.5e-4)
+            if len(felt):
+                halo = max(halo, int(felt[-1]) + 1)
+    return min(-(-halo // 4) * 4, reach)
+
+
+def export(
+    network: AutoEncoder,
+    out: Path,
+    *,
+    name: str,
+    fill: Colour,
+    halo_images: Sequence[Array],
+    storage: str = "float16",
+) -> tuple[CheckpointConfig, Parity]:
+    """Write a checkpoint folder: config.json, model.safetensors, onnx/model.onnx and onnx/features.onnx.
+
+    ``storage`` is the type of the convolution weights in all three files.  Files are written beside their final names
+    and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime does not reproduce torch to
+    :data:`TOLERANCE`; nothing is written then.
+    """
+    network = network.eval().float().cpu()
+    config = CheckpointConfig(
+        name=name,
+        task="restoration",
+        architecture=network.architecture,
+        preprocessing=Preprocessing(_colour(network.mean), _colour(network.std), fill),
+        halo=network.architecture.reach,
+    )
+    measure_parity(network, config, "float32").check()
+    parity = measure_parity(network, config, storage)
+    parity.check()
+    exact = session(build_model(network, config))
+    config = replace(config, halo=measure_halo(exact, config, halo_images))
+    (out / "onnx").mkdir(parents=True, exist_ok=True)
+    kind = {"float32": torch.float32, "float16": torch.float16}[storage]
+    tensors = {
+        key: value.to(kind) if key.endswith("conv.weight") else value  # batch norm's few numbers stay as they are
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    writers: dict[str, Callable[[Path], None]] = {
+        "model.safetensors": lambda path: save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, path, {"format": "pt", "name": name}
+        ),
+        "onnx/model.onnx": lambda path: onnx.save(build_model(network, config, storage), path),
+        "onnx/features.onnx": lambda path: onnx.save(build_features(network, config, storage), path),
+    }
+    files = {}
+    for file, write in writers.items():
+        partial = out / f"{file}.partial"
+        try:
+            write(partial)
+            files[file] = sha256(partial)
+            os.replace(partial, out / file)
+        finally:
+            partial.unlink(missing_ok=True)
+    config = replace(config, files=files)
+    write_config(out, config)
+    return config, parity
+
+
+def _colour(tensor: torch.Tensor) -> Colour:
+    red, green, blue = (round(float(v), 6) for v in tensor.flatten())
+    return red, green, blue
