@@ -68,7 +68,9 @@ def test_the_input_shortcut_alone_makes_the_identity():
 
 
 def test_paper_initialisation():
-    weights = torch.cat([p.detach().flatten() for n, p in AutoEncoder(network_2(32)).named_parameters() if "conv.weight" in n])
+    weights = torch.cat(
+        [p.detach().flatten() for n, p in AutoEncoder(network_2(32)).named_parameters() if "conv.weight" in n]
+    )
     assert abs(float(weights.std()) - 0.01) < 3e-4
     assert abs(float(weights.mean())) < 1e-4
 

@@ -38,7 +38,16 @@ def test_crop_29_halves_to_4():
 
 def test_network_2_is_all_cnn_c_without_pooling():
     table = [(layer.channels, layer.kernel, layer.stride) for layer in network_2().layers]
-    assert table == [(96, 3, 1), (96, 3, 1), (96, 3, 2), (192, 3, 1), (192, 3, 1), (192, 3, 2), (192, 3, 1), (192, 1, 1)]
+    assert table == [
+        (96, 3, 1),
+        (96, 3, 1),
+        (96, 3, 2),
+        (192, 3, 1),
+        (192, 3, 1),
+        (192, 3, 2),
+        (192, 3, 1),
+        (192, 1, 1),
+    ]
 
 
 def test_network_3_is_vgg_16_without_pooling():
@@ -49,7 +58,8 @@ def test_network_3_is_vgg_16_without_pooling():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "reach"), [(network_1((2, 2, 3, 3), 32), 84), (network_1((3, 3, 3, 3), 32), 90), (network_3(), 180)]
+    ("architecture", "reach"),
+    [(network_1((2, 2, 3, 3), 32), 84), (network_1((3, 3, 3, 3), 32), 90), (network_3(), 180)],
 )
 def test_reach(architecture, reach):
     assert architecture.reach == reach

@@ -242,7 +242,8 @@ def open_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             that would be truncated (16-bit colour, AVIF of 10 or 12 bits, floats).
     """
     try:
-        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+        # Closed by the OpenedImage that it becomes.
+        file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except OSError as error:
@@ -418,7 +419,7 @@ def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
     if format == "JPEG":
         from PIL import JpegImagePlugin
 
-        subsampling = JpegImagePlugin.get_sampling(image)  # type: ignore[no-untyped-call]
+        subsampling = JpegImagePlugin.get_sampling(image)
         found.jpeg = {
             "qtables": dict(image.quantization),  # type: ignore[attr-defined]
             # An unusual one becomes none, which loses nothing.
@@ -455,6 +456,8 @@ def _tiff_exif(exif: Image.Exif) -> Image.Exif:
 
 def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Picture:
     mode = image.mode
+    if 0 in image.size:
+        raise ImageError(f"has no pixels: its size is {image.size[0]} x {image.size[1]}")
     if mode == "I" and metadata.format in ("PPM", "PNG"):
         # Pillow's mode for 16-bit grey of these files.
         import numpy as np
@@ -473,6 +476,8 @@ def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Pic
         notes.append(f"{mode} pixels become {converted}")
     elif mode not in ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I;16N"):
         raise ImageError(f"has pixels of a kind that skipae does not restore (Pillow's mode {mode}): convert it first")
+    elif "transparency" in image.info:
+        notes.append("the transparent colour is lost")
     if converted is not None:
         image = image.convert(converted)
         mode = converted
@@ -489,7 +494,8 @@ def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Pic
 
 
 def _to_array(image: Image.Image, channels: int) -> NDArray[Any]:
-    """The first ``channels`` channels, [H, W] where it is one.  By strips: Pillow's way takes three times the memory."""
+    """The first ``channels`` channels, [H, W] where it is one."""
+    # By strips: Pillow's way takes three times the memory.
     import numpy as np
 
     width, height = image.size
@@ -501,7 +507,7 @@ def _to_array(image: Image.Image, channels: int) -> NDArray[Any]:
         bottom = min(top + rows, height)
         strip = image if rows >= height else image.crop((0, top, width, bottom))
         values = np.asarray(strip)
-        array[top:bottom] = values[..., 0] if channels == 1 and values.ndim == 3 else values[..., :channels or None]
+        array[top:bottom] = values[..., 0] if channels == 1 and values.ndim == 3 else values[..., : channels or None]
     return array
 
 
@@ -520,7 +526,7 @@ def _from_planes(kind: Literal["grey", "rgb", "cmyk"], planes: list[NDArray[Any]
             strip = np.dstack([strip ^ 255, planes[1][top : top + rows]])
         if sixteen:
             strip = strip.astype("<u2")
-        piece = Image.frombuffer(mode, (width, len(strip)), np.ascontiguousarray(strip).data, "raw", mode, 0, 1)
+        piece = Image.frombuffer(mode, (width, len(strip)), np.ascontiguousarray(strip), "raw", mode, 0, 1)
         image.paste(piece, (0, top))
     planes.clear()
     return image

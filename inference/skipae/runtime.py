@@ -201,7 +201,7 @@ def choose_device(
 def available_threads() -> int:
     """Cores that this process may use: its affinity, cut by the quota of its cgroup where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(_cgroup_cores(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+    return max(1, math.ceil(min(cores, _cgroup_cores(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
 
 
 def _cgroup_cores(root: Path, membership: Path) -> float:

@@ -191,7 +191,9 @@ def _restore_windows(
             )
             part = clean[0][kept]
             if not np.isfinite(part.sum()):
-                raise ImageError("the model gave values that are not finite numbers: try the device cpu, or another model")
+                raise ImageError(
+                    "the model gave values that are not finite numbers: try the device cpu, or another model"
+                )
             if strength != 1:
                 source = noisy[0][kept]
                 part = source + (part - source) * np.float32(strength)

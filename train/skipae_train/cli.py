@@ -89,13 +89,10 @@ def pretrain(
 def export(run: Path, out: Path, name: str, images: Path, storage: str) -> None:
     """Export the weights of a RUN folder to a checkpoint folder, and check ONNX Runtime against torch."""
     from skipae_train.data import find_images, load_rgb
-    from skipae_train.export import export as write_checkpoint
-    from skipae_train.pretrain import load_run
+    from skipae_train.export import export_run
 
-    network, recipe = load_run(run)
     photos = [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
-    fill = recipe["corruption"].get("fill", recipe["mean"])
-    config, parity = write_checkpoint(network, out, name=name, fill=tuple(fill), halo_images=photos, storage=storage)
+    network, config, parity = export_run(run, out, name=name, halo_images=photos, storage=storage)
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
         f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.restored:.2g} (image) and "
@@ -111,6 +108,7 @@ def export(run: Path, out: Path, name: str, images: Path, storage: str) -> None:
 @click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*.")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--record", metavar="SET", help="Add the scores to CHECKPOINT's training/metrics.json under this name.")
 def evaluate(
     checkpoint: str,
     clean: Path | None,
@@ -119,20 +117,37 @@ def evaluate(
     pairs: Path | None,
     every: int,
     threads: int | None,
+    record: str | None,
 ) -> None:
     """Mean RGB PSNR of CHECKPOINT (a name or a folder) as its users run it, blind."""
     from skipae import from_pretrained
 
-    from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs
+    from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs, record_scores
 
     if clean is None and pairs is None:
         raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both")
+    if record and not Path(checkpoint).is_dir():
+        raise click.UsageError("--record needs CHECKPOINT to be a folder, not a name")
     model = from_pretrained(checkpoint, device="cpu", threads=threads)
+    scores = []
     if clean is not None:
         for level in sigma:
-            click.echo(evaluate_gaussian(model, clean, level, clipped=not unclipped))
+            scores.append(evaluate_gaussian(model, clean, level, clipped=not unclipped))
+            click.echo(scores[-1])
     if pairs is not None:
-        click.echo(evaluate_pairs(model, pairs, every=every))
+        scores.append(evaluate_pairs(model, pairs, every=every))
+        click.echo(scores[-1])
+    if record:
+        record_scores(Path(checkpoint), record, scores)
+
+
+@cli.command()
+@click.argument("checkpoint", type=EXISTING)
+def card(checkpoint: Path) -> None:
+    """Write README.md of a CHECKPOINT folder from its run and its measurements."""
+    from skipae_train.card import write_card
+
+    click.echo(write_card(checkpoint))
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ class Score:
     images: int
     before: float
     after: float
+    command: str
+    """``skipae-train`` arguments that measure it again."""
 
     def __str__(self) -> str:
         """One line for people."""
@@ -57,7 +60,8 @@ def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool
             yield (clean if clipped else (clean / np.float32(255))), noisy
 
     label = f"Gaussian, sigma {sigma:g}, " + ("8-bit" if clipped else "unclipped")
-    return _score(model, label, pairs(), 255.0 if clipped else 1.0)
+    command = f"skipae-train evaluate {model.name} --clean DIR --sigma {sigma:g}" + ("" if clipped else " --unclipped")
+    return _score(model, label, command, pairs(), 255.0 if clipped else 1.0)
 
 
 def evaluate_pairs(model: Model, folder: Path, *, every: int = 1) -> Score:
@@ -76,14 +80,30 @@ def evaluate_pairs(model: Model, folder: Path, *, every: int = 1) -> Score:
                 raise DataError(f"{file} has no partner {clean.name}")
             yield load_rgb(clean), load_rgb(file)
 
-    return _score(model, "camera pairs", pairs(), 255.0)
+    command = f"skipae-train evaluate {model.name} --pairs DIR" + (f" --every {every}" if every > 1 else "")
+    return _score(model, "camera noise", command, pairs(), 255.0)
+
+
+def record_scores(folder: Path, dataset: str, scores: Iterable[Score]) -> None:
+    """Add scores to ``training/metrics.json`` of a checkpoint folder, in place of earlier ones of the same kind."""
+    path = folder / "training" / "metrics.json"
+    path.parent.mkdir(exist_ok=True)
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for score in scores:
+        row = {"set": dataset, **asdict(score)}
+        rows = [r for r in rows if (r["set"], r["label"]) != (dataset, score.label)] + [row]
+    path.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def _score(
-    model: Model, label: str, pairs: Iterable[tuple[NDArray[np.number], NDArray[np.number]]], peak: float
+    model: Model,
+    label: str,
+    command: str,
+    pairs: Iterable[tuple[NDArray[np.number], NDArray[np.number]]],
+    peak: float,
 ) -> Score:
     before, after = [], []
     for clean, noisy in pairs:
         before.append(psnr(clean, noisy, peak))
         after.append(psnr(clean, model.denoise(noisy), peak))
-    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)))
+    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), command)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import nn
 
 from skipae_train.corruption import Colour
 from skipae_train.networks import AutoEncoder, Unit
+from skipae_train.pretrain import load_run
 
 OPSET = 18
 IR_VERSION = 10
@@ -348,6 +350,21 @@ def export(
     config = replace(config, files=files)
     write_config(out, config)
     return config, parity
+
+
+def export_run(
+    run: Path, out: Path, *, name: str, halo_images: Sequence[Array], storage: str = "float16"
+) -> tuple[AutoEncoder, CheckpointConfig, Parity]:
+    """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
+    network, recipe = load_run(run)
+    fill = tuple(recipe["corruption"].get("fill", recipe["mean"]))
+    config, parity = export(network, out, name=name, fill=fill, halo_images=halo_images, storage=storage)
+    training = out / "training"
+    training.mkdir(exist_ok=True)
+    for file in ("recipe.json", "environment.json", "log.csv"):
+        shutil.copyfile(run / file, training / file)
+    (training / "parity.json").write_text(json.dumps(asdict(parity), indent=2) + "\n")
+    return network, config, parity
 
 
 def _colour(tensor: torch.Tensor) -> Colour:

@@ -62,7 +62,7 @@ class AutoEncoder(nn.Module):
     std: Tensor
 
     def initialise(self, init: Init) -> None:
-        """Draw all weights anew."""
+        """Draw all weights anew; the one bias, of the last deconvolution, starts at 0."""
         if init not in ("normal", "he"):
             raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
         for name, unit in [*self.encoder.items(), *self.decoder.items()]:
@@ -75,6 +75,8 @@ class AutoEncoder(nn.Module):
                 nn.init.normal_(weight, std=(2 / taps) ** 0.5)
             else:
                 nn.init.normal_(weight, std=0.01)
+            if unit.conv.bias is not None:
+                nn.init.zeros_(unit.conv.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore images.

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -117,14 +118,16 @@ def pretrain(
 ) -> AutoEncoder:
     """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
 
-    ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``log.csv``.  Batches,
+    ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``environment.json`` and
+    ``log.csv``.  Batches,
     augmentation and corruption depend on the seed and the step alone, so a resumed run gives the same
     weights as an unbroken one.  ``stop_at`` ends the session at that step with the state saved.
 
     Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out``
     holds the run of another recipe.
     """
-    accelerator = Accelerator(mixed_precision=_precision(precision, device), cpu=device == "cpu")
+    chosen = _precision(precision, device)
+    accelerator = Accelerator(mixed_precision=chosen, cpu=device == "cpu")
     out.mkdir(parents=True, exist_ok=True)
     description = json.loads(json.dumps(asdict(recipe)))
     described = out / "recipe.json"
@@ -152,6 +155,15 @@ def pretrain(
     def save() -> None:
         if accelerator.is_main_process:
             described.write_text(json.dumps(description, indent=2) + "\n")
+            environment = {
+                "steps done": step,
+                "hours": round(seconds / 3600, 2),
+                "hardware": _hardware(accelerator),
+                "precision": "fp32" if chosen == "no" else chosen,
+                "torch": torch.__version__,
+                "photos": f"{len(photos.files)} ({len(photos.held_out)} more held out for validation)",
+            }
+            (out / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
@@ -276,6 +288,18 @@ def _precision(precision: Precision, device: str | None) -> str:
         return min(times)
 
     return "bf16" if best(True) < best(False) else "no"
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """The processor or GPU, and how many of them."""
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _mix(seed: int, number: int) -> int:

@@ -1,0 +1,78 @@
+"""A tiny checkpoint, made with onnx alone: a conv, a strided conv, a deconv, and the input added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skipae_zoo import CheckpointConfig, Preprocessing, network_1, sha256, write_config
+
+CHANNELS = 4
+
+
+def tiny_graph(seed: int = 0) -> onnx.ModelProto:
+    """The graph of network_1((2, 0, 0, 0), 4) without batch norm: reach 4, total stride 2."""
+    random = np.random.default_rng(seed)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        values = random.normal(0, 0.25, shape).astype(np.float32)
+        return numpy_helper.from_array(values, name)
+
+    pads, slice_axes = [1, 1, 1, 1], np.array([2, 3])
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], pads=pads),
+        helper.make_node("Relu", ["c1"], ["enc1"]),
+        helper.make_node("Conv", ["enc1", "w2"], ["c2"], pads=pads, strides=[2, 2]),
+        helper.make_node("Relu", ["c2"], ["enc2"]),
+        # Output padding 1 gives 2n, which the slice cuts to the size of enc1.
+        helper.make_node("ConvTranspose", ["enc2", "w3"], ["up"], pads=pads, strides=[2, 2], output_padding=[1, 1]),
+        helper.make_node("Shape", ["enc1"], ["size"], start=2),
+        helper.make_node("Slice", ["up", "zeros", "size", "axes"], ["d2"]),
+        helper.make_node("Relu", ["d2"], ["dec2"]),
+        helper.make_node("Conv", ["dec2", "w4"], ["residual"], pads=pads),
+        helper.make_node("Add", ["residual", "image"], ["restored"]),
+    ]
+    constants = [
+        weights("w1", CHANNELS, 3, 3, 3),
+        weights("w2", CHANNELS, CHANNELS, 3, 3),
+        weights("w3", CHANNELS, CHANNELS, 3, 3),
+        weights("w4", 3, CHANNELS, 3, 3),
+        numpy_helper.from_array(np.zeros(2, np.int64), "zeros"),
+        numpy_helper.from_array(slice_axes, "axes"),
+    ]
+    shape = ["n", 3, "h", "w"]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("restored", TensorProto.FLOAT, shape)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def write_checkpoint(folder: Path, model: onnx.ModelProto, **changes: object) -> Path:
+    """A checkpoint folder around a graph."""
+    architecture = network_1((2, 0, 0, 0), CHANNELS)
+    (folder / "onnx").mkdir(parents=True)
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    fields: dict[str, object] = {
+        "name": folder.name,
+        "task": "restoration",
+        "architecture": architecture,
+        "preprocessing": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        "halo": architecture.reach,
+        "files": {"onnx/model.onnx": sha256(folder / "onnx" / "model.onnx")},
+    }
+    write_config(folder, CheckpointConfig(**(fields | changes)))  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose net changes every pixel a little."""
+    return write_checkpoint(tmp_path_factory.mktemp("zoo") / "tiny", tiny_graph())

@@ -1,0 +1,33 @@
+"""The bundled denoiser ``skipae-natural``: blind, for photos as users have them.
+
+Not an experiment of the paper; its network and training idea are (sections 3.1 to 3.3), with noise as files
+have it, a loss that weighs all noise levels alike, and photos from several sources.
+
+Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
+           (PHOTOS: a folder of clean photos; model_cards/skipae-natural/training/sources.tsv lists ours)
+Hardware:  2 cores with AMX or AVX-512 bf16
+Hours:     PLACEHOLDER
+Expected:  PLACEHOLDER
+"""
+
+from skipae_zoo import network_1
+
+from skipae_train.corruption import PhotoDamage
+from skipae_train.pretrain import Cosine, Phase, Pretrain
+
+MEAN = (0.43, 0.42, 0.39)  # of our photos; masked pixels have this colour too
+
+RECIPE = Pretrain(
+    name="natural",
+    architecture=network_1((2, 2, 3, 3), 32, topology="post"),
+    corruption=PhotoDamage(fill=MEAN),
+    phases=(Phase(15_000, 96, 16), Phase(6_000, 128, 9), Phase(5_000, 160, 6)),
+    lr=2e-3,
+    schedule=Cosine(warmup=150),
+    loss="rmse",
+    init="he",
+    mean=MEAN,
+    std=(0.26, 0.26, 0.26),
+    ema=0.999,
+    clip=1.0,
+)
