@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from skipae_train.corruption import BlockMask, CameraNoise, GaussianNoise, PhotoDamage, as_file, jpeg
 
 

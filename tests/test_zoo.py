@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from skipae_zoo import (
     CHECKPOINTS,
     Architecture,

@@ -277,6 +277,8 @@ class _Pipeline:
                     self.fail(job.name, str(error))
                     continue
                 self._finish(writing)
+                if large:
+                    self.model.trim()
                 writing = _Writing(job, started, picture.size, encoder.submit(self._write, job, picture))
                 del picture
                 if large:
@@ -303,6 +305,8 @@ class _Pipeline:
         size = picture.size
         try:
             self._restore(picture)
+            if size[0] * size[1] > OVERLAP_PIXELS:
+                self.model.trim()  # room for the encoder
             notes = self._write(job, picture)
         except ImageError as error:
             self.fail(job.name, str(error))

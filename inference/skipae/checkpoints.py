@@ -27,24 +27,22 @@ def find_folder(name: str | Path) -> Path:
     """
     text = str(name)
     path = Path(name).expanduser()
-    # A bare name is a name first: a stray folder called like a checkpoint must not shadow it.
-    is_name = isinstance(name, str) and path.name == text and find_checkpoint(text) is not None
-    if not is_name and path.is_dir():
+    bare = path.name == text
+    entry = find_checkpoint(text) if bare else None
+    # A folder of that name that is no checkpoint, an output folder for example, does not hide a named one.
+    if (path / "config.json").is_file() or (path.is_dir() and entry is None):
         return path
     mirror = os.environ.get(MIRROR)
-    if path.name == text:
+    if bare:
         if (BUNDLED / text).is_dir():
             return BUNDLED / text
         if mirror and (Path(mirror) / text).is_dir():
             return Path(mirror) / text
-        if is_name and (path / "config.json").is_file():
-            return path
-    if not is_name and (path.exists() or path.name != text):
+    else:
         what = "is not a folder" if path.exists() else "does not exist"
         raise ModelError(
             f"model {text!r} {what}: give the folder that holds its config.json, or one of {', '.join(_names())}"
         )
-    entry = find_checkpoint(text)
     looked = f"; {MIRROR}={mirror} does not hold it" if mirror else ""
     if entry is None:
         close = difflib.get_close_matches(text, _names(), n=1, cutoff=0.5)

@@ -5,6 +5,8 @@ Only click is loaded until there is work to do, so that ``--help`` answers at on
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,8 @@ class _Commands(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in arguments
         extra["standalone_mode"] = False
+        extra.setdefault("terminal_width", _width())
+        gc.freeze()  # what is loaded by now is not looked through again when the process ends: a sixth of --help
         with suppress(ValueError):  # only the main thread may
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that no half-written file stays
         try:
@@ -44,8 +48,7 @@ class _Commands(click.Group):
         except click.ClickException as error:
             _error(error.format_message())
             code = UsageError.exit_code
-        except (click.Abort, KeyboardInterrupt):
-            _error("interrupted")
+        except click.Abort:
             code = INTERRUPTED
         except Exception as error:
             if debug:
@@ -53,6 +56,14 @@ class _Commands(click.Group):
             _error(str(error) if isinstance(error, SkipaeError) else f"{_unexpected(error)} (--debug shows where)")
             code = error.exit_code if isinstance(error, SkipaeError) else 1
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; what click makes of an interrupt is more than a line."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            _error("interrupted")
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -191,7 +202,7 @@ class _Console:
         if not self._bar_wanted or not total:
             yield NoProgress()
             return
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         shape = "{percentage:3.0f}% |{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
         with tqdm(total=total, bar_format=shape, file=sys.stderr) as self._bar:
@@ -209,6 +220,14 @@ class _Console:
 
 def _hush(_: str) -> None:
     """Say nothing."""
+
+
+def _width() -> int:
+    """Columns of the help page.  Click's way loads shutil, and with it the compressors."""
+    try:
+        return max(48, min(os.get_terminal_size().columns, 100) - 2)
+    except OSError:
+        return 78
 
 
 def _error(text: str) -> None:

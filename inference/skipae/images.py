@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TypeGuard
 
 from skipae.errors import ImageError, UsageError
 
@@ -137,19 +137,18 @@ class Picture:
         """
         notes: list[str] = []
         target = format or self.metadata.format
-        image = _fit(self.to_pil(), target, self.metadata, notes)
-        image.info.clear()  # Pillow would take some of it up again
-        if self.metadata.icc and "icc_profile" not in _CARRIES[target]:
-            notes.append(f"{target} cannot hold the colour profile")
-        arguments = _arguments(image, self.metadata, target, quality, notes)
+        image = self.to_pil()
         try:
+            image = _fit(image, target, self.metadata, notes)
+            image.info.clear()  # Pillow would take some of it up again
+            arguments = _arguments(image, self.metadata, target, quality, notes)
             image.save(_Plain(file), format=target, **arguments)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno is not None:
                 raise
             raise ImageError(f"cannot be written as {target}: {error}") from error
-        except (ValueError, KeyError, struct.error, OverflowError) as error:
-            raise ImageError(f"cannot be written as {target}: {error}") from error
+        except Exception as error:  # Pillow's encoders raise nearly anything for what they cannot hold
+            raise ImageError(f"cannot be written as {target}: {error or type(error).__name__}") from error
         return notes
 
 
@@ -273,7 +272,7 @@ def from_pil(image: Image.Image) -> Picture:
     return _to_picture(image, metadata, [])
 
 
-def is_pil(value: object) -> bool:
+def is_pil(value: object) -> TypeGuard[Image.Image]:
     """Whether a value is a ``PIL.Image``, without loading Pillow where nobody did."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
@@ -304,7 +303,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     # Short, since the name of the result may be as long as the file system allows.
     part = path.parent / f".skipae-{os.getpid()}-{next(_counter)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ImageError(f"cannot write {path}: {path.parent} is not a folder") from None
         try:
             with part.open("xb") as file:
                 write(file)
@@ -325,8 +327,8 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
         what = "text" if head.isascii() and head.decode("ascii").isprintable() else "its content"
         raise ImageError(f"is not an image that skipae reads ({', '.join(FORMATS)}), by {what}")
     file.seek(0)
-    lossless = format == "WEBP" and b"VP8L" in file.read(4096)
-    deep = _deep_colour(file, format)
+    lossless = format == "WEBP" and _is_lossless_webp(file)
+    _refuse_deep_colour(_deep_colour(file, format))
     file.seek(0)
     try:
         image = _factory(format)(file, "")
@@ -339,11 +341,28 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
             f"has {width} x {height} = {width * height} pixels, more than --max-pixels {max_pixels}: give a larger "
             "--max-pixels if the file is to be trusted"
         )
-    deep = deep or _deep_tiff(image)
-    if deep is not None:
-        image.close()
-        raise ImageError(f"{deep}: convert it to 8 bits, or to 16-bit grey, first")
+    if format == "TIFF":
+        _refuse_deep_colour(_deep_tiff(image))
     return OpenedImage(image, file, format, [], lossless)
+
+
+def _is_lossless_webp(file: IO[bytes]) -> bool:
+    place = 12
+    while True:
+        file.seek(place)
+        header = file.read(8)
+        if len(header) < 8 or header[:4] == b"VP8 ":
+            return False
+        if header[:4] == b"VP8L":
+            return True
+        size = int.from_bytes(header[4:], "little")
+        # The chunk of an animation's frame holds other chunks, after 16 bytes of its own.
+        place += 24 if header[:4] == b"ANMF" else 8 + size + size % 2
+
+
+def _refuse_deep_colour(reason: str | None) -> None:
+    if reason is not None:
+        raise ImageError(f"{reason}: convert it to 8 bits, or to 16-bit grey, first")
 
 
 def _factory(format: str) -> Callable[[IO[bytes], str], ImageFile]:
@@ -386,9 +405,7 @@ def _deep_colour(file: IO[bytes], format: str) -> str | None:
 
 
 def _deep_tiff(image: Image.Image) -> str | None:
-    tags = getattr(image, "tag_v2", None)
-    if tags is None or image.format != "TIFF":
-        return None
+    tags = image.tag_v2  # type: ignore[attr-defined]
     bits = tags.get(258, (1,))
     bits = bits if isinstance(bits, tuple) else (bits,)
     if max(bits) > 8 and (len(bits) > 1 or tags.get(277, 1) > 1):
@@ -402,7 +419,7 @@ def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
     info = image.info
     exif = info.get("exif")
     if format == "TIFF":
-        exif = _tiff_exif(image.getexif()).tobytes()
+        exif = _tiff_exif(image.getexif())
     elif exif is None and len(image.getexif()):
         exif = image.getexif().tobytes()
     xmp = info.get("xmp")
@@ -411,7 +428,8 @@ def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
         icc=info.get("icc_profile") or None,
         exif=exif if exif and len(exif) > 14 else None,  # 14 bytes hold no tag
         xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
-        dpi=info.get("dpi"),
+        # Pillow makes up 1 dpi for a TIFF that says nothing (tag 282).
+        dpi=info.get("dpi") if format != "TIFF" or 282 in image.tag_v2 else None,  # type: ignore[attr-defined]
         compression=info.get("compression") if format == "TIFF" else None,
         lossless=lossless,
         comment=info.get("comment") if isinstance(info.get("comment"), bytes) else None,
@@ -439,19 +457,21 @@ def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
     return found
 
 
-def _tiff_exif(exif: Image.Exif) -> Image.Exif:
+def _tiff_exif(exif: Image.Exif) -> bytes | None:
     """The tags that describe the picture; the others (size, strips, compression) are the old file's."""
     from PIL import Image
 
-    clean = Image.Exif()
+    clean, found = Image.Exif(), False
     for tag in _TIFF_TAGS:
         if tag in exif:
             clean[tag] = exif[tag]
+            found = True
     for ifd in _TIFF_IFDS:
         values = exif.get_ifd(ifd)
         if values:
-            clean.get_ifd(ifd).update(values)
-    return clean
+            clean[ifd] = dict(values)
+            found = True
+    return clean.tobytes() if found else None
 
 
 def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Picture:
@@ -467,7 +487,8 @@ def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Pic
     if mode in ("P", "PA", "1"):
         clear = mode == "PA" or "transparency" in image.info
         converted = ("LA" if clear else "L") if mode == "1" else ("RGBA" if clear else "RGB")
-        notes.append(f"{'1-bit' if mode == '1' else 'palette'} pixels become 8-bit {converted}")
+        names = {"L": "grey", "LA": "grey and alpha"}
+        notes.append(f"{'1-bit' if mode == '1' else 'palette'} pixels become 8-bit {names.get(converted, converted)}")
     elif mode in ("L", "RGB") and "transparency" in image.info:
         converted = {"L": "LA", "RGB": "RGBA"}[mode]
         notes.append("the transparent colour becomes an alpha channel")
@@ -507,7 +528,9 @@ def _to_array(image: Image.Image, channels: int) -> NDArray[Any]:
         bottom = min(top + rows, height)
         strip = image if rows >= height else image.crop((0, top, width, bottom))
         values = np.asarray(strip)
-        array[top:bottom] = values[..., 0] if channels == 1 and values.ndim == 3 else values[..., : channels or None]
+        if values.ndim == 3:
+            values = values[..., 0] if channels == 1 else values[..., :channels]
+        array[top:bottom] = values
     return array
 
 
@@ -591,14 +614,13 @@ def _arguments(
 ) -> dict[str, Any]:
     """Arguments of ``Image.save``; ``notes`` get what is lost."""
     values = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
-    named = {"exif": "EXIF data", "xmp": "XMP data", "dpi": "the resolution"}
+    named = {"icc_profile": "the colour profile", "exif": "EXIF data", "xmp": "XMP data", "dpi": "the resolution"}
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if value is None:
             continue
         if key not in _CARRIES[format]:
-            if key in named:
-                notes.append(f"{format} cannot hold {named[key]}")
+            notes.append(f"{format} cannot hold {named[key]}")
         elif format == "JPEG" and isinstance(value, bytes) and key != "icc_profile" and len(value) > _JPEG_SEGMENT:
             notes.append(f"JPEG cannot hold {named[key]} of {len(value)} bytes")
         else:
@@ -622,7 +644,7 @@ def _arguments(
     elif format == "PNG":
         arguments["pnginfo"] = _png_info(metadata, arguments.pop("xmp", None))
     elif format == "TIFF":
-        arguments |= _tiff_arguments(image, metadata, arguments.pop("exif", None), arguments.pop("xmp", None))
+        arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None), notes)
     return arguments
 
 
@@ -639,21 +661,23 @@ def _png_info(metadata: Metadata, xmp: bytes | None) -> Any:
     return info
 
 
-def _tiff_arguments(image: Image.Image, metadata: Metadata, exif: bytes | None, xmp: bytes | None) -> dict[str, Any]:
-    from PIL import Image, TiffImagePlugin
+def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None, notes: list[str]) -> dict[str, Any]:
+    from PIL import Image
 
-    arguments: dict[str, Any] = {}
-    if exif is not None:
-        found = Image.Exif()
-        found.load(exif)
-        arguments["exif"] = _tiff_exif(found)
-    if xmp is not None:
-        tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[700] = xmp
-        arguments["tiffinfo"] = tags
     compression = metadata.compression
     if metadata.format != "TIFF" or compression not in _TIFF_LOSSLESS:
         compression = "tiff_adobe_deflate"
+    tags = Image.Exif()
+    if exif is not None:
+        old = Image.Exif()
+        old.load(exif)
+        tags.load(_tiff_exif(old) or b"")
+    if xmp is not None:
+        tags[700] = xmp
+    arguments: dict[str, Any] = {"tiffinfo": tags} if len(tags) else {}
+    if any(ifd in tags for ifd in _TIFF_IFDS) and compression != "raw":
+        notes.append("written without compression, because Pillow cannot compress a TIFF that has EXIF data")
+        compression = "raw"
     if compression != "raw":
         arguments["compression"] = compression
     return arguments

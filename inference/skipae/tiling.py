@@ -153,7 +153,10 @@ def restore(
         UsageError: ``tile`` leaves nothing of a window to keep, or floats are far out of [0, 1].
     """
     height, width = pixels.shape[:2]
-    result = np.empty_like(pixels, order="C")
+    try:
+        result = np.empty_like(pixels, order="C")
+    except MemoryError:
+        raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
     windows = plan(height, width, stride=stride, halo=halo, area=area, tile=tile)
     while True:
         try:

@@ -1,0 +1,1 @@
+"""Training: networks, corruption, recipes, export, evaluation and cards of skipae checkpoints."""

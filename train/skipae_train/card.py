@@ -76,7 +76,12 @@ tags:
 
 
 def _metrics(scores: list[dict[str, Any]]) -> str:
-    lines = ["## Measured", "", "Mean RGB PSNR in dB over the pictures of a set; the net is never told the noise level.", ""]
+    lines = [
+        "## Measured",
+        "",
+        "Mean RGB PSNR in dB over the pictures of a set; the net is never told the noise level.",
+        "",
+    ]
     lines += ["| set | damage | pictures | before | after | command |", "| --- | --- | --- | --- | --- | --- |"]
     for score in scores:
         lines.append(
@@ -149,8 +154,8 @@ def _files(config: CheckpointConfig, parity: dict[str, Any]) -> str:
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files
 
-Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by at
-most {parity["restored"]:.1g} (image, of 1) and {parity["features"]:.1g} (features, relative to a layer's largest value).
+Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by
+at most {parity["restored"]:.1g} (image, of 1) and {parity["features"]:.1g} (features, of a layer's largest value).
 
 | file | sha256 |
 | --- | --- |

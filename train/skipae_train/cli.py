@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from skipae import __version__
 
 if TYPE_CHECKING:
@@ -121,7 +122,6 @@ def evaluate(
 ) -> None:
     """Mean RGB PSNR of CHECKPOINT (a name or a folder) as its users run it, blind."""
     from skipae import from_pretrained
-
     from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs, record_scores
 
     if clean is None and pairs is None:

@@ -133,9 +133,10 @@ def _strokes(clean: Tensor, generator: torch.Generator, most: int = 6) -> Tensor
     dy, dx = y1 - y0, x1 - x0
     along = ((y - y0) * dy + (x - x0) * dx) / (dy * dy + dx * dx + 1e-6)
     along = along.clamp(0, 1)
-    distance = ((y - y0 - along * dy) ** 2 + (x - x0 - along * dx) ** 2).sqrt()
+    distance: Tensor = ((y - y0 - along * dy) ** 2 + (x - x0 - along * dx) ** 2).sqrt()
     used = torch.arange(most, device=clean.device).view(1, most, 1, 1) < 1 + draw[5, :, :1] * (most - 1)
-    return ((distance < half_width) & used).any(1, keepdim=True)
+    stroke: Tensor = (distance < half_width) & used
+    return stroke.any(1, keepdim=True)
 
 
 @cache
@@ -187,11 +188,9 @@ class CameraNoise:
 
     def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Add the noise; the result is not clipped."""
-        n, _, height, width = clean.shape
+        n = len(clean)
         one = torch.ones_like(clean[:, :1, :1, :1])
-        gains = torch.cat(
-            [uniform(clean, 1.4, 2.4, generator), one, uniform(clean, 1.4, 2.1, generator)], 1
-        )
+        gains = torch.cat([uniform(clean, 1.4, 2.4, generator), one, uniform(clean, 1.4, 2.1, generator)], 1)
         linear = clean.clamp(0, 1) ** 2.2 / gains
         low, high = (float(np.log(v)) for v in self.shot)
         log_shot = uniform(clean, low, high, generator)
@@ -260,7 +259,7 @@ def jpeg(image: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     subsample:
         bool [N, 1, 1, 1], true for chroma at half resolution (4:2:0), false for 4:4:4.
     """
-    n, _, height, width = image.shape
+    height, width = image.shape[-2:]
     down, right = -height % 16, -width % 16
     x = F.pad(as_file(image) * 255, (0, right, 0, down), mode="replicate")
     r, g, b = x.unbind(1)
@@ -334,7 +333,9 @@ class PhotoDamage:
             noisy[rows] = CameraNoise()(clean[rows], generator)
         noisy = torch.where(quiet, clean, noisy)
         noisy = torch.where(is_gaussian & chance(clean, self.unclipped, generator), noisy, as_file(noisy))
-        compressed = chance(clean, self.jpeg, generator) & ~(is_gaussian & (noisy != as_file(noisy)).any((1, 2, 3), True))
+        compressed = chance(clean, self.jpeg, generator) & ~(
+            is_gaussian & (noisy != as_file(noisy)).any((1, 2, 3), True)
+        )
         compressed = torch.where(is_camera, chance(clean, self.camera_jpeg, generator), compressed)
         rows = compressed.flatten().nonzero().flatten()
         if len(rows):

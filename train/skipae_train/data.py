@@ -89,7 +89,7 @@ class Photos:
 
     def validation(self, side: int, most: int) -> Tensor:
         """Centre crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
-        crops = []
+        crops: list[Tensor] = []
         for file in self.held_out:
             pixels = load_rgb(file)
             top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from skipae import Model
 
+from skipae import Model
 from skipae_train.data import DataError, find_images, load_rgb
 
 

@@ -8,26 +8,28 @@ height and width restored exactly.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
-from skipae_zoo import CheckpointConfig, Preprocessing, sha256, write_config
 from torch import nn
 
+from skipae.runtime import load_runtime
 from skipae_train.corruption import Colour
 from skipae_train.networks import AutoEncoder, Unit
 from skipae_train.pretrain import load_run
+from skipae_zoo import CheckpointConfig, Preprocessing, sha256, write_config
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 OPSET = 18
 IR_VERSION = 10
@@ -143,7 +145,7 @@ def _encoder(graph: _Graph, network: AutoEncoder, outputs: Callable[[str], str])
     x = graph.add("Sub", ["image", graph.constant("mean", network.mean.numpy())], "pixels")
     after, carried = [], []
     for number, layer in enumerate(architecture.layers, start=1):
-        unit = network.encoder[layer.name]
+        unit = network.unit(layer.name)
         weight = _values(unit.conv.weight)
         if number == 1:  # the graph's pixels are not divided by the standard deviation: the first layer does it
             weight = weight / _values(network.std).reshape(1, 3, 1, 1)
@@ -174,7 +176,7 @@ def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "
     x = after[-1]
     for number in range(len(architecture.layers), 0, -1):
         name = f"dec{number}"
-        unit = network.decoder[name]
+        unit = network.unit(name)
         weight = _values(unit.conv.weight)  # (in, out, k, k)
         like = "image" if number == 1 else carried[number - 2]
         strided = unit.conv.stride[0] == 2
@@ -186,8 +188,10 @@ def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "
             x = graph.deconvolution(x, unit, name, weight * std.reshape(1, 3, 1, 1), bias, like)
             if strided:
                 x = graph.weave(x, name, like)
-            final = ["Identity", [x]] if architecture.shortcuts == "none" else ["Add", [x, "image"]]
-            graph.add(final[0], final[1], "restored")
+            if architecture.shortcuts == "none":
+                graph.add("Identity", [x], "restored")
+            else:
+                graph.add("Add", [x, "image"], "restored")
             break
         scale, shift = _norm(unit)
         joins = number - 1 in architecture.shortcut_layers
@@ -236,12 +240,14 @@ class Parity:
             )
 
 
-def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+def session(model: onnx.ModelProto | Path) -> InferenceSession:
     """A CPU session of a built or saved graph."""
+    onnxruntime = load_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    opened: InferenceSession = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return opened
 
 
 PARITY_SIZES = ((1, 1, 1), (2, 29, 31), (1, 64, 48), (3, 45, 100))
@@ -269,17 +275,20 @@ def measure_parity(network: AutoEncoder, config: CheckpointConfig, storage: str)
     return Parity(storage, worst, worst_feature)
 
 
-def measure_halo(model: onnxruntime.InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
+def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
     """The smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
 
-    Each image, float [H, W, 3] in [0, 1], is restored whole and with one side cut off at a multiple of the
-    total stride; the error by distance from the cut says how far a cut is felt.  All four sides are tried, on
-    the images as they are and with Gaussian noise of sigma 15, 50 and 100, and on random pixels.
+    The centre of each image, float [H, W, 3] in [0, 1], is restored whole and with one side cut off at a
+    multiple of the total stride; the error by distance from the cut says how far a cut is felt.  All four sides
+    are tried, on the images as they are and with Gaussian noise of sigma 15, 50 and 100, and on random pixels.
     """
     stride, reach = config.architecture.total_stride, config.architecture.reach
     rng = np.random.default_rng(0)
+    side = 2 * reach + 96
+    images = [image[(image.shape[0] - side) // 2 :, (image.shape[1] - side) // 2 :] for image in images]
+    images = [image[:side, : side - 7] for image in images if min(image.shape[:2]) >= side]
     tries = [np.clip(image + rng.normal(0, s / 255, image.shape), 0, 1) for image in images for s in (0, 15, 50, 100)]
-    tries.append(rng.random((2 * reach + 150, 2 * reach + 133, 3)))
+    tries.append(rng.random((side, side - 7, 3)))
     halo = 0
     for image in tries:
         for turn in range(4):
@@ -343,8 +352,9 @@ def export(
         partial = out / f"{file}.partial"
         try:
             write(partial)
+            partial.chmod(0o644)  # safetensors leaves its files to their owner alone
             files[file] = sha256(partial)
-            os.replace(partial, out / file)
+            partial.replace(out / file)
         finally:
             partial.unlink(missing_ok=True)
     config = replace(config, files=files)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from skipae_zoo import Architecture
 from torch import Tensor, nn
+
+from skipae_zoo import Architecture
 
 Init = Literal["normal", "he"]
 
@@ -51,10 +52,10 @@ class AutoEncoder(nn.Module):
         self.encoder = nn.ModuleDict()
         self.decoder = nn.ModuleDict()
         for number, layer in enumerate(architecture.layers, start=1):
-            shape = {"kernel_size": layer.kernel, "stride": layer.stride, "padding": layer.kernel // 2}
-            self.encoder[layer.name] = Unit(nn.Conv2d(layer.in_channels, layer.channels, bias=False, **shape))
+            shape = (layer.kernel, layer.stride, layer.kernel // 2)
+            self.encoder[layer.name] = Unit(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
             self.decoder[f"dec{number}"] = Unit(
-                nn.ConvTranspose2d(layer.channels, layer.in_channels, bias=number == 1, **shape), norm=number > 1
+                nn.ConvTranspose2d(layer.channels, layer.in_channels, *shape, bias=number == 1), norm=number > 1
             )
         self.initialise(init)
 
@@ -65,11 +66,12 @@ class AutoEncoder(nn.Module):
         """Draw all weights anew; the one bias, of the last deconvolution, starts at 0."""
         if init not in ("normal", "he"):
             raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
-        for name, unit in [*self.encoder.items(), *self.decoder.items()]:
+        for name in [*self.encoder, *self.decoder]:
+            unit = self.unit(name)
             weight = unit.conv.weight
             if init == "he" and name != "dec1":
                 # Each output of a deconvolution of stride s sums kernel² / s² taps of every input channel.
-                taps = unit.conv.in_channels * weight[0, 0].numel()
+                taps = float(unit.conv.in_channels * weight[0, 0].numel())
                 if isinstance(unit.conv, nn.ConvTranspose2d):
                     taps /= unit.conv.stride[0] ** 2
                 nn.init.normal_(weight, std=(2 / taps) ** 0.5)
@@ -77,6 +79,10 @@ class AutoEncoder(nn.Module):
                 nn.init.normal_(weight, std=0.01)
             if unit.conv.bias is not None:
                 nn.init.zeros_(unit.conv.bias)
+
+    def unit(self, name: str) -> Unit:
+        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
+        return cast(Unit, (self.encoder if name in self.encoder else self.decoder)[name])
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore images.
@@ -98,7 +104,8 @@ class AutoEncoder(nn.Module):
         """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
         pre = self.architecture.topology == "pre"
         x, carried = pixels, []
-        for unit in self.encoder.values():
+        for name in self.encoder:
+            unit = self.unit(name)
             raw = unit.conv(x)
             x = torch.relu(unit.norm(raw))
             carried.append(raw if pre else x)
@@ -108,7 +115,7 @@ class AutoEncoder(nn.Module):
         """Normalised pixels from the last layer's output; each deconvolution restores its mirror's input size."""
         pre = self.architecture.topology == "pre"
         for number in range(len(self.decoder), 0, -1):
-            unit = self.decoder[f"dec{number}"]
+            unit = self.unit(f"dec{number}")
             target = pixels if number == 1 else carried[number - 2]
             x = unit.conv(x, output_size=target.shape[-2:])
             if number == 1:
@@ -125,7 +132,8 @@ class AutoEncoder(nn.Module):
         """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
         x = (image - self.mean) / self.std
         found = {}
-        for name, unit in self.encoder.items():
+        for name in self.encoder:
+            unit = self.unit(name)
             x = torch.relu(unit.norm(unit.conv(x)))
             found[name] = x
         return found

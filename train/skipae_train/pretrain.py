@@ -8,14 +8,12 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
-from skipae_zoo import Architecture
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -23,6 +21,7 @@ from tqdm import tqdm
 from skipae_train.corruption import Colour, Corruption, GaussianNoise
 from skipae_train.data import Photos, augment_photos
 from skipae_train.networks import AutoEncoder, Init
+from skipae_zoo import Architecture
 
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["mse", "rmse"]
@@ -126,20 +125,21 @@ def pretrain(
     Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out``
     holds the run of another recipe.
     """
-    chosen = _precision(precision, device)
-    accelerator = Accelerator(mixed_precision=chosen, cpu=device == "cpu")
-    out.mkdir(parents=True, exist_ok=True)
     description = json.loads(json.dumps(asdict(recipe)))
     described = out / "recipe.json"
     if described.exists() and json.loads(described.read_text()) != description:
         raise TrainingError(f"{out} holds a run of another recipe: give another --out, or remove the folder")
 
     photos = Photos(data, seed=recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = _precision(precision, device)
+    accelerator = Accelerator(mixed_precision=chosen, cpu=device == "cpu")
     network = AutoEncoder(recipe.architecture, mean=recipe.mean, std=recipe.std, init=recipe.init)
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
     network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
     optimiser = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
     step, seconds = 0, 0.0
     state_file = out / "state.pt"
@@ -150,7 +150,7 @@ def pretrain(
         optimiser.load_state_dict(state["optimiser"])
         step, seconds = state["step"], state["seconds"]
     model, optimiser = accelerator.prepare(network, optimiser)
-    averaged = average.module if recipe.ema else network
+    averaged = cast(AutoEncoder, average.module) if recipe.ema else network
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -212,7 +212,12 @@ def pretrain(
         now = time.monotonic()
         seconds, mark = seconds + now - mark, now
         if step % validate_every == 0 or step == end:
-            row = {"step": step, "seconds": round(seconds, 1), "lr": f"{rate:.3g}", "loss": f"{sum(losses) / len(losses):.5g}"}
+            row = {
+                "step": step,
+                "seconds": round(seconds, 1),
+                "lr": f"{rate:.3g}",
+                "loss": f"{sum(losses) / len(losses):.5g}",
+            }
             for sigma in (15, 25, 50):
                 if len(held_out):
                     row[f"psnr{sigma}"] = f"{_validate(averaged, held_out, sigma, accelerator):.3f}"
@@ -260,7 +265,7 @@ def _validate(network: nn.Module, clean: Tensor, sigma: int, accelerator: Accele
     generator = torch.Generator(clean.device).manual_seed(sigma)
     noise = GaussianNoise((sigma, sigma), as_file=1.0)
     total = 0.0
-    for image in clean.split(4):
+    for image in torch.split(clean, 4):
         target = image.float() / 255
         with torch.inference_mode(), accelerator.autocast():
             restored = network(noise(target, generator).contiguous(memory_format=torch.channels_last))
@@ -312,7 +317,7 @@ def _save_atomically(state: dict[str, Any], path: Path) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         torch.save(state, partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

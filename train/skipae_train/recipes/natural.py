@@ -10,18 +10,17 @@ Hours:     PLACEHOLDER
 Expected:  PLACEHOLDER
 """
 
-from skipae_zoo import network_1
-
 from skipae_train.corruption import PhotoDamage
 from skipae_train.pretrain import Cosine, Phase, Pretrain
+from skipae_zoo import network_1
 
 MEAN = (0.43, 0.42, 0.39)  # of our photos; masked pixels have this colour too
 
 RECIPE = Pretrain(
     name="natural",
-    architecture=network_1((2, 2, 3, 3), 32, topology="post"),
+    architecture=network_1((2, 2, 2, 1), 48, topology="post"),
     corruption=PhotoDamage(fill=MEAN),
-    phases=(Phase(15_000, 96, 16), Phase(6_000, 128, 9), Phase(5_000, 160, 6)),
+    phases=(Phase(14_000, 96, 16), Phase(5_000, 128, 9), Phase(4_000, 160, 6)),
     lr=2e-3,
     schedule=Cosine(warmup=150),
     loss="rmse",

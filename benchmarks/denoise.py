@@ -1,0 +1,187 @@
+"""Speed, start-up, memory and tiling of ``skipae denoise``, each beside what it is to be compared with.
+
+    python benchmarks/denoise.py [--threads 2] [speed] [start] [memory] [tiling]
+
+Needs ``pip install -e ".[cpu,train]"``.  Rivals run interleaved with ours in one process or one loop, and the
+best of several rounds counts, because timings from different runs cannot be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+MODEL = "skipae-natural"
+WEIGHTS = Path(__file__).parent.parent / "model_cards" / MODEL / "model.safetensors"
+
+BARE_SCRIPT = """
+import sys, numpy as np, onnxruntime
+from PIL import Image
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[4])
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+pixels = np.asarray(Image.open(sys.argv[2]).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+restored = session.run(None, {"image": pixels})[0][0].transpose(1, 2, 0)
+Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save(sys.argv[3])
+"""
+
+
+def best(rounds: int, **rivals: Callable[[], object]) -> dict[str, float]:
+    """Least seconds of each rival, called in turns."""
+    seconds = dict.fromkeys(rivals, float("inf"))
+    for _ in range(rounds):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            run()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def ffdnet_shaped(threads: int) -> Callable[[np.ndarray], object]:
+    """FFDNet's graph for colour (12 convolutions, 96 channels at half resolution) with random weights."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    channels = [12 + 3, *[96] * 11, 12]  # 12 phases of the pixels and the noise level's map, 3 to keep it plain
+    nodes = [helper.make_node("SpaceToDepth", ["image"], ["phases"], blocksize=2)]
+    nodes += [helper.make_node("Slice", ["phases", "from", "to", "axis"], ["level"])]
+    nodes += [helper.make_node("Concat", ["phases", "level"], ["x0"], axis=1)]
+    weights = [numpy_helper.from_array(np.array([v]), k) for k, v in {"from": 0, "to": 3, "axis": 1}.items()]
+    for k in range(12):
+        kernel = rng.normal(0, 0.03, (channels[k + 1], channels[k], 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"w{k}"))
+        nodes.append(helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], pads=[1] * 4))
+        if k < 11:
+            nodes.append(helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"]))
+    nodes.append(helper.make_node("DepthToSpace", ["c11"], ["restored"], blocksize=2))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    restored = helper.make_tensor_value_info("restored", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    graph = helper.make_graph(nodes, "ffdnet", [image], [restored], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"image": x})
+
+
+def speed(threads: int) -> None:
+    """One megapixel: skipae, PyTorch eager with the same weights, FFDNet's graph in ONNX Runtime."""
+    import torch
+    from safetensors.torch import load_file
+
+    from skipae import from_pretrained
+    from skipae_train.networks import AutoEncoder
+
+    torch.set_num_threads(threads)
+    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    network = AutoEncoder(model.config.architecture)
+    tensors = {k: v.float() for k, v in load_file(WEIGHTS).items()}
+    missing = network.load_state_dict(tensors, strict=False).missing_keys
+    if any("num_batches_tracked" not in key for key in missing):
+        raise SystemExit(f"{WEIGHTS} lacks {missing}")
+    network.eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    image = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / 255
+    tensor = torch.from_numpy(image)
+    ffdnet = ffdnet_shaped(threads)
+
+    def eager() -> None:
+        with torch.inference_mode():
+            network(tensor)
+
+    found = best(5, skipae=lambda: model.denoise(pixels), eager=eager, ffdnet=lambda: ffdnet(image))
+    for name, seconds in found.items():
+        print(f"speed: {name:8} {seconds:.3f} s per 1024 x 1024, {threads} threads")
+    print(f"speed: PyTorch eager / skipae = {found['eager'] / found['skipae']:.2f}")
+    print(f"speed: skipae / FFDNet = {found['skipae'] / found['ffdnet']:.2f}")
+
+
+def start(threads: int) -> None:
+    """The whole process on a 512 x 512 PNG beside a bare script, and ``--help`` beside an empty interpreter."""
+    from PIL import Image
+
+    import skipae
+
+    graph = Path(skipae.__file__).parent / "weights" / MODEL / "onnx" / "model.onnx"
+    command = Path(sys.executable).with_name("skipae")
+    with tempfile.TemporaryDirectory() as folder:
+        noisy, result = Path(folder, "a.png"), Path(folder, "b.png")
+        rng = np.random.default_rng(0)
+        Image.fromarray(rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)).save(noisy)
+        bare = [sys.executable, "-c", BARE_SCRIPT, graph, noisy, result, str(threads)]
+        ours = [command, "denoise", noisy, "-o", result, "--overwrite", "--device", "cpu", "--threads", str(threads)]
+        found = best(
+            7,
+            bare=lambda: subprocess.run(bare, check=True),
+            skipae=lambda: subprocess.run(ours, check=True, stderr=subprocess.DEVNULL),
+        )
+    print(f"start: denoise 512 x 512 {found['skipae']:.3f} s, bare script {found['bare']:.3f} s", end=", ")
+    print(f"ratio {found['skipae'] / found['bare']:.2f}")
+    found = best(
+        15,
+        empty=lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+        help=lambda: subprocess.run([command, "--help"], check=True, stdout=subprocess.DEVNULL),
+    )
+    print(f"start: --help {1000 * found['help']:.0f} ms, empty interpreter {1000 * found['empty']:.0f} ms", end=", ")
+    print(f"ratio {found['help'] / found['empty']:.2f}")
+
+
+def memory(threads: int) -> None:
+    """Peak memory of ``skipae denoise`` on a JPEG of 100 megapixels (Linux: ``ru_maxrss`` is in KiB)."""
+    import resource
+
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        photo, result = Path(folder, "photo.jpg"), Path(folder, "result.jpg")
+        Image.effect_noise((10_000, 10_000), 60).convert("RGB").save(photo, quality=90)
+        started = time.perf_counter()
+        command = [Path(sys.executable).with_name("skipae"), "denoise", photo, "-o", result, "--threads", str(threads)]
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - started
+        if Image.open(result).size != (10_000, 10_000):
+            raise SystemExit("the result has another size")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"memory: 100 megapixels, peak {peak:.2f} GiB, {seconds:.0f} s")
+
+
+def tiling(threads: int) -> None:
+    """Largest difference between tiled and whole on an image of 4 megapixels and odd size, by noise level."""
+    from skipae import from_pretrained
+
+    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:2003, 0:2001] / 2000
+    smooth = np.stack([0.5 + 0.4 * np.sin(40 * y * x + k) * np.cos(90 * (x - y)) for k in range(3)], -1)
+    for halo in (model.config.architecture.reach, model.config.halo):
+        worst = {}
+        for sigma in (0, 15, 50):
+            image = (smooth + rng.normal(0, sigma / 255, smooth.shape)).astype(np.float32)
+            whole = model.denoise(image, tile=4096)
+            worst[sigma] = float(np.abs(model.denoise(image, tile=640, halo=halo) - whole).max())
+        print(f"tiling: halo {halo}, largest difference by sigma: {worst}")
+
+
+def main() -> None:
+    """Run the parts asked for, all by default."""
+    parts = {"speed": speed, "start": start, "memory": memory, "tiling": tiling}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="speed|start|memory|tiling")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    for name in arguments.parts or parts:
+        parts[name](arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,528 @@
+"""``skipae denoise`` over inputs and outputs, with exit codes and the text of errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from skipae import batch, checkpoints, cli, from_pretrained, images
+from skipae.batch import plan
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    return work
+
+
+@pytest.fixture
+def run(checkpoint: Path, folder: Path) -> Run:
+    """Run ``skipae denoise`` with the tiny model on one thread of the CPU."""
+
+    def invoke(*arguments: object, device: str = "cpu", **options: Any) -> Result:
+        words = ["denoise", "--model", str(checkpoint), "--device", device, "--threads", "1"]
+        return CliRunner().invoke(cli.main, words + [str(word) for word in arguments], **options)
+
+    return invoke
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (24, 17)) -> Image.Image:
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def write(path: str | Path, seed: int = 0, **options: Any) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo(seed).save(path, **options)
+    return path
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def failed(result: Result, code: int, *lines: str) -> None:
+    """Exit code, and one line on standard error that holds each text."""
+    assert result.exit_code == code, result.stderr
+    errors = result.stderr.splitlines()
+    assert len(errors) == len(lines), result.stderr
+    for line, text in zip(errors, lines, strict=True):
+        assert line.startswith("skipae: error: ") and text in line, line
+    assert result.stdout == ""
+
+
+def test_beside_the_input(run: Run, folder: Path, checkpoint: Path) -> None:
+    path = write("photo.png")
+    before = path.read_bytes()
+    result = run(path)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert tree(folder) == ["photo.denoised.png", "photo.png"]
+    assert path.read_bytes() == before
+    expected = from_pretrained(checkpoint, device="cpu", threads=1).denoise(photo())
+    assert Image.open("photo.denoised.png").tobytes() == expected.tobytes()
+
+
+def test_device_line(run: Run) -> None:
+    write("photo.png")
+    line = "skipae: device: cpu (1 thread): this onnxruntime has no CUDA\n"
+    assert run("photo.png", device="auto").stderr in (line, line.replace("cpu (1 thread)", "cuda:0"))
+    assert run("photo.png", "--overwrite", "--quiet", device="auto").stderr == ""
+
+
+def test_output_file_sets_the_format(run: Run, folder: Path) -> None:
+    write("photo.png")
+    assert run("photo.png", "-o", "new/clean.jpg").exit_code == 0
+    assert Image.open("new/clean.jpg").format == "JPEG"
+    failed(run("photo.png", "-o", "clean.xyz"), 2, "clean.xyz does not say which format to write: end it in one of")
+    failed(run("photo.png", "-o", "clean"), 2, "or in / for a folder")
+    assert run("photo.png", "-o", "clean/").exit_code == 0
+    assert tree(folder) == ["clean/photo.png", "new/clean.jpg", "photo.png"]
+
+
+def test_output_folder(run: Run, folder: Path) -> None:
+    write("a.png"), write("b.jpg", 1), Path("out").mkdir()
+    assert run("a.png", "b.jpg", "-o", "out").exit_code == 0
+    assert run("a.png", "b.jpg", "-o", "made").exit_code == 0
+    assert tree(folder) == ["a.png", "b.jpg", "made/a.png", "made/b.jpg", "out/a.png", "out/b.jpg"]
+    failed(run("a.png", "b.jpg", "-o", "made/a.png"), 2, "made/a.png is a file, but several inputs or a folder need")
+
+
+def test_a_folder_s_tree_goes_below_the_output(run: Run, folder: Path) -> None:
+    for name in ("noisy/a.png", "noisy/b/c/d.png", "noisy/b/no extension"):
+        write(name, format="PNG")
+    Path("noisy/readme.txt").write_text("not an image")
+    write("noisy/.hidden.png"), write("noisy/.git/x.png")
+    assert run("noisy", "-o", "noisy/out").exit_code == 0
+    assert tree(folder / "noisy/out") == ["a.png", "b/c/d.png", "b/no extension"]
+    # The output folder, inside the input folder, is not read.
+    assert run("noisy", "-o", "noisy/out", "--overwrite").exit_code == 0
+    assert tree(folder / "noisy/out") == ["a.png", "b/c/d.png", "b/no extension"]
+
+
+def test_a_second_run_leaves_its_results_out(run: Run, folder: Path) -> None:
+    write("noisy/a.png")
+    assert run("noisy").exit_code == 0
+    result = run("noisy", "--overwrite")
+    assert result.exit_code == 0
+    assert result.stderr == "skipae: left out 1 result(s) of earlier runs (*.denoised.*)\n"
+    assert tree(folder) == ["noisy/a.denoised.png", "noisy/a.png"]
+
+
+def test_patterns_and_names_that_look_like_patterns(run: Run, folder: Path) -> None:
+    odd = "glob [a-z]* (1) ?.png"
+    write(odd), write("x/1.png", 1), write("x/y/2.png", 2)
+    assert run(odd).exit_code == 0
+    assert Path("glob [a-z]* (1) ?.denoised.png").is_file()
+    assert run("x/**/*.png", "-o", "out").exit_code == 0
+    assert tree(folder / "out") == ["1.png", "2.png"]
+    failed(run("none/*.png"), 5, "none/*.png: no file matches this pattern")
+
+
+def test_streams(run: Run, checkpoint: Path) -> None:
+    data = write("photo.png").read_bytes()
+    expected = from_pretrained(checkpoint, device="cpu", threads=1).denoise(photo()).tobytes()
+    for arguments in (["-"], ["-", "-o", "-"], ["photo.png", "-o", "-"]):
+        result = run(*arguments, input=data)
+        assert result.exit_code == 0
+        assert Image.open(io.BytesIO(result.stdout_bytes)).tobytes() == expected
+    assert run("-", "-o", "x.webp", input=data).exit_code == 0
+    assert Image.open("x.webp").format == "WEBP"
+    failed(run("-", "-", input=data), 2, "can be given once")
+    failed(run("-", "photo.png", "-o", "out/", input=data), 2, "- (standard input) has no name")
+    failed(run("photo.png", "x.webp", "-o", "-"), 2, "-o - (standard output) takes one input")
+    failed(run("-", input=b""), 5, "-: is empty (zero bytes)")
+
+
+def test_nothing_is_overwritten(run: Run, folder: Path) -> None:
+    write("a.png"), write("b.png", 1), Path("a.denoised.png").write_text("precious")
+    result = run("a.png", "b.png")
+    failed(result, 1, "a.png: a.denoised.png exists already: give --overwrite to replace it")
+    assert Path("a.denoised.png").read_text() == "precious" and Path("b.denoised.png").is_file()
+    failed(run("a.png"), 1, "exists already")
+    assert run("a.png", "--overwrite").exit_code == 0
+    assert Image.open("a.denoised.png").format == "PNG"
+
+
+def test_an_input_is_never_overwritten(run: Run, folder: Path) -> None:
+    path = write("a.png")
+    before = path.read_bytes()
+    Path("link").symlink_to(".", target_is_directory=True)
+    for arguments in (["a.png", "-o", "a.png"], ["a.png", "-o", "."], [".", "-o", "."], ["a.png", "-o", "link/a.png"]):
+        failed(run(*arguments, "--overwrite"), 2, "would overwrite the input")
+    write("a.denoised.png", 1)
+    failed(run("a.png", "a.denoised.png", "--overwrite"), 2, "the result of a.png would overwrite the input a.denoised")
+    assert path.read_bytes() == before
+
+
+def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
+    write("x/a.png"), write("y/a.png")
+    failed(run("x/a.png", "y/a.png", "-o", "out"), 2, "the results of x/a.png and y/a.png would both be out/a.png")
+    failed(run("x", "y", "-o", "out"), 2, "the results of x/a.png and y/a.png would both be")
+    failed(run("x/a.png", "./x/a.png"), 2, "is given twice")
+    assert tree(folder) == ["x/a.png", "y/a.png"]
+
+
+def huge_png() -> bytes:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.fixture
+def bad(folder: Path) -> dict[str, str]:
+    """Names of bad inputs, and what is said of them."""
+    write("whole.jpg")
+    write("whole.png")
+    Path("text.png").write_text("hello, I am a text\n")
+    Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:-200])
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:-200])
+    Path("empty.png").touch()
+    Path("huge.png").write_bytes(huge_png())
+    Path("bare").mkdir()
+    Path("bare/notes.txt").write_text("nothing here")
+    Path("whole.jpg").unlink()
+    Path("whole.png").unlink()
+    return {
+        "missing.png": "no such file",
+        "bare": "holds no images",
+        "text.png": "is not an image that skipae reads",
+        "cut.jpg": "is damaged and cannot be decoded as JPEG: image file is truncated",
+        "cut.png": "is damaged and cannot be decoded as PNG",
+        "empty.png": "is empty (zero bytes)",
+        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than --max-pixels 178956970",
+    }
+
+
+def test_bad_inputs_alone(run: Run, folder: Path, bad: dict[str, str]) -> None:
+    before = tree(folder)
+    for name, text in bad.items():
+        failed(run(name), 5, f"{name}: {text}")
+    assert tree(folder) == before
+
+
+def test_bad_inputs_do_not_stop_the_others(run: Run, folder: Path, bad: dict[str, str]) -> None:
+    write("good1.png"), write("good2.png", 1)
+    names = list(bad)
+    result = run("good1.png", *names, "good2.png", "-o", "out", "--report", "report.jsonl")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == len(bad)
+    for name, text in bad.items():
+        assert f"skipae: error: {name}: {text}" in result.stderr
+    assert tree(folder / "out") == ["good1.png", "good2.png"]
+    entries = {entry["input"]: entry for entry in map(json.loads, Path("report.jsonl").read_text().splitlines())}
+    assert set(entries) == {"good1.png", "good2.png", *bad}
+    assert entries["good2.png"] | {"seconds": 0} == {
+        "input": "good2.png",
+        "output": "out/good2.png",
+        "status": "done",
+        "width": 24,
+        "height": 17,
+        "seconds": 0,
+        "notes": [],
+    }
+    assert entries["cut.jpg"]["status"] == "failed" and "truncated" in entries["cut.jpg"]["error"]
+
+
+def test_all_bad(run: Run, bad: dict[str, str]) -> None:
+    result = run(*bad)
+    assert result.exit_code == 5 and len(result.stderr.splitlines()) == len(bad)
+
+
+def test_max_pixels(run: Run) -> None:
+    write("photo.png")
+    failed(run("photo.png", "--max-pixels", 407), 5, "has 24 x 17 = 408 pixels, more than --max-pixels 407")
+    assert run("photo.png", "--max-pixels", 408).exit_code == 0
+
+
+def test_unwritable_outputs(run: Run, folder: Path) -> None:
+    write("photo.png")
+    Path("file").touch()
+    failed(run("photo.png", "-o", "file/x.png"), 1, "photo.png: cannot write file/x.png: file is not a folder")
+    failed(run("photo.png", "-o", "/proc/x.png"), 1, "cannot write /proc/x.png")
+    failed(run("photo.png", "-o", "/dev/null", "--overwrite"), 2, "/dev/null")
+    Path("dir.png").mkdir()
+    Path("dir.png/photo.png").mkdir()
+    failed(run("photo.png", "-o", "dir.png", "--overwrite"), 2, "which is not a file")
+    assert tree(folder) == ["file", "photo.png"]
+
+
+def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.png"), write("b.png")
+
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    encode = images.Picture.encode
+    monkeypatch.setattr(images.Picture, "encode", lambda self, file, **options: encode(self, Full(), **options))
+    failed(
+        run("a.png", "b.png"),
+        1,
+        "a.png: cannot write a.denoised.png: No space left on device",
+        "b.png: cannot write b.denoised.png: No space left on device",
+    )
+    failed(run("a.png"), 1, "No space left on device")
+    assert tree(folder) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "Missing argument 'INPUT...'"),
+        (["photo.png", "--threads", "0"], "'--threads': 0 is not in the range"),
+        (["photo.png", "--threads", "-2"], "'--threads'"),
+        (["photo.png", "--strength", "1.5"], "'--strength'"),
+        (["photo.png", "--strength", "nan"], "strength must be from 0 to 1, not nan"),
+        (["photo.png", "--quality", "0"], "'--quality'"),
+        (["photo.png", "--nonsense"], "No such option"),
+        (["photo.png", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or openvino, not 'tpu'"),
+        (["photo.png", "--tile", "4"], "tile is 4 pixels, but a halo of 4 and a stride of 2 need at least 11"),
+        (["photo.png", "--report", "photo.png"], "--report photo.png is an input or a result too"),
+        (["photo.png", "--report", "no/such/folder.jsonl"], "cannot be written"),
+    ],
+)
+def test_usage_errors(run: Run, arguments: list[str], text: str) -> None:
+    write("photo.png")
+    failed(run(*arguments), 2, text)
+
+
+def test_commands_and_version() -> None:
+    runner = CliRunner()
+    failed(runner.invoke(cli.main, ["clean"]), 2, "No such command 'clean'")
+    assert runner.invoke(cli.main, ["--version"]).stdout == "skipae 0.1.0\n"
+    result = runner.invoke(cli.main, [])
+    assert result.exit_code == 2 and "denoise" in result.stderr
+    result = runner.invoke(cli.main, ["denoise", "--help"])
+    assert result.exit_code == 0 and "Exit codes" in result.stdout
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    defaults = {option.name: option.default for option in cli.denoise.params}
+    assert defaults["max_pixels"] == images.MAX_PIXELS
+    assert defaults["model"] == checkpoints.DEFAULT
+
+
+def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.png"), write("b.png")
+    Path("c.png").touch()
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for quiet in (False, True):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        console = cli._Console(quiet)
+        with console.progress(2) as bar:
+            bar.update(0.5)
+            console.error("c.png: broken")
+            bar.update(1.5)
+        lines = terminal.getvalue()
+        assert ("2.0/2 images" in lines) != quiet
+        assert "skipae: error: c.png: broken" in lines
+
+
+def test_models_that_cannot_be_had(folder: Path) -> None:
+    write("photo.png")
+
+    def with_model(name: str) -> Result:
+        return CliRunner().invoke(cli.main, ["denoise", "photo.png", "--device", "cpu", "--model", name])
+
+    failed(with_model("skipae-natral"), 4, "did you mean skipae-natural?")
+    failed(with_model("skipae-imagenet"), 4, "not published yet")
+    failed(with_model("./nowhere"), 4, "does not exist")
+    failed(with_model("."), 4, "has no config.json")
+
+
+def test_device_that_is_not_there(run: Run) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    write("photo.png")
+    failed(run("photo.png", device="cuda"), 3, "device cuda is not in the installed onnxruntime")
+
+
+def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("photo.png")
+
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug\nof two lines")
+
+    monkeypatch.setattr(batch, "plan", breaks)
+    failed(run("photo.png"), 1, "unexpected RuntimeError: a bug of two lines (--debug shows where)")
+    assert isinstance(run("photo.png", "--debug").exception, RuntimeError)
+
+
+def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(name)
+    calls: list[int] = []
+    restore = images.Picture.restore
+
+    def interrupted(self: images.Picture, function: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        restore(self, function)
+
+    monkeypatch.setattr(images.Picture, "restore", interrupted)
+    failed(run("a.png", "b.png", "c.png"), 130, "interrupted")
+    assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png"]
+    Image.open("a.denoised.png").load()
+
+
+def test_losses_are_said_and_quiet_does_not_hide_them(run: Run) -> None:
+    photo().quantize(8).save("palette.png")
+    line = "skipae: palette.png: palette pixels become 8-bit RGB\n"
+    assert run("palette.png").stderr == line
+    assert run("palette.png", "--quiet", "--overwrite").stderr == line
+
+
+def test_strength_tile_and_quality(run: Run) -> None:
+    write("photo.png")
+    assert run("photo.png", "--strength", 0).exit_code == 0
+    assert Image.open("photo.denoised.png").tobytes() == photo().tobytes()
+    assert run("photo.png", "-o", "whole.png").exit_code == 0
+    assert run("photo.png", "-o", "tiled.png", "--tile", 14).exit_code == 0
+    whole, tiled = (np.asarray(Image.open(name)).astype(int) for name in ("whole.png", "tiled.png"))
+    assert np.abs(whole - tiled).max() <= 1
+    assert run("photo.png", "-o", "seams.png", "--tile", 14, "--halo", 0).exit_code == 0
+    for quality in (10, 90):
+        assert run("photo.png", "-o", f"q{quality}.jpg", "--quality", quality).exit_code == 0
+    assert Path("q10.jpg").stat().st_size < Path("q90.jpg").stat().st_size
+
+
+def test_a_batch_of_small_and_large_images(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "OVERLAP_PIXELS", 500)
+    for k, side in enumerate((10, 40, 12, 41, 42, 11)):
+        path = Path(f"in/{k}.png")
+        path.parent.mkdir(exist_ok=True)
+        photo(k, (side, side)).save(path)
+    Path("in/2b.png").write_bytes(Path("in/1.png").read_bytes()[:-90])
+    result = run("in", "-o", "together")
+    failed(result, 1, "in/2b.png: is damaged")
+    for k in range(6):
+        assert run(f"in/{k}.png", "-o", "alone/").exit_code == 0
+        assert Path(f"alone/{k}.png").read_bytes() == Path(f"together/{k}.png").read_bytes()
+
+
+def test_control_characters_in_names(run: Run) -> None:
+    name = "two\nlines.png"
+    Path(name).touch()
+    failed(run(name), 5, "two lines.png: is empty")
+
+
+def test_reports_are_added_to(run: Run) -> None:
+    write("a.png")
+    for _ in range(2):
+        assert run("a.png", "--overwrite", "--report", "r.jsonl").exit_code == 0
+    assert len(Path("r.jsonl").read_text().splitlines()) == 2
+
+
+def test_plan_counts_and_names(folder: Path) -> None:
+    write("d/a.png"), write("d/a.denoised.png"), write("b.jpg")
+    work = plan(["d", "b.jpg", "gone"], None, suffix="denoised")
+    assert [str(job.target) for job in work.jobs] == ["b.denoised.jpg"]
+    assert work.skipped == 1
+    assert {failure.name: failure.unread for failure in work.failed} == {"gone": True, "d/a.png": False}
+
+
+# Whole processes.
+
+
+def process(*arguments: object, code: str | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    words = [sys.executable, *(["-c", code] if code else ["-m", "skipae"]), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(words, capture_output=True, timeout=120, env=environment, check=False, **options)
+
+
+def test_help_loads_nothing() -> None:
+    code = """
+import sys
+from skipae.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+heavy = {"numpy", "PIL", "onnxruntime", "torch", "tqdm", "skipae_zoo", "dataclasses"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = process(code=code)
+    assert result.returncode == 0, result.stderr
+    assert b"denoise" in result.stdout
+
+
+def test_whole_process(checkpoint: Path, folder: Path) -> None:
+    write("photo.png")
+    result = process("denoise", "photo.png", "--model", checkpoint)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert result.stderr.startswith(b"skipae: device: ") and result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_standard_output_on_a_full_disk(checkpoint: Path, folder: Path) -> None:
+    data = write("photo.png").read_bytes()
+    with Path("/dev/full").open("wb") as full:
+        words = [sys.executable, "-m", "skipae", "denoise", "-", "--model", str(checkpoint), "--device", "cpu"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        result = subprocess.run(
+            words, input=data, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60, check=False
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"skipae: error: -: cannot write to standard output: No space left on device\n"
+
+
+def test_file_size_limit(checkpoint: Path, folder: Path) -> None:
+    # The nearest to a full disk without a disk.
+    photo(size=(200, 200)).save("photo.png")
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+from skipae.cli import main
+main(["denoise", "photo.png", "--device", "cpu", "--model", {str(checkpoint)!r}])
+"""
+    result = process(code=code)
+    assert result.returncode == 1
+    assert result.stderr == b"skipae: error: photo.png: cannot write photo.denoised.png: File too large\n"
+    assert tree(folder) == ["photo.png"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: int, code: int) -> None:
+    photo(size=(2000, 1500)).save("photo.png")
+    words = [sys.executable, "-m", "skipae", "denoise", "photo.png", "--threads", "1"]
+    words += ["--model", str(checkpoint), "--tile", "20"]  # thousands of windows: it lasts
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith(b"skipae: device: ")  # then it works
+    time.sleep(0.3)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == code, errors
+    assert errors == (b"skipae: error: interrupted\n" if number == signal.SIGINT else b"")
+    assert tree(folder) == ["photo.png"]

@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skipae_train.export import (
+    PARITY_SIZES,
+    ExportError,
+    Parity,
+    build_features,
+    build_model,
+    export,
+    measure_halo,
+    measure_parity,
+    session,
+)
+from skipae_zoo import CheckpointConfig, Preprocessing, network_1, network_2, network_3, read_config, verified_file
+from test_networks import SMALL, trained_a_little
+
+
+def config_of(network, halo=0):
+    pixels = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), (0.4, 0.5, 0.6))
+    return CheckpointConfig("tiny", "restoration", network.architecture, pixels, halo)
+
+
+@pytest.mark.parametrize("architecture", [*SMALL, network_1((1, 1, 0, 2), 3), network_3(2, topology="post")], ids=str)
+def test_onnx_runtime_agrees_with_torch_at_odd_sizes_and_several_batches(architecture):
+    network = trained_a_little(architecture)
+    assert any(h % 2 and w % 2 for _, h, w in PARITY_SIZES)
+    parity = measure_parity(network, config_of(network), "float32")
+    parity.check()
+    assert parity.restored < 2e-5
+    assert parity.features < 1e-4
+
+
+def test_half_precision_weights_stay_within_their_tolerance():
+    network = trained_a_little(network_1((2, 2, 1, 0), 8, topology="post"))
+    measure_parity(network, config_of(network), "float16").check()
+    assert measure_parity(network, config_of(network), "float16").restored > 0
+
+
+def test_a_graph_beyond_the_tolerance_is_refused():
+    with pytest.raises(ExportError, match=r"differ by 0\.01 with weights stored as float16.*--storage float32"):
+        Parity("float16", 0.01, 0.0).check()
+    with pytest.raises(ExportError):
+        Parity("float32", float("nan"), 0.0).check()
+
+
+@pytest.mark.parametrize("build", [build_model, build_features])
+def test_the_graph_keeps_the_contract(build):
+    network = trained_a_little(network_1((2, 2, 1, 0), 4))
+    model = build(network, config_of(network))
+    assert model.ir_version <= 10
+    assert [18 <= s.version <= 20 for s in model.opset_import] == [True]
+    (image,) = model.graph.input
+    assert image.name == "image"
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["n", 3, "height", "width"]
+    (prop,) = model.metadata_props
+    assert json.loads(prop.value) == config_of(network).to_dict(with_files=False)
+    assert not any(node.op_type in ("BatchNormalization", "Pad", "Resize") for node in model.graph.node)
+    names = [output.name for output in model.graph.output]
+    assert names == (["restored"] if build is build_model else ["enc1", "enc2", "enc3", "enc4", "enc5"])
+
+
+def test_batch_norm_folds_away_where_a_convolution_has_one_consumer():
+    post = trained_a_little(network_1((2, 2, 1, 0), 4, topology="post"))
+    assert "Mul" not in {node.op_type for node in build_model(post, config_of(post)).graph.node}
+    pre = trained_a_little(network_1((2, 2, 1, 0), 4, topology="pre"))
+    # Shortcuts 2 and 4: one multiply-add where each starts and one where it joins.
+    assert [node.op_type for node in build_model(pre, config_of(pre)).graph.node].count("Mul") == 4
+
+
+def test_a_checkpoint_folder_is_whole(tmp_path):
+    network = trained_a_little(network_1((1, 2, 1, 0), 4, topology="post"))
+    photos = [np.random.default_rng(0).random((90, 80, 3))]
+    config, _ = export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6), halo_images=photos)
+    assert read_config(tmp_path) == config
+    assert set(config.files) == {"model.safetensors", "onnx/model.onnx", "onnx/features.onnx"}
+    for file in config.files:
+        verified_file(tmp_path, config, file)
+    tensors = load_file(tmp_path / "model.safetensors")
+    original = network.state_dict()
+    assert {k for k in original if "num_batches" not in k} == set(tensors)
+    assert tensors["encoder.enc2.conv.weight"].dtype == torch.float16
+    assert torch.equal(tensors["encoder.enc2.norm.running_var"], original["encoder.enc2.norm.running_var"])
+    onnx.checker.check_model(onnx.load(tmp_path / "onnx/model.onnx"), full_check=True)
+    image = np.random.default_rng(1).random((1, 3, 21, 34), np.float32)
+    restored = session(tmp_path / "onnx/model.onnx").run(["restored"], {"image": image})[0]
+    np.testing.assert_allclose(restored, network(torch.from_numpy(image)).detach().numpy(), atol=2e-3)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("architecture", [network_1((2, 2, 1, 0), 4, topology="post"), network_2(4)], ids=str)
+def test_the_measured_halo_keeps_what_lies_beyond_it(architecture):
+    network = trained_a_little(architecture)
+    config = config_of(network)
+    model = session(build_model(network, config))
+    halo = measure_halo(model, config, [np.random.default_rng(0).random((120, 110, 3))])
+    assert 4 <= halo <= architecture.reach
+    stride = architecture.total_stride
+    image = np.random.default_rng(5).random((1, 3, 16 * stride + 5, 90)).astype(np.float32)
+    whole, part = (model.run(None, {"image": x})[0] for x in (image, image[:, :, 4 * stride :]))
+    assert np.abs(part[:, :, halo:] - whole[:, :, 4 * stride + halo :]).max() < 1e-4
+
+
+def test_reach_is_exact():
+    """Beyond ``reach`` a cut changes nothing at all; just inside it something does."""
+    network = trained_a_little(network_1((2, 1, 1, 0), 6, shortcuts="input-output"))
+    with torch.no_grad():
+        for p in network.parameters():
+            p.abs_()  # positive weights keep every ReLU open, so that no path is dead
+        for unit in [*network.encoder.values(), *network.decoder.values()]:
+            if hasattr(unit.norm, "running_mean"):
+                unit.norm.running_mean.zero_()
+    reach, stride = network.architecture.reach, network.architecture.total_stride
+    image = torch.rand(1, 3, 12 * stride, 24).double()
+    network.double()
+    network.mean.zero_()
+    pixels = image / network.std
+    pixels_cut = pixels[:, :, 4 * stride :]
+    whole = network.decode(*network.encode(pixels), pixels)[:, :, 4 * stride :]
+    part = network.decode(*network.encode(pixels_cut), pixels_cut)
+    changed = (whole - part).abs().amax((0, 1, 3)) > 1e-12
+    assert int(changed.nonzero().max()) < reach
+    assert int(changed.nonzero().max()) >= reach - stride

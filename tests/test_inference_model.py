@@ -1,0 +1,282 @@
+"""from_pretrained and Model.denoise: what goes in comes out alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import skipae
+from conftest import tiny_graph, write_checkpoint
+from skipae import ImageError, Model, ModelError, UsageError, checkpoints, from_pretrained
+from skipae_zoo import network_1
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Model:
+    return from_pretrained(checkpoint, device="cpu", threads=1)
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    random = np.random.default_rng(3)
+    if np.issubdtype(dtype, np.floating):
+        return random.random(shape).astype(dtype)
+    return random.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def reference(checkpoint: Path, rgb: np.ndarray) -> np.ndarray:
+    """One plain run on float64 RGB in [0, 1]."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(checkpoint / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    batch = rgb.transpose(2, 0, 1)[None].astype(np.float32)
+    return session.run(None, {"image": batch})[0][0].transpose(1, 2, 0).clip(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
+def test_arrays_keep_shape_and_dtype(model: Model, checkpoint: Path, dtype: type, channels: tuple[int, ...]) -> None:
+    image = noise(23, 18, *channels, dtype=dtype)
+    before = image.copy()
+    result = model.denoise(image)
+    assert np.array_equal(image, before)
+    assert result.shape == image.shape and result.dtype == image.dtype
+    top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    grey = channels in ((), (1,))
+    rgb = np.repeat(image.reshape(23, 18, 1), 3, axis=2) if grey else image[..., :3]
+    expected = reference(checkpoint, rgb.astype(np.float64) / top) * top
+    if grey:
+        expected = expected.mean(axis=2).reshape(image.shape)
+    tolerance = 0.51 if top > 1 else 1e-3
+    if grey:
+        tolerance = max(tolerance, top * 0.15)  # clipped before the mean there, after it here
+    assert np.abs(result[..., :3] - expected if channels == (4,) else result - expected).max() <= tolerance
+    if channels == (4,):
+        assert np.array_equal(result[..., 3], image[..., 3])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_strength(model: Model, dtype: type) -> None:
+    image = noise(20, 20, 3, dtype=dtype)
+    assert np.allclose(model.denoise(image, strength=0.0), image, rtol=0, atol=1e-6)
+    full, half = model.denoise(image).astype(float), model.denoise(image, strength=0.5).astype(float)
+    top = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    inside = (full > 0) & (full < top)  # the others were clipped
+    assert np.abs(half - (full + image) / 2)[inside].max() <= (1.01 if top > 1 else 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pil_in_pil_out(model: Model, mode: str) -> None:
+    bands = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}.get(mode, 0)
+    pixels = noise(21, 34, bands) if bands > 1 else noise(21, 34, dtype=np.uint8 if bands else np.uint16)
+    image = Image.frombytes(mode, (34, 21), pixels.tobytes())
+    image.info["dpi"] = (72, 72)
+    result = model.denoise(image)
+    assert (result.mode, result.size, result.info["dpi"]) == (mode, image.size, (72, 72))
+    assert result.tobytes() != image.tobytes()
+    assert model.denoise(image, strength=0).tobytes() == image.tobytes()
+    if mode in ("LA", "RGBA"):
+        assert result.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+
+
+def test_path_and_bytes(model: Model, tmp_path: Path) -> None:
+    image = Image.fromarray(noise(12, 15, 3))
+    path = tmp_path / "photo.png"
+    image.save(path)
+    expected = model.denoise(image).tobytes()
+    for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes())):
+        result = model.denoise(source)
+        assert isinstance(result, Image.Image)
+        assert result.tobytes() == expected
+
+
+def test_tiles_give_the_same(model: Model) -> None:
+    image = noise(61, 50, 3)
+    difference = model.denoise(image).astype(int) - model.denoise(image, tile=20)
+    assert np.abs(difference).max() <= 1  # 1e-4 may round the other way
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"shape .* not \[4, 4, 2\]"),
+        (np.zeros((0, 4), np.uint8), r"not \[0, 4\]"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"not \[1, 4, 4, 3\]"),
+        (np.zeros((4, 4), np.int32), "not int32"),
+        (np.zeros((4, 4), bool), "not bool"),
+        (np.full((4, 4), 200.0), r"floats must be in \[0, 1\], but these go from 200 to 200"),
+        (np.full((4, 4), np.nan), "go from nan"),
+        (7, "not int"),
+        ([1, 2], "not list"),
+    ],
+)
+def test_images_that_cannot_be_used(model: Model, image: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.denoise(image)
+
+
+@pytest.mark.parametrize(
+    "options", [{"strength": 1.5}, {"strength": float("nan")}, {"tile": 0}, {"halo": -1}, {"max_pixels": 0}]
+)
+def test_options_out_of_range(model: Model, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        model.denoise(np.zeros((4, 4), np.uint8), **options)  # type: ignore[arg-type]
+
+
+def test_bad_files(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        model.denoise(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="zero bytes"):
+        model.denoise(b"")
+    with pytest.raises(ImageError, match="mode F"):
+        model.denoise(Image.new("F", (3, 3)))
+
+
+def test_describes_itself(model: Model) -> None:
+    assert model.name == "tiny" and model.config.name == "tiny"
+    assert [(layer.name, layer.channels) for layer in model.layers] == [("enc1", 4), ("enc2", 4)]
+    assert repr(model) == "<skipae.Model tiny on cpu (1 thread)>"
+
+
+def test_pickle_threads_and_fork(model: Model) -> None:
+    image = noise(30, 30, 3)
+    expected = model.denoise(image)
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).denoise(image), expected)
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(model.denoise(image))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and all(np.array_equal(result, expected) for result in results)
+
+
+def test_works_after_a_fork(checkpoint: Path) -> None:
+    # In a process of its own: forking pytest's would warn of its threads.
+    code = f"""
+import os, sys, warnings
+import numpy as np
+from skipae import from_pretrained
+model = from_pretrained({str(checkpoint)!r}, device="cpu", threads=2)
+image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+expected = model.denoise(image)
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    sys.exit(0 if np.array_equal(model.denoise(image), expected) else 1)
+status = os.waitpid(child, 0)[1]
+assert np.array_equal(model.denoise(image), expected)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_loads_no_torch(checkpoint: Path) -> None:
+    code = f"""
+import sys
+import skipae
+assert not {{"numpy", "PIL", "onnxruntime", "torch"}} & set(sys.modules), "import skipae is not light"
+skipae.from_pretrained({str(checkpoint)!r}, device="cpu").denoise(__import__("numpy").zeros((4, 4), "uint8"))
+assert "onnxruntime" in sys.modules
+assert not {{"torch", "onnx", "skipae_train"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment())
+
+
+def test_public_names() -> None:
+    assert set(dir(skipae)) >= {"from_pretrained", "Model", "SkipaeError", "__version__"}
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = skipae.nothing
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="did you mean skipae-natural"):
+        from_pretrained("skipae-natura")
+    with pytest.raises(ModelError, match=r"not published yet.*skipae-train pretrain imagenet"):
+        from_pretrained("skipae-imagenet")
+    with pytest.raises(ModelError, match="does not exist"):
+        from_pretrained("some/folder")
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        from_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="not int"):
+        from_pretrained(3)  # type: ignore[arg-type]
+
+
+def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("bundled", "mirror", "here")}
+    name = "skipae-imagenet"
+    monkeypatch.setattr(checkpoints, "BUNDLED", places["bundled"])
+    monkeypatch.setenv("SKIPAE_MIRROR", str(places["mirror"]))
+    places["here"].mkdir()
+    monkeypatch.chdir(places["here"])
+    (places["here"] / name).mkdir()  # not a checkpoint: hides nothing
+    with pytest.raises(ModelError, match=r"SKIPAE_MIRROR=.* does not hold it"):
+        checkpoints.find_folder(name)
+    for place in ("mirror", "bundled"):
+        (places[place] / name).mkdir(parents=True)
+        assert checkpoints.find_folder(name) == places[place] / name
+    (places["here"] / name / "config.json").touch()
+    assert checkpoints.find_folder(name) == Path(name)
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", tiny_graph())
+    path = folder / "onnx" / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"is not the file its config\.json describes"):
+        from_pretrained(folder, device="cpu")
+    path.unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        from_pretrained(folder, device="cpu")
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    graph.ClearField("graph")
+    with pytest.raises(ModelError, match="cannot be loaded by onnxruntime"):
+        from_pretrained(write_checkpoint(tmp_path / "tiny", graph), device="cpu")
+
+
+def test_another_task(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", tiny_graph(), task="classification", labels=("a", "b"))
+    model = from_pretrained(folder, device="cpu")
+    with pytest.raises(ModelError, match="is for classification and cannot denoise: these can: skipae-natural"):
+        model.denoise(np.zeros((4, 4), np.uint8))
+
+
+def test_default_halo_is_the_config_s(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", tiny_graph(), halo=0)
+    model, exact = from_pretrained(folder, device="cpu"), network_1((2, 0, 0, 0), 4).reach
+    image = noise(50, 50, 3)
+    whole = model.denoise(image)
+    assert not np.array_equal(model.denoise(image, tile=20), whole)
+    assert np.abs(model.denoise(image, tile=20, halo=exact).astype(int) - whole).max() <= 1
+
+
+def test_reads_the_model_s_bytes_from_memory_too(model: Model) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(5, 5, 3)).save(buffer, "BMP")
+    assert model.denoise(memoryview(buffer.getvalue())).size == (5, 5)
+
+
+def test_memory_can_be_given_back(model: Model) -> None:
+    image = noise(40, 40, 3)
+    expected = model.denoise(image)
+    model.trim()
+    assert np.array_equal(model.denoise(image), expected)

@@ -1,0 +1,263 @@
+"""Devices: never a silent CPU run.  The GPU's side is played by a fake runtime."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skipae import DeviceError, UsageError, from_pretrained, runtime
+from skipae.runtime import Device, available_threads, choose_device
+
+
+def smoke_model() -> bytes:
+    weights = [
+        numpy_helper.from_array(np.ones((1, 3, 3, 3), np.float32), "w"),
+        numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "v"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["h", "v"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "smoke",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 7, 7])],
+        weights,
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name=""
+    ).SerializeToString(deterministic=True)
+
+
+def test_smoke_model_is_what_it_says_and_runs() -> None:
+    import onnxruntime
+
+    assert onnx.load_from_string(runtime.SMOKE_MODEL) == onnx.load_from_string(smoke_model())
+    session = runtime._create(onnxruntime, runtime.SMOKE_MODEL, Device("cpu"))
+    assert session.run(None, {"x": np.ones((1, 3, 8, 8), np.float32)})[0].shape == (1, 1, 7, 7)
+
+
+class FakeSession:
+    """What the fake runtime makes."""
+
+    def __init__(self, owner: FakeRuntime, options: Any, providers: list[Any]) -> None:
+        self.owner, self.options, self.providers = owner, options, providers
+        owner.sessions.append(self)
+
+    def get_providers(self) -> list[str]:
+        names = [provider if isinstance(provider, str) else provider[0] for provider in self.providers]
+        if not self.owner.loads:
+            names = [name for name in names if name == "CPUExecutionProvider"] or ["CPUExecutionProvider"]
+        return names
+
+    def run(self, _: None, feed: dict[str, Any]) -> list[Any]:
+        if self.owner.run_error is not None:
+            raise self.owner.run_error
+        return list(feed.values())
+
+
+class FakeOptions:
+    """Session options."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+
+class FakeRuntime(types.ModuleType):
+    """An onnxruntime whose GPU does what a test wants."""
+
+    SessionOptions = FakeOptions
+
+    def __init__(self, providers: list[str], folder: Path) -> None:
+        super().__init__("onnxruntime")
+        self.__version__ = "9.9"
+        self.__file__ = str(folder / "onnxruntime" / "__init__.py")
+        self.names = providers
+        self.loads = True
+        self.run_error: Exception | None = None
+        self.sessions: list[FakeSession] = []
+
+    def get_available_providers(self) -> list[str]:
+        return self.names
+
+    def set_default_logger_severity(self, level: int) -> None:
+        pass
+
+    def preload_dlls(self) -> None:
+        sys.stdout.write("noise of the libraries\n")
+
+    def InferenceSession(self, model: Any, options: Any, providers: list[Any]) -> FakeSession:
+        return FakeSession(self, options, providers)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
+    fake = FakeRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"], tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    return fake
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
+    fake = FakeRuntime(["CPUExecutionProvider"], tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    return fake
+
+
+def test_a_gpu_that_works(gpu: FakeRuntime, capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_device("cuda:1") == Device("cuda", 1, available_threads())
+    (check,) = gpu.sessions
+    assert check.options.entries == {"session.disable_cpu_ep_fallback": "1"}
+    name, settings = check.providers[0]
+    assert name == "CUDAExecutionProvider" and len(check.providers) == 1
+    assert settings["device_id"] == "1" and settings["cudnn_conv_algo_search"] == "HEURISTIC"
+    lines: list[str] = []
+    assert choose_device("auto", 2, lines.append).kind == "cuda"
+    assert lines == ["device: cuda:0: it runs the check"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_gpu_whose_libraries_do_not_load(gpu: FakeRuntime) -> None:
+    gpu.loads = False
+    with pytest.raises(DeviceError, match=r"cuda:0 cannot run .*: the libraries .* or give the device cpu"):
+        choose_device("cuda")
+    lines: list[str] = []
+    assert choose_device("auto", 2, lines.append) == Device("cpu", 0, 2)
+    assert len(lines) == 1 and lines[0].startswith("device: cpu (2 threads): cuda:0 cannot run a convolution")
+
+
+def test_a_gpu_that_fails_to_run(gpu: FakeRuntime) -> None:
+    gpu.run_error = RuntimeError("CUDA failure 35: CUDA driver version is insufficient\nmore lines")
+    with pytest.raises(DeviceError, match="the NVIDIA driver is too old") as caught:
+        choose_device("cuda")
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 3
+
+
+def test_auto_in_a_library_warns_by_the_log(gpu: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    gpu.loads = False
+    choose_device("auto")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_no_cuda_in_the_runtime(cpu: FakeRuntime) -> None:
+    with pytest.raises(DeviceError, match=r"device cuda is not in the installed onnxruntime 9\.9: .*skipae\[gpu\]"):
+        choose_device("cuda")
+    with pytest.raises(DeviceError, match="device openvino is not in"):
+        choose_device("openvino")
+    lines: list[str] = []
+    assert choose_device("auto", 1, lines.append) == Device("cpu", 0, 1)
+    assert lines == ["device: cpu (1 thread): this onnxruntime has no CUDA"]
+
+
+def test_two_runtimes(cpu: FakeRuntime, tmp_path: Path) -> None:
+    for name in ("onnxruntime-1.30.0.dist-info", "onnxruntime_gpu-1.30.0.dist-info"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DeviceError, match=r"onnxruntime and onnxruntime-gpu are installed together .*uninstall -y"):
+        choose_device("cuda")
+    lines: list[str] = []
+    choose_device("auto", 1, lines.append)
+    assert len(lines) == 1 and "onnxruntime and onnxruntime-gpu are installed together" in lines[0]
+
+
+def test_no_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for device in ("auto", "cuda"):
+        with pytest.raises(DeviceError, match=r'pip install "skipae\[cpu\]"'):
+            choose_device(device)
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(DeviceError, match="broken: pip uninstall"):
+        choose_device("auto")
+
+
+def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
+    fake = FakeRuntime(["OpenVINOExecutionProvider", "CPUExecutionProvider"], tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    model = from_pretrained(checkpoint, device="openvino", threads=3)
+    assert model.device == Device("openvino", 0, 3)
+    name, settings = fake.sessions[0].providers[0]
+    assert name == "OpenVINOExecutionProvider" and settings["precision"] == "FP32"
+    fake.loads = False
+    with pytest.raises(DeviceError, match="did not take"):
+        from_pretrained(checkpoint, device="openvino")
+
+
+def test_a_model_that_the_gpu_refuses(gpu: FakeRuntime, checkpoint: Path) -> None:
+    model = from_pretrained(checkpoint, device="cuda")
+    image = np.zeros((4, 4), np.uint8)
+    gpu.run_error = RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+    with pytest.raises(DeviceError, match="cuda:0 failed to run tiny"):
+        model.denoise(image)
+    gpu.run_error = RuntimeError("Failed to allocate memory for requested buffer of size 1")
+    with pytest.raises(Exception, match="not enough memory to restore"):
+        model.denoise(image)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:1", "CUDA", ""])
+def test_devices_that_do_not_exist(device: str) -> None:
+    with pytest.raises(UsageError, match="device must be"):
+        choose_device(device)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_out_of_range(threads: int) -> None:
+    with pytest.raises(UsageError, match="threads must be at least 1"):
+        choose_device("cpu", threads)
+
+
+def test_telemetry_is_off_unless_asked_for(cpu: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr("builtins.__import__", _only_once(cpu, __import__))
+    runtime.load_runtime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    runtime.load_runtime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+
+
+def _only_once(fake: FakeRuntime, real: Any) -> Any:
+    return lambda name, *rest: fake if name == "onnxruntime" else real(name, *rest)
+
+
+def test_threads_follow_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_cgroup_cores", lambda *_: math.inf)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert available_threads() == 3
+    for quota, threads in ((2.5, 3), (1.5, 2), (0.2, 1)):
+        monkeypatch.setattr(runtime, "_cgroup_cores", lambda *_, quota=quota: quota)
+        assert available_threads() == threads
+
+
+def test_cgroup_quota(tmp_path: Path) -> None:
+    membership, root = tmp_path / "cgroup", tmp_path / "sys"
+    assert runtime._cgroup_cores(root, membership) == math.inf
+    # Version 2: the least of the group and those above it.
+    membership.write_text("0::/a/b\n")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    assert runtime._cgroup_cores(root, membership) == math.inf
+    (root / "a" / "cpu.max").write_text("150000 100000\n")
+    assert runtime._cgroup_cores(root, membership) == 1.5
+    # In a container, the group's name is the host's and the files are at the root.
+    membership.write_text("0::/nowhere/here\n")
+    (root / "cpu.max").write_text("300000 100000\n")
+    assert runtime._cgroup_cores(root, membership) == 3
+    # Version 1.
+    membership.write_text("4:cpu,cpuacct:/x\n3:memory:/x\n")
+    (root / "cpu,cpuacct" / "x").mkdir(parents=True)
+    (root / "cpu,cpuacct" / "x" / "cpu.cfs_quota_us").write_text("50000\n")
+    (root / "cpu,cpuacct" / "x" / "cpu.cfs_period_us").write_text("100000\n")
+    assert runtime._cgroup_cores(root, membership) == 0.5

@@ -1,0 +1,109 @@
+"""Tiled results equal the whole image's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipae import ImageError, UsageError, from_pretrained, tiling
+from skipae.tiling import axes, plan, restore
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path) -> tiling.Run:
+    return from_pretrained(checkpoint, device="cpu", threads=1)._restoration.run
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (41, 1), (2, 3), (17, 18), (64, 33), (63, 64), (97, 101)])
+@pytest.mark.parametrize("tile", [12, 13, 31])
+def test_tiled_equals_whole(run: tiling.Run, size: tuple[int, int], tile: int) -> None:
+    pixels = np.random.default_rng(1).random((*size, 3), np.float32)
+    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
+    tiled = restore(run, pixels, stride=2, halo=4, area=10**6, tile=tile)
+    assert np.abs(tiled - whole).max() <= 1e-4
+    direct = run(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
+    assert np.abs(whole - direct.clip(0, 1)).max() <= 1e-6
+
+
+def test_a_smaller_halo_is_not_exact(run: tiling.Run) -> None:
+    # Else the test above would not see a wrong reach.
+    pixels = np.random.default_rng(1).random((64, 64, 3), np.float32)
+    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
+    tiled = restore(run, pixels, stride=2, halo=2, area=10**6, tile=20)
+    assert np.abs(tiled - whole).max() > 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 100, 355, 4001, 10_000])
+@pytest.mark.parametrize(("stride", "halo"), [(1, 0), (1, 3), (2, 4), (8, 0), (8, 90), (16, 84)])
+def test_windows_cover_an_axis_once_and_in_phase(length: int, stride: int, halo: int) -> None:
+    found = axes(length, stride, halo)
+    assert found[0].size == length
+    assert [axis.size for axis in found] == sorted({axis.size for axis in found}, reverse=True)
+    for axis in found:
+        end = 0
+        for start, first, stop in axis.spans():
+            assert start % stride == 0 and start + axis.size <= length and (length - axis.size) % stride == 0
+            assert first == end and stop > first
+            assert start == 0 or first - start >= halo
+            assert stop == length or start + axis.size - stop >= halo
+            end = stop
+        assert end == length
+        assert len(axis.spans()) == axis.count
+
+
+def test_plan_keeps_to_the_area_and_is_cheap() -> None:
+    small = plan(400, 300, stride=8, halo=60, area=10**6)
+    assert small.count == 1
+    large = plan(10_001, 9_999, stride=8, halo=60, area=2**20)
+    assert large.area <= 2**20
+    assert large.cost < 1.5 * 10_001 * 9_999
+    strip = plan(100, 50_000, stride=8, halo=60, area=2**20)
+    assert strip.rows.count == 1 and strip.area <= 2**20
+    assert plan(10_001, 9_999, stride=8, halo=60, area=1).area < 200**2  # no smaller window is left
+
+
+def test_tile_too_small_for_the_halo() -> None:
+    with pytest.raises(UsageError, match="tile is 100 pixels, but a halo of 60 and a stride of 8 need at least 135"):
+        plan(1000, 1000, stride=8, halo=60, area=10**6, tile=100)
+    for length in range(1000, 1016):
+        assert plan(length, 900, stride=8, halo=60, area=10**6, tile=135).rows.size <= 135
+
+
+def test_halves_the_window_when_memory_runs_out(run: tiling.Run) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (80, 90, 3), np.uint8)
+    areas: list[int] = []
+
+    def scarce(image: np.ndarray) -> np.ndarray:
+        areas.append(image[0, 0].size)
+        if areas[-1] > 900:
+            raise MemoryError("bad allocation")
+        return run(image)
+
+    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
+    assert np.array_equal(restore(scarce, pixels, stride=2, halo=4, area=10**6), whole)
+    assert areas[0] == 80 * 90 and areas[-1] <= 900
+    assert sorted(set(areas), reverse=True) == list(dict.fromkeys(areas))
+
+
+def test_gives_up_when_the_smallest_window_is_too_large() -> None:
+    def never(image: np.ndarray) -> np.ndarray:
+        raise MemoryError
+
+    with pytest.raises(ImageError, match="not enough memory to restore a window of"):
+        restore(never, np.zeros((50, 50), np.uint8), stride=2, halo=4, area=10**6)
+
+
+def test_not_finite_values_are_refused() -> None:
+    def broken(image: np.ndarray) -> np.ndarray:
+        return np.full_like(image, np.nan)
+
+    with pytest.raises(ImageError, match="not finite"):
+        restore(broken, np.zeros((8, 8), np.uint8), stride=2, halo=4, area=10**6)
+
+
+def test_progress_ends_at_one(run: tiling.Run) -> None:
+    seen: list[float] = []
+    restore(run, np.zeros((50, 50), np.uint8), stride=2, halo=4, area=10**6, tile=20, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == 1 and len(seen) > 4

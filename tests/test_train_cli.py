@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from skipae import from_pretrained
+from skipae_train.cli import cli, main
+from skipae_train.evaluate import add_noise, psnr
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        coarse.resize((180, 170), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, photos):
+    """What a user gets who follows the path: pretrain at the smoke budget, then export."""
+    folder = tmp_path_factory.mktemp("run")
+    trained = run(
+        "pretrain", "natural", "--data", photos, "--out", folder / "run", "--budget", "smoke", "--precision", "fp32",
+        "--device", "cpu", "--quiet",
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    exported = run("export", folder / "run", "--out", folder / "tiny", "--name", "skipae-tiny", "--images", photos)
+    assert exported.exit_code == 0, exported.output
+    assert "ONNX Runtime differs from torch by" in exported.output
+    return folder / "tiny"
+
+
+def test_what_was_trained_and_exported_can_denoise(checkpoint, photos):
+    model = from_pretrained(checkpoint, device="cpu", threads=1)
+    assert model.name == "skipae-tiny"
+    assert model.denoise(Image.open(photos / "0.png")).size == (180, 170)
+
+
+def test_scores_are_recorded_and_the_card_is_made_of_them(checkpoint, photos, tmp_path):
+    for k, file in enumerate(sorted(photos.iterdir())):
+        clean = Image.open(file)
+        clean.save(tmp_path / f"cam{k}_mean.png")
+        Image.fromarray(add_noise(np.asarray(clean), 10, file.stem, clipped=True)).save(tmp_path / f"cam{k}_real.png")
+    for _ in range(2):  # the second run replaces the scores of the first
+        done = run(
+            "evaluate", checkpoint, "--clean", photos, "--sigma", 25, "--pairs", tmp_path, "--every", 2,
+            "--record", "toy set", "--threads", 1,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+    scores = json.loads((checkpoint / "training" / "metrics.json").read_text())
+    assert [(s["set"], s["label"], s["images"]) for s in scores] == [
+        ("toy set", "Gaussian, sigma 25, 8-bit", 4),
+        ("toy set", "camera noise", 2),
+    ]
+    assert 20 < scores[0]["before"] < 21
+    assert 27.5 < scores[1]["before"] < 29
+    assert scores[1]["command"] == "skipae-train evaluate skipae-tiny --pairs DIR --every 2"
+
+    (checkpoint / "training" / "notes.md").write_text("For tests only.\n")
+    assert run("card", checkpoint).exit_code == 0
+    card = (checkpoint / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: skipae\n")
+    assert "For tests only." in card
+    assert f"**{scores[0]['after']:.2f}**" in card
+    for digest in json.loads((checkpoint / "config.json").read_text())["files"].values():
+        assert digest in card
+
+
+def test_unclipped_noise_is_the_papers_protocol(checkpoint, photos):
+    done = run("evaluate", checkpoint, "--clean", photos, "--sigma", 50, "--unclipped", "--threads", 1)
+    before = float(done.output.split(": ")[1].split(" ->")[0])
+    assert before == pytest.approx(20 * np.log10(255 / 50), abs=0.05)
+
+
+def test_psnr_by_hand():
+    clean = np.zeros((2, 2, 3), np.uint8)
+    assert psnr(clean, clean + np.uint8(5), 255) == pytest.approx(20 * np.log10(255 / 5))
+    assert psnr(clean, clean, 255) == float("inf")
+
+
+def test_recipes_are_listed():
+    assert "natural  network-1, m = (" in run("recipes").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 2, "there is no recipe 'nature': choose one of"),
+        (["pretrain", "natural", "--data", "{empty}", "--out", "{empty}/run"], 1, "holds no images"),
+        (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 1, "is not the folder of a run"),
+        (["evaluate", "skipae-natural"], 2, "nothing to measure"),
+        (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
+        (["evaluate", "skipae-natural", "--clean", "{photos}", "--record", "x"], 2, "--record needs CHECKPOINT"),
+        (["evaluate", "{tiny}", "--pairs", "{photos}"], 1, "holds no pair"),
+        (["card", "{empty}"], 1, "is not a checkpoint folder"),
+    ],
+)
+def test_expected_errors_are_one_line(arguments, code, message, photos, checkpoint, tmp_path, capsys):
+    places = {"photos": photos, "empty": tmp_path, "tiny": checkpoint}
+    with pytest.raises(SystemExit) as caught:
+        main([a.format(**places) for a in arguments])
+    assert caught.value.code == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
