@@ -185,6 +185,9 @@ class CameraNoise:
     """Range of the shot noise's variance per unit of linear signal, drawn log-uniformly."""
     smooth: float = 0.5
     """Share of the samples whose noise is blurred, as in-camera noise reduction and resizing do."""
+    grey: float = 0.9
+    """Most by which the noise's colour is taken out, as colour matrices and chroma noise reduction do: each
+    sample draws its own share from 0 to this."""
 
     def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Add the noise; the result is not clipped."""
@@ -201,7 +204,8 @@ class CameraNoise:
         noise = _demosaic(raw_std * normal_like(clean, generator) * mosaic)
         noisy = ((linear + noise) * gains).clamp(min=0) ** (1 / 2.2)
         noise = noisy - clean.clamp(0, 1)
-        blurred = _blur(noise, uniform(clean, 0.3, 1.3, generator))
+        noise = noise.lerp(noise.mean(1, keepdim=True), uniform(clean, 0, self.grey, generator))
+        blurred = blur(noise, uniform(clean, 0.3, 1.3, generator))
         blurred = blurred * uniform(clean, 1.0, 2.0, generator)  # what was amplified before it was smoothed
         return clean + torch.where(chance(clean, self.smooth, generator), blurred, noise)
 
@@ -224,7 +228,7 @@ def _demosaic(mosaic: Tensor) -> Tensor:
     return F.conv2d(F.pad(mosaic, (1, 1, 1, 1), mode="reflect"), kernels, groups=3)
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+def blur(image: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a sigma in pixels per sample, [N, 1, 1, 1], cut off at 3 pixels."""
     n, channels, height, width = image.shape
     taps = torch.arange(-3, 4, device=image.device, dtype=torch.float32)
@@ -304,15 +308,15 @@ class PhotoDamage:
     """
 
     sigma: tuple[float, float] = (0.0, 55.0)
-    gaussian: float = 0.6
+    gaussian: float = 0.5
     """Share of samples with white Gaussian noise."""
-    camera: float = 0.25
+    camera: float = 0.35
     """Share with camera noise; the rest has signal-dependent (Poisson and Gaussian) noise."""
     unclipped: float = 0.2
     """Share, among those with Gaussian noise, that is neither clipped nor rounded nor compressed."""
     jpeg: float = 0.2
     """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
-    camera_jpeg: float = 0.6
+    camera_jpeg: float = 0.7
     """The same of the camera samples."""
     masked: float = 0.12
     """Share with masked places; half of them have no noise."""
