@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 MODEL = "skipae-natural"
-WEIGHTS = Path(__file__).parent.parent / "model_cards" / MODEL / "model.safetensors"
+STAGED = Path(__file__).parent.parent / "model_cards" / MODEL
 
 BARE_SCRIPT = """
 import sys, numpy as np, onnxruntime
@@ -77,19 +77,13 @@ def ffdnet_shaped(threads: int) -> Callable[[np.ndarray], object]:
 def speed(threads: int) -> None:
     """One megapixel: skipae, PyTorch eager with the same weights, FFDNet's graph in ONNX Runtime."""
     import torch
-    from safetensors.torch import load_file
 
     from skipae import from_pretrained
     from skipae_train.networks import AutoEncoder
 
     torch.set_num_threads(threads)
     model = from_pretrained(MODEL, device="cpu", threads=threads)
-    network = AutoEncoder(model.config.architecture)
-    tensors = {k: v.float() for k, v in load_file(WEIGHTS).items()}
-    missing = network.load_state_dict(tensors, strict=False).missing_keys
-    if any("num_batches_tracked" not in key for key in missing):
-        raise SystemExit(f"{WEIGHTS} lacks {missing}")
-    network.eval()
+    network = AutoEncoder.from_checkpoint(STAGED)
     pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     image = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / 255
     tensor = torch.from_numpy(image)

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from skipae_train.export import (
     PARITY_SIZES,
@@ -17,7 +18,19 @@ from skipae_train.export import (
     measure_parity,
     session,
 )
-from skipae_zoo import CheckpointConfig, Preprocessing, network_1, network_2, network_3, read_config, verified_file
+from skipae_train.networks import AutoEncoder
+from skipae_zoo import (
+    CheckpointConfig,
+    ConfigError,
+    Preprocessing,
+    network_1,
+    network_2,
+    network_3,
+    read_config,
+    sha256,
+    verified_file,
+    write_config,
+)
 from test_networks import SMALL, trained_a_little
 
 
@@ -91,6 +104,22 @@ def test_a_checkpoint_folder_is_whole(tmp_path):
     restored = session(tmp_path / "onnx/model.onnx").run(["restored"], {"image": image})[0]
     np.testing.assert_allclose(restored, network(torch.from_numpy(image)).detach().numpy(), atol=2e-3)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_exported_network_can_be_loaded_and_trained_on(tmp_path):
+    network = trained_a_little(network_1((1, 2, 1, 0), 4, topology="post"))
+    export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6), halo_images=[], storage="float32")
+    loaded = AutoEncoder.from_checkpoint(tmp_path)
+    image = torch.rand(1, 3, 19, 23)
+    torch.testing.assert_close(loaded(image), network(image))
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.enc2.conv.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = replace(read_config(tmp_path), files={"model.safetensors": sha256(tmp_path / "model.safetensors")})
+    write_config(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"look at: encoder\.enc2\.conv\.weight"):
+        AutoEncoder.from_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("architecture", [network_1((2, 2, 1, 0), 4, topology="post"), network_2(4)], ids=str)

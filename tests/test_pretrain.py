@@ -8,6 +8,7 @@ from PIL import Image
 
 from skipae_train.corruption import GaussianNoise, PhotoDamage
 from skipae_train.data import DataError, Photos, augment_photos
+from skipae_train.export import export
 from skipae_train.pretrain import (
     Cosine,
     Milestones,
@@ -116,6 +117,18 @@ def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
     run(tmp_path, photos, stop_at=1)
     with pytest.raises(TrainingError, match="holds a run of another recipe"):
         run(tmp_path, photos, replace(RECIPE, lr=1.0))
+
+
+def test_a_run_can_start_from_the_weights_of_a_checkpoint(tmp_path, photos):
+    recipe = replace(RECIPE, phases=(Phase(1, 32, 2),), lr=0.0)
+    first = run(tmp_path / "first", photos, recipe)
+    export(first, tmp_path / "made", name="made", fill=(0.5, 0.5, 0.5), halo_images=[], storage="float32")
+    second = run(tmp_path / "second", photos, replace(recipe, seed=5), start=tmp_path / "made")
+    for name, value in first.named_parameters():
+        torch.testing.assert_close(second.state_dict()[name], value.detach())
+    other = replace(recipe, architecture=network_1((1, 1, 0, 0), 4))
+    with pytest.raises(TrainingError, match="but tiny trains"):
+        run(tmp_path / "third", photos, other, start=tmp_path / "made")
 
 
 def test_load_run_names_what_is_missing(tmp_path):

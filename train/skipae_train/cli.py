@@ -45,6 +45,7 @@ def recipes() -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Minutes between saved states.")
 @click.option("--validate-every", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps.")
+@click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def pretrain(
     recipe: str,
@@ -56,6 +57,7 @@ def pretrain(
     threads: int | None,
     save_minutes: float,
     validate_every: int,
+    start: Path | None,
     quiet: bool,
 ) -> None:
     """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
@@ -77,6 +79,7 @@ def pretrain(
         device=device,
         save_minutes=save_minutes,
         validate_every=validate_every,
+        start=start,
         quiet=quiet,
     )
 

@@ -308,9 +308,9 @@ class PhotoDamage:
     """
 
     sigma: tuple[float, float] = (0.0, 55.0)
-    gaussian: float = 0.5
+    gaussian: float = 0.6
     """Share of samples with white Gaussian noise."""
-    camera: float = 0.35
+    camera: float = 0.3
     """Share with camera noise; the rest has signal-dependent (Poisson and Gaussian) noise."""
     unclipped: float = 0.2
     """Share, among those with Gaussian noise, that is neither clipped nor rounded nor compressed."""
@@ -318,7 +318,7 @@ class PhotoDamage:
     """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
     camera_jpeg: float = 0.7
     """The same of the camera samples."""
-    masked: float = 0.12
+    masked: float = 0.1
     """Share with masked places; half of them have no noise."""
     fill: Colour = (0.5, 0.5, 0.5)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipae_zoo import Architecture
+from skipae_zoo import Architecture, ConfigError, read_config, verified_file
 
 Init = Literal["normal", "he"]
 
@@ -61,6 +63,23 @@ class AutoEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path) -> AutoEncoder:
+        """The auto-encoder of a checkpoint folder, weights in float32, ready to use.
+
+        Raises :class:`skipae_zoo.ConfigError` if the folder is damaged or its weights are another network's.
+        """
+        config = read_config(folder)
+        path = verified_file(folder, config, "model.safetensors")
+        network = cls(config.architecture, mean=config.preprocessing.mean, std=config.preprocessing.std)
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        expected = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
+        if expected != set(tensors):
+            wrong = ", ".join(sorted(expected ^ set(tensors))[:4])
+            raise ConfigError(f"{path} does not hold the weights of its config.json's network; look at: {wrong}")
+        network.load_state_dict(tensors, strict=False)
+        return network.eval()
 
     def initialise(self, init: Init) -> None:
         """Draw all weights anew; the one bias, of the last deconvolution, starts at 0."""

@@ -113,6 +113,7 @@ def pretrain(
     save_minutes: float = 5.0,
     validate_every: int = 1000,
     stop_at: int | None = None,
+    start: Path | None = None,
     quiet: bool = False,
 ) -> AutoEncoder:
     """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
@@ -120,7 +121,8 @@ def pretrain(
     ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``environment.json`` and
     ``log.csv``.  Batches,
     augmentation and corruption depend on the seed and the step alone, so a resumed run gives the same
-    weights as an unbroken one.  ``stop_at`` ends the session at that step with the state saved.
+    weights as an unbroken one.  ``stop_at`` ends the session at that step with the state saved.  ``start`` is a
+    checkpoint folder whose weights a new run begins with.
 
     Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out``
     holds the run of another recipe.
@@ -137,6 +139,11 @@ def pretrain(
     network = AutoEncoder(recipe.architecture, mean=recipe.mean, std=recipe.std, init=recipe.init)
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
+    if start is not None:
+        begun = AutoEncoder.from_checkpoint(start)
+        if begun.architecture != recipe.architecture:
+            raise TrainingError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
+        network.load_state_dict(begun.state_dict())
     network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)

@@ -20,7 +20,7 @@ RECIPE = Pretrain(
     name="natural",
     architecture=network_1((2, 2, 2, 1), 48, topology="post"),
     corruption=PhotoDamage(fill=MEAN),
-    phases=(Phase(14_000, 96, 16), Phase(5_000, 128, 9), Phase(4_000, 160, 6)),
+    phases=(Phase(14_000, 96, 16), Phase(5_000, 128, 9), Phase(6_500, 160, 6)),
     lr=2e-3,
     schedule=Cosine(warmup=150),
     loss="rmse",
