@@ -119,10 +119,9 @@ def pretrain(
     """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
 
     ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``environment.json`` and
-    ``log.csv``.  Batches,
-    augmentation and corruption depend on the seed and the step alone, so a resumed run gives the same
-    weights as an unbroken one.  ``stop_at`` ends the session at that step with the state saved.  ``start`` is a
-    checkpoint folder whose weights a new run begins with.
+    ``log.csv``.  Batches, augmentation and corruption depend on the seed and the step alone, so a resumed run
+    gives the same weights as an unbroken one.  ``stop_at`` ends the session at that step with the state saved.
+    ``start`` is a checkpoint folder whose weights a new run begins with.
 
     Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out``
     holds the run of another recipe.
