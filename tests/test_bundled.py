@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from skipae import from_pretrained
 from skipae_train.card import write_card
 from skipae_train.evaluate import psnr
