@@ -136,6 +136,7 @@ def memory(threads: int) -> None:
 
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None
     with tempfile.TemporaryDirectory() as folder:
         photo, result = Path(folder, "photo.jpg"), Path(folder, "result.jpg")
         Image.effect_noise((10_000, 10_000), 60).convert("RGB").save(photo, quality=90)

@@ -278,30 +278,33 @@ def measure_parity(network: AutoEncoder, config: CheckpointConfig, storage: str)
 def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
     """The smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
 
-    The centre of each image, float [H, W, 3] in [0, 1], is restored whole and with one side cut off at a
-    multiple of the total stride; the error by distance from the cut says how far a cut is felt.  All four sides
-    are tried, on the images as they are and with Gaussian noise of sigma 15, 50 and 100, and on random pixels.
+    Pieces of each image, float [H, W, 3] in [0, 1], are restored whole and with one side cut off by a multiple
+    of the total stride, as windows are; the error by distance from the cut says how far it is felt.  All four
+    sides are tried, at sizes of every remainder by the stride, on the images as they are and with Gaussian noise
+    of sigma 15, 50 and 100, and on random pixels.  A tenth of the error that is allowed is what counts as felt.
     """
     stride, reach = config.architecture.total_stride, config.architecture.reach
+    side = 2 * reach + 6 * stride
     rng = np.random.default_rng(0)
-    side = 2 * reach + 96
-    images = [image[(image.shape[0] - side) // 2 :, (image.shape[1] - side) // 2 :] for image in images]
-    images = [image[:side, : side - 7] for image in images if min(image.shape[:2]) >= side]
-    tries = [np.clip(image + rng.normal(0, s / 255, image.shape), 0, 1) for image in images for s in (0, 15, 50, 100)]
-    tries.append(rng.random((side, side - 7, 3)))
+    tries = [rng.random((side, side, 3))]
+    for image in images:
+        if min(image.shape[:2]) >= side:
+            top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+            piece = image[top : top + side, left : left + side]
+            tries += [np.clip(piece + rng.normal(0, sigma / 255, piece.shape), 0, 1) for sigma in (0, 15, 50, 100)]
     halo = 0
-    for image in tries:
-        for turn in range(4):
-            turned = np.rot90(image, turn)
-            x = np.ascontiguousarray(turned.transpose(2, 0, 1)[None], dtype=np.float32)  # (H, W, C) -> (N, C, H, W)
+    for remainder in range(stride):
+        image = tries[remainder % len(tries)]
+        for turned in (image, image.swapaxes(0, 1)):
+            piece = turned[: side - remainder]
+            x = np.ascontiguousarray(piece.transpose(2, 0, 1)[None], dtype=np.float32)  # (H, W, C) -> (N, C, H, W)
             whole = model.run(None, {"image": x})[0]
-            cut = stride * max(1, (x.shape[2] - 2 * reach) // 2 // stride)
-            # Turned by 180 degrees the cut of a later turn is at the far side; its phase is the image's end.
-            part = model.run(None, {"image": np.ascontiguousarray(x[:, :, cut:])})[0]
-            error = np.abs(part - whole[:, :, cut:]).max((0, 1, 3))
-            felt = np.flatnonzero(error > 0.5e-4)
-            if len(felt):
-                halo = max(halo, int(felt[-1]) + 1)
+            cut = 2 * stride
+            start, end = (np.ascontiguousarray(p) for p in (x[:, :, cut:], x[:, :, :-cut]))
+            from_start = np.abs(model.run(None, {"image": start})[0] - whole[:, :, cut:]).max((0, 1, 3))
+            from_end = np.abs(model.run(None, {"image": end})[0] - whole[:, :, :-cut]).max((0, 1, 3))[::-1]
+            for error in (from_start, from_end):
+                halo = max(halo, 1 + int(np.flatnonzero(error > 1e-5).max(initial=-1)))
     return min(-(-halo // 4) * 4, reach)
 
 
