@@ -4,7 +4,8 @@ Not an experiment of the paper; its network and training idea are (sections 3.1 
 have it, a loss that weighs all noise levels alike, and photos from several sources.
 
 Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
-           (PHOTOS: a folder of clean photos; model_cards/skipae-natural/training/sources.tsv lists ours)
+           (PHOTOS: a folder of clean photos; model_cards/skipae-natural/training has the list of ours,
+           sources.tsv, and collect.py, which gathers them)
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     1.2 on cores that did other work besides
 Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.50 / 29.90 / 26.41 dB; PolyU, every fourth pair: 37.11 dB

@@ -1,0 +1,82 @@
+"""Build the folder of training photos that ``sources.tsv`` lists: ``python collect.py CLONES OUT``.
+
+CLONES holds the source repositories as git clones (bare or not) named ``owner/name`` or ``owner+name``, and the
+folders ``BSDS500`` (with ``train`` and ``test``) and ``imagenet`` (the sample's files).  Pictures that a repository
+keeps only in its history are taken from there; what is missing is counted and left out.  Photos that were shrunk
+are shrunk again: by a box filter where it is exactly by two, else by Lanczos.  Needs git and Pillow.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+
+def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
+    """The file's contents, newest version first."""
+    if repository == "BSDS500":
+        yield (clones / "BSDS500" / path).read_bytes()
+        return
+    if repository.startswith("ImageNet"):
+        yield (clones / "imagenet" / path).read_bytes()
+        return
+    clone = next((p for p in (clones / repository, clones / repository.replace("/", "+")) if p.exists()), None)
+    if clone is None:
+        raise FileNotFoundError(f"{clones} holds no clone of {repository}")
+    if (clone / "repo").is_dir():
+        clone = clone / "repo"
+    git = ["git", "-C", str(clone)]
+    log = subprocess.run(
+        [*git, "log", "--all", "--format=%H", "--diff-filter=AM", "--", path], capture_output=True, text=True
+    )
+    for commit in log.stdout.split():
+        blob = subprocess.run([*git, "cat-file", "blob", f"{commit}:{path}"], capture_output=True)
+        if blob.returncode == 0:
+            yield blob.stdout
+
+
+def fit(photo: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """The photo at the size that was trained on, or None if it has another shape or is smaller."""
+    if photo.size == size:
+        return photo
+    scale = photo.width / size[0]
+    if scale < 1 or abs(photo.height / size[1] - scale) > 0.02 * scale:
+        return None
+    exactly_two = abs(scale - 2) < 2 / size[0]
+    return photo.resize(size, Image.Resampling.BOX if exactly_two else Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    """Write the photos as PNG."""
+    clones, out = Path(sys.argv[1]), Path(sys.argv[2])
+    missing = []
+    with (Path(__file__).parent / "sources.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for row in rows:
+        target = out / row["file"]
+        size = int(row["width"]), int(row["height"])
+        try:
+            found = [Image.open(io.BytesIO(data)) for data in versions(clones, row["repository"], row["path"])]
+        except OSError as error:
+            missing.append(f"{row['file']}: {error}")
+            continue
+        fitted = (fit(ImageOps.exif_transpose(photo).convert("RGB"), size) for photo in found)
+        photo = next((photo for photo in fitted if photo is not None), None)
+        if photo is None:
+            missing.append(f"{row['file']}: {row['path']} is not in {row['repository']} at this size")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(target, compress_level=1)
+    for line in missing:
+        sys.stderr.write(line + "\n")
+    sys.stdout.write(f"{len(rows) - len(missing)} of {len(rows)} photos are in {out}\n")
+
+
+if __name__ == "__main__":
+    main()
