@@ -9,7 +9,7 @@ Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     1.2 on cores that did other work besides
 Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.50 / 29.90 / 26.41 dB; PolyU, every fourth pair: 37.11 dB
-           (one run, whose recipe was changed on the way: see the card)
+           (one run, changed on the way with a look at both sets: see the card)
 """
 
 from skipae_train.corruption import PhotoDamage
