@@ -308,13 +308,13 @@ class PhotoDamage:
     """
 
     sigma: tuple[float, float] = (0.0, 55.0)
-    gaussian: float = 0.6
+    gaussian: float = 0.63
     """Share of samples with white Gaussian noise."""
-    camera: float = 0.3
+    camera: float = 0.27
     """Share with camera noise; the rest has signal-dependent (Poisson and Gaussian) noise."""
-    unclipped: float = 0.2
+    unclipped: float = 0.15
     """Share, among those with Gaussian noise, that is neither clipped nor rounded nor compressed."""
-    jpeg: float = 0.2
+    jpeg: float = 0.15
     """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
     camera_jpeg: float = 0.7
     """The same of the camera samples."""

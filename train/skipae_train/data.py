@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ def load_rgb(path: Path) -> Pixels:
 class Photos:
     """Random crops of the images below a folder.
 
-    Every ``hold_out``-th file, sorted by path, is kept apart for validation (none if 0).  The decoded
+    One file in ``hold_out`` is kept apart for validation (none if 0).  A checksum of its name decides, so that a
+    file stays where it is when others are added, and copies of it in other folders go with it.  The decoded
     images stay in memory up to ``memory`` bytes; past that, files are decoded again each time they are drawn.
 
     A crop comes from an image with a probability proportional to the square root of its pixels, so that a
@@ -53,7 +55,7 @@ class Photos:
 
     def __init__(self, folder: Path, *, seed: int = 0, hold_out: int = 50, memory: int = 6 << 30) -> None:
         files = find_images(folder)
-        self.held_out = files[hold_out - 1 :: hold_out] if hold_out else []
+        self.held_out = [f for f in files if hold_out and crc32(f.name.encode()) % hold_out == 0]
         self.files = [f for f in files if f not in set(self.held_out)]
         if not self.files:
             raise DataError(f"{folder} holds {len(files)} image(s), too few to keep one of {hold_out} apart")

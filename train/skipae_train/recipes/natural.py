@@ -20,9 +20,9 @@ MEAN = (0.43, 0.42, 0.39)  # of our photos; masked pixels have this colour too
 
 RECIPE = Pretrain(
     name="natural",
-    architecture=network_1((2, 2, 2, 1), 48, topology="post"),
+    architecture=network_1((3, 3, 3, 3), 32, topology="post"),
     corruption=PhotoDamage(fill=MEAN),
-    phases=(Phase(14_000, 96, 16), Phase(3_000, 128, 9), Phase(2_400, 160, 6)),
+    phases=(Phase(22_000, 96, 16), Phase(5_000, 128, 9), Phase(3_000, 160, 6)),
     lr=2e-3,
     schedule=Cosine(warmup=150),
     loss="rmse",
