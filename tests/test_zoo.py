@@ -9,6 +9,7 @@ from skipae_zoo import (
     ArchitectureError,
     CheckpointConfig,
     ConfigError,
+    Head,
     Preprocessing,
     network_1,
     network_2,
@@ -96,9 +97,18 @@ def test_errors_say_what_is_allowed(make, message):
 
 @pytest.mark.parametrize("architecture", [network_1((1, 3, 3, 3), 32, topology="post"), network_2(12), network_3(8)])
 def test_config_survives_a_round_trip(tmp_path, architecture):
-    original = replace(config(architecture), files={"onnx/model.onnx": "0" * 64}, labels=("cat", "dog"))
+    original = replace(config(architecture), files={"onnx/model.onnx": "0" * 64})
     write_config(tmp_path, original)
     assert read_config(tmp_path) == original
+    classifier = replace(
+        original,
+        task="classification",
+        labels=("cat", "dog"),
+        head=Head("fc", 4096, "sigmoid"),
+        preprocessing=replace(original.preprocessing, resize=256, crop=225),
+    )
+    write_config(tmp_path, classifier)
+    assert read_config(tmp_path) == classifier
 
 
 def break_config(tmp_path, change):
@@ -123,6 +133,17 @@ def break_config(tmp_path, change):
         (lambda d: d["layers"].pop(), "'layers' does not agree with 'architecture'"),
         (lambda d: d.update(files=[]), "files must be an object"),
         (lambda d: d.update(halo=-1), "halo must be a whole number of pixels"),
+        (lambda d: d["preprocessing"].update(crop=0), "preprocessing.crop must be null or at least 1 pixel"),
+        (lambda d: d.update(head={"kind": "mlp", "hidden": 0, "scores": "softmax"}), "head.kind must be one of"),
+        (lambda d: d.update(head={"kind": "decoder", "hidden": 0, "scores": "softmax"}), "cannot have the head"),
+        (lambda d: d.update(task="segmentation"), "a segmentation checkpoint cannot have the head None"),
+        (lambda d: d.update(labels=["cat"]), "a restoration checkpoint cannot have 1 labels"),
+        (
+            lambda d: d.update(
+                task="classification", labels=["cat"], head={"kind": "fc", "hidden": 9, "scores": "softmax"}
+            ),
+            "preprocessing.crop must give the image size",
+        ),
     ],
 )
 def test_broken_configs_are_refused_with_the_key(tmp_path, change, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,6 +15,8 @@ VERSION = 1
 """Version of the format of ``config.json``; a reader refuses later ones."""
 
 Task = Literal["restoration", "classification", "segmentation"]
+HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
+Scores = Literal["softmax", "sigmoid"]
 
 
 class ConfigError(ValueError):
@@ -29,6 +31,26 @@ class Preprocessing:
     std: tuple[float, float, float]
     fill: tuple[float, float, float]
     """Colour of masked pixels, the same in training and in use."""
+    resize: int | None = None
+    """Short side in pixels that images are scaled to (bicubic, antialiased) before ``features`` and ``classify``;
+    None leaves the size."""
+    crop: int | None = None
+    """Side of the centre crop after it; None takes the whole image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands on the encoder of a classifier or segmenter (supplement A, table 1)."""
+
+    kind: HeadKind
+    """``pool-fc``: global average pooling and one fully connected layer (Network-1).  ``conv-pool``: a 1x1
+    convolution to the classes, then global average pooling (Network-2).  ``fc``: two hidden fully connected
+    layers and one to the classes (Network-3), for the image size ``Preprocessing.crop`` alone.  ``decoder``: the
+    auto-encoder's decoder, its last deconvolution replaced by a 3x3 convolution to the classes (section 5.4)."""
+    hidden: int = 0
+    """Width of the hidden fully connected layers of ``fc``; 0 for the others."""
+    scores: Scores = "softmax"
+    """How logits become scores: ``softmax`` for one class per image or pixel, ``sigmoid`` for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,8 @@ class CheckpointConfig:
     ``architecture.reach``, which is exact."""
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty for restoration."""
+    head: Head | None = None
+    """None for restoration."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each weight file, by path relative to the folder."""
 
@@ -60,6 +84,8 @@ class CheckpointConfig:
                 "mean": list(self.preprocessing.mean),
                 "std": list(self.preprocessing.std),
                 "fill": list(self.preprocessing.fill),
+                "resize": self.preprocessing.resize,
+                "crop": self.preprocessing.crop,
             },
             "halo": self.halo,
             "layers": [
@@ -72,6 +98,7 @@ class CheckpointConfig:
                 for layer in self.architecture.layers
             ],
             "labels": list(self.labels),
+            "head": None if self.head is None else asdict(self.head),
         }
         if with_files:
             data["files"] = dict(self.files)
@@ -103,9 +130,12 @@ class CheckpointConfig:
                     mean=_colour(pixels["mean"], "preprocessing.mean", source),
                     std=_colour(pixels["std"], "preprocessing.std", source),
                     fill=_colour(pixels["fill"], "preprocessing.fill", source),
+                    resize=_side(pixels["resize"], "preprocessing.resize", source),
+                    crop=_side(pixels["crop"], "preprocessing.crop", source),
                 ),
                 halo=_pixels(data["halo"], "halo", source),
                 labels=tuple(_string(v, "labels", source) for v in data["labels"]),
+                head=_head(data["head"], source),
                 files={
                     _string(k, "files", source): _string(v, f"files[{k!r}]", source)
                     for k, v in _mapping(data.get("files", {}), "files", source).items()
@@ -119,6 +149,14 @@ class CheckpointConfig:
             raise ConfigError(f"{source} has a value of the wrong type: {error}") from None
         if data.get("layers") != config.to_dict()["layers"]:
             raise ConfigError(f"{source}: 'layers' does not agree with 'architecture'; export the checkpoint anew")
+        if (task == "restoration") != (config.head is None) or (task == "segmentation") != (
+            config.head is not None and config.head.kind == "decoder"
+        ):
+            raise ConfigError(f"{source}: a {task} checkpoint cannot have the head {data['head']!r}")
+        if (task == "restoration") != (not config.labels):
+            raise ConfigError(f"{source}: a {task} checkpoint cannot have {len(config.labels)} labels")
+        if config.head is not None and config.head.kind == "fc" and config.preprocessing.crop is None:
+            raise ConfigError(f"{source}: preprocessing.crop must give the image size of the fully connected head")
         return config
 
 
@@ -182,6 +220,24 @@ def _pixels(value: object, key: str, source: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ConfigError(f"{source}: {key} must be a whole number of pixels, not {value!r}")
     return value
+
+
+def _side(value: object, key: str, source: str) -> int | None:
+    if value is None:
+        return None
+    if _pixels(value, key, source) == 0:
+        raise ConfigError(f"{source}: {key} must be null or at least 1 pixel, not 0")
+    return cast(int, value)
+
+
+def _head(value: object, source: str) -> Head | None:
+    if value is None:
+        return None
+    data = _mapping(value, "head", source)
+    for key, allowed in (("kind", get_args(HeadKind)), ("scores", get_args(Scores))):
+        if data[key] not in allowed:
+            raise ConfigError(f"{source}: head.{key} must be one of {', '.join(allowed)}, not {data[key]!r}")
+    return Head(data["kind"], _pixels(data["hidden"], "head.hidden", source), data["scores"])
 
 
 def _colour(value: object, key: str, source: str) -> tuple[float, float, float]:
