@@ -22,6 +22,7 @@ from PIL import Image
 
 from skipae import batch, checkpoints, cli, from_pretrained, images
 from skipae.batch import plan
+from skipae.commands import denoise, options
 
 Run = Callable[..., Result]
 
@@ -290,7 +291,7 @@ def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "Missing argument 'INPUT...'"),
+        ([], "no input: give images, folders or patterns"),
         (["photo.png", "--threads", "0"], "'--threads': 0 is not in the range"),
         (["photo.png", "--threads", "-2"], "'--threads'"),
         (["photo.png", "--strength", "1.5"], "'--strength'"),
@@ -319,7 +320,7 @@ def test_commands_and_version() -> None:
 
 
 def test_defaults_are_those_of_the_library() -> None:
-    defaults = {option.name: option.default for option in cli.denoise.params}
+    defaults = {option.name: option.default for option in denoise.command.params}
     assert defaults["max_pixels"] == images.MAX_PIXELS
     assert defaults["model"] == checkpoints.DEFAULT
 
@@ -335,7 +336,7 @@ def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     for quiet in (False, True):
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
-        console = cli._Console(quiet)
+        console = options.Console(quiet)
         with console.progress(2) as bar:
             bar.update(0.5)
             console.error("c.png: broken")
@@ -389,9 +390,20 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
         restore(self, function)
 
     monkeypatch.setattr(images.Picture, "restore", interrupted)
-    failed(run("a.png", "b.png", "c.png"), 130, "interrupted")
-    assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png"]
+    failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+    assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
     Image.open("a.denoised.png").load()
+    assert [json.loads(line)["input"] for line in Path("r.jsonl").read_text().splitlines()] == ["a.png"]
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert run("a.png", "b.png", "c.png", "--report", "r.jsonl", "--resume").exit_code == 0
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [(line["input"], line["status"]) for line in lines] == [
+        ("a.png", "done"),
+        ("a.png", "skipped"),
+        ("b.png", "done"),
+        ("c.png", "done"),
+    ]
 
 
 def test_losses_are_said_and_quiet_does_not_hide_them(run: Run) -> None:
@@ -435,6 +447,69 @@ def test_control_characters_in_names(run: Run) -> None:
     failed(run(name), 5, "two lines.png: is empty")
 
 
+def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
+    write("in/a.png"), write("in/b.png", 1)
+    assert run("in/a.png", "-o", "out/").exit_code == 0
+    Path("out/a.png").write_bytes(b"as it is")
+    result = run("in", "-o", "out", "--resume")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert Path("out/a.png").read_bytes() == b"as it is"
+    assert tree(folder / "out") == ["a.png", "b.png"]
+    failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png exists already", "in/b.png: out/b.png exists already")
+    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing results and --overwrite")
+
+
+def test_fail_fast(run: Run, folder: Path) -> None:
+    for name in ("1.png", "3.png", "4.png"):
+        write(name)
+    Path("2.png").touch()
+    names = ("1.png", "2.png", "3.png", "4.png")
+    failed(run(*names, "--fail-fast"), 1, "2.png: is empty", "stopped at the first failure, as --fail-fast asks; 2 im")
+    assert tree(folder) == ["1.denoised.png", "1.png", "2.png", "3.png", "4.png"]
+    failed(run("none.png", "3.png", "--fail-fast"), 5, "none.png: no such file", "1 image(s) are left")
+
+
+def test_dry_run(run: Run, folder: Path) -> None:
+    write("in/a.png"), write("in/b/c.jpg")
+    result = run("in", "gone.png", "-o", "out", "--dry-run", "--model", "./nowhere")
+    assert result.exit_code == 1
+    assert result.stdout == "in/a.png -> out/a.png\nin/b/c.jpg -> out/b/c.jpg\n"
+    assert result.stderr == "skipae: error: gone.png: no such file\n"
+    assert tree(folder) == ["in/a.png", "in/b/c.jpg"]
+
+
+def test_lists(run: Run, folder: Path) -> None:
+    write("a b.png"), write("c.png", 1), write("d.png", 2)
+    Path("names.txt").write_text("a b.png\n\nc.png\n", encoding="utf-8")
+    assert run("d.png", "--list", "names.txt", "-o", "out").exit_code == 0
+    assert tree(folder / "out") == ["a b.png", "c.png", "d.png"]
+    assert run("--list", "-", "-o", "more/", input="d.png\n").exit_code == 0
+    assert tree(folder / "more") == ["d.png"]
+    failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
+    failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
+    failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
+    failed(run(), 2, "no input: give images, folders or patterns, or a --list of them")
+
+
+def test_luma_and_chroma(run: Run, checkpoint: Path) -> None:
+    write("photo.png")
+    source = np.asarray(photo()).astype(float)
+    assert run("photo.png", "-o", "all.png").exit_code == 0
+    whole = np.asarray(Image.open("all.png"))
+    inside = ((whole > 0) & (whole < 255)).all(2)  # where nothing was clipped
+    assert inside.mean() > 0.2
+    change = whole - source
+    bright = change @ [0.299, 0.587, 0.114]
+    for luma, chroma in ((0, 1), (1, 0), (0.5, 0.25)):
+        assert run("photo.png", "-o", "part.png", "--overwrite", "--luma", luma, "--chroma", chroma).exit_code == 0
+        expected = (source + chroma * change + (luma - chroma) * bright[..., None]).clip(0, 255)
+        assert np.abs(np.asarray(Image.open("part.png")) - expected)[inside].max() <= 1.5
+    assert run("photo.png", "-o", "none.png", "--strength", 0, "--chroma", 1).exit_code == 0
+    assert run("photo.png", "-o", "part.png", "--overwrite", "--luma", 0).exit_code == 0
+    assert Path("none.png").read_bytes() == Path("part.png").read_bytes()
+    failed(run("photo.png", "--chroma", 2), 2, "'--chroma': 2.0 is not in the range")
+
+
 def test_reports_are_added_to(run: Run) -> None:
     write("a.png")
     for _ in range(2):
@@ -446,7 +521,7 @@ def test_plan_counts_and_names(folder: Path) -> None:
     write("d/a.png"), write("d/a.denoised.png"), write("b.jpg")
     work = plan(["d", "b.jpg", "gone"], None, suffix="denoised")
     assert [str(job.target) for job in work.jobs] == ["b.denoised.jpg"]
-    assert work.skipped == 1
+    assert work.left_out == 1
     assert {failure.name: failure.unread for failure in work.failed} == {"gone": True, "d/a.png": False}
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 import skipae
 from conftest import tiny_graph, write_checkpoint
 from skipae import ImageError, Model, ModelError, UsageError, checkpoints, from_pretrained
-from skipae_zoo import network_1
+from skipae_zoo import Head, network_1
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,8 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_another_task(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "tiny", tiny_graph(), task="classification", labels=("a", "b"))
+    head = Head("pool-fc")
+    folder = write_checkpoint(tmp_path / "tiny", tiny_graph(), task="classification", labels=("a", "b"), head=head)
     model = from_pretrained(folder, device="cpu")
     with pytest.raises(ModelError, match="is for classification and cannot denoise: these can: skipae-natural"):
         model.denoise(np.zeros((4, 4), np.uint8))

@@ -1,8 +1,10 @@
-"""Many images: which result goes where, and a pipeline that restores them with one session.
+"""Many images: which there are, which result goes where, and a pipeline that reads, computes and writes at once.
 
 Names.  Without an output, ``photo.png`` becomes ``photo.denoised.png`` beside it; what an earlier run wrote there
 is left out when a folder is walked.  With an output, one input goes to that file, or into it if it is a folder;
 several inputs go into it by their names, and what a folder holds goes below it with its tree.
+
+Results are written whole or not at all, so that one that exists is done: that is what ``--resume`` goes by.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from skipae import images
 from skipae.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from skipae.model import Model
+
+Advance = Callable[[float], None]
+"""Is told the share of an image that is done, in (0, 1]."""
 
 STREAM = "-"
 """Standard input or output."""
@@ -62,26 +69,52 @@ class Failure:
 
 
 @dataclass
+class Found:
+    """The inputs that were named."""
+
+    single: list[Path | None] = field(default_factory=list)
+    """Files that were named, and None for standard input."""
+    trees: list[tuple[Path, list[Path]]] = field(default_factory=list)
+    """Folders that were named, with the images below them."""
+    failed: list[Failure] = field(default_factory=list)
+    left_out: int = 0
+    """Results of earlier runs in the folders."""
+
+
+@dataclass
 class Work:
     """What there is to do."""
 
     jobs: list[Job] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     """Inputs that cannot be jobs."""
-    skipped: int = 0
-    """Results of earlier runs that were left out."""
+    skipped: list[Job] = field(default_factory=list)
+    """Inputs whose result exists already."""
+    left_out: int = 0
+    """Results of earlier runs in the folders."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How to restore and write; see ``skipae denoise --help``."""
+class Written:
+    """What became of an image."""
 
-    strength: float = 1.0
-    tile: int | None = None
-    halo: int | None = None
-    quality: int | None = None
-    max_pixels: int = images.MAX_PIXELS
-    overwrite: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What was changed or lost, a line each."""
+    entry: dict[str, object] = field(default_factory=dict)
+    """More to say in the report."""
+
+
+class Task(Protocol):
+    """What a command does to each image."""
+
+    def load(self) -> None:
+        """Get ready; called once, and only where there is an image."""
+
+    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+        """Run the net.  The function that is returned writes the result; it runs in another thread, in order."""
+
+    def trim(self) -> None:
+        """Give back memory after a large image."""
 
 
 @dataclass
@@ -128,82 +161,212 @@ class NoProgress:
         """Nothing."""
 
 
-def plan(inputs: Iterable[str], output: str | None, *, suffix: str, overwrite: bool = False) -> Work:
-    """Find the inputs and name the results.
+def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | None = None, suffix: str = "") -> Found:
+    """Find the inputs.
 
     Args:
         inputs: files, folders (searched with all below them), patterns such as ``*.png`` and ``**/*.jpg``, or
             ``-``.  A path that exists is taken as it is before it is taken as a pattern.
-        output: a file or a folder, ``-`` for standard output, or None for beside the inputs.
-        suffix: between name and extension of a result beside its input, for example ``denoised``.
-        overwrite: whether results may replace existing files.
+        lists: text files with an input per line; ``-`` is standard input.
+        results: a folder that is not searched.
+        suffix: of results of earlier runs (``photo.SUFFIX.png``) that folders are searched without, if any.
 
     Raises:
-        UsageError: a result would overwrite an input or another result, or ``output`` does not suit the inputs.
+        UsageError: a list cannot be read, or standard input is given twice.
     """
-    work = Work()
-    single: list[Path | None] = []  # files that were named, and the stream
-    trees: list[tuple[Path, list[Path]]] = []
-    for text in inputs:
+    found = Found()
+    named = list(inputs)
+    files = list(lists)
+    if named.count(STREAM) + files.count(STREAM) > 1:
+        raise UsageError("- (standard input) can be given once")
+    for text in files:
+        named.extend(_lines(text))
+    if not named:
+        raise UsageError("no input: give images, folders or patterns, or a --list of them")
+    for text in named:
         path = Path(text)
         if text == STREAM:
-            single.append(None)
+            found.single.append(None)
         elif path.is_dir():
-            found, skipped = _walk(path, output, suffix)
-            work.skipped += skipped
-            trees.append((path, found))
-            if not found:
-                work.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
+            below, left_out = _walk(path, results, suffix)
+            found.left_out += left_out
+            found.trees.append((path, below))
+            if not below:
+                found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
         elif os.path.lexists(path):
-            single.append(path)
+            found.single.append(path)
         elif not glob.has_magic(text):
-            work.failed.append(Failure(text, "no such file"))
+            found.failed.append(Failure(text, "no such file"))
         else:
             matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute too)
-            files = [match for match in matches if match.is_file()]
-            single.extend(files)
-            if not files:
-                work.failed.append(Failure(text, "no file matches this pattern"))
-    if single.count(None) > 1:
-        raise UsageError("- (standard input) can be given once")
+            matches = [match for match in matches if match.is_file()]
+            found.single.extend(matches)
+            if not matches:
+                found.failed.append(Failure(text, "no file matches this pattern"))
+    return found
+
+
+def plan(
+    inputs: Iterable[str],
+    output: str | None,
+    *,
+    suffix: str,
+    extension: str | None = None,
+    lists: Iterable[str] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Work:
+    """Find the inputs and name the results.
+
+    Args:
+        inputs: see :func:`find`.
+        output: a file or a folder, ``-`` for standard output, or None for beside the inputs.
+        suffix: between name and extension of a result beside its input, for example ``denoised``.
+        extension: of all results that are named after their input, for example ``.png``; None keeps the input's.
+        lists: see :func:`find`.
+        overwrite: whether results may replace existing files.
+        resume: whether inputs whose result exists are left out, instead of failing.
+
+    Raises:
+        UsageError: a result would overwrite an input or another result, ``output`` does not suit the inputs, or
+            see :func:`find`.
+    """
+    if overwrite and resume:
+        raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+    results = None if output in (None, STREAM) else Path(output)
+    found = find(inputs, lists, results=results, suffix=suffix if output is None else "")
+    work = Work(failed=found.failed, left_out=found.left_out)
     if output == STREAM:
-        if trees or len(single) != 1:
+        if found.trees or len(found.single) != 1:
             raise UsageError("-o - (standard output) takes one input that is not a folder")
-        work.jobs.append(Job(single[0], None))
+        work.jobs.append(Job(found.single[0], None))
         return work
-    work.jobs.extend(_named(single, trees, output, suffix))
-    _refuse_collisions(work.jobs)
-    if not overwrite:
-        taken = [job for job in work.jobs if job.target is not None and os.path.lexists(job.target)]
-        work.jobs = [job for job in work.jobs if job not in taken]
-        work.failed.extend(Failure(job.name, _exists(job), unread=False) for job in taken)
+    jobs = list(_named(found, output, suffix, extension))
+    _refuse_collisions(jobs)
+    for job in jobs:
+        if overwrite or job.target is None or not os.path.lexists(job.target):
+            work.jobs.append(job)
+        elif resume:
+            work.skipped.append(job)
+        else:
+            work.failed.append(Failure(job.name, _exists(job), unread=False))
     return work
 
 
 def run(
-    load: Callable[[], Model], work: Work, options: Options, console: Console, report: Path | None = None
+    task: Task,
+    work: Work,
+    console: Console,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    report: str | None = None,
+    fail_fast: bool = False,
 ) -> Outcome:
-    """Restore all images; one that fails does not stop the others.
+    """Process all images; one that fails does not stop the others.
 
     Args:
-        load: gives the model, and is only called where there are jobs.
+        task: what is done to each.
         work: from :func:`plan`.
-        options: how.
         console: is told of losses and failures.
+        max_pixels: the largest image to accept.
         report: a file that gets a line of JSON for each input, added at its end.
+        fail_fast: whether the first failure stops the run.
 
     Raises:
         DeviceError: the device failed.
         ModelError: the model could not be had.
         UsageError: the report cannot be written.
+        KeyboardInterrupt: as it came; results and report are whole, and the message says how much is done.
     """
     outcome = Outcome()
     with _open_report(report, work) as log, console.progress(len(work.jobs)) as progress:
-        pipeline = _Pipeline(load, options, console, log, outcome, progress)
+        pipeline = _Pipeline(task, console, log, outcome, progress, max_pixels, fail_fast)
+        for job in work.skipped:
+            outcome.done += 1
+            pipeline.report(input=job.name, output=str(job.target), status="skipped")
         for failure in work.failed:
             pipeline.fail(failure.name, failure.reason, unread=failure.unread)
         pipeline.run(work.jobs)
     return outcome
+
+
+class Restoration:
+    """Restores each image and writes it, in its input's format or the one that its result's name asks for."""
+
+    def __init__(
+        self,
+        load: Callable[[], Model],
+        restore: Callable[[Model, NDArray[Any], Advance], NDArray[Any]],
+        *,
+        quality: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Args: ``load`` gives the model, ``restore`` restores pixels [H, W] or [H, W, 3]."""
+        self._load = load
+        self._restore = restore
+        self._quality = quality
+        self._overwrite = overwrite
+
+    def load(self) -> None:
+        """Load the model."""
+        self._model = self._load()
+
+    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+        """Restore the picture, one plane after the other."""
+        planes = len(picture.planes)
+        before = 0
+
+        def restore(pixels: NDArray[Any]) -> NDArray[Any]:
+            nonlocal before
+            restored = self._restore(self._model, pixels, lambda done: advance((before + done) / planes))
+            before += 1
+            return restored
+
+        picture.restore(restore)
+        return lambda: Written(write_picture(job, picture, quality=self._quality, overwrite=self._overwrite))
+
+    def trim(self) -> None:
+        """Give back the memory kept from the last image."""
+        self._model.trim()
+
+
+def write_picture(
+    job: Job, picture: images.Picture, *, quality: int | None = None, overwrite: bool = False
+) -> list[str]:
+    """Write a picture where ``job`` says, and return what was changed or lost, a line each.
+
+    Raises:
+        ImageError: it cannot be written, or the file exists.
+    """
+    notes: list[str] = []
+
+    def encode(file: BinaryIO) -> None:
+        notes.extend(picture.encode(file, format=job.format, quality=quality))
+
+    write_result(job, encode, overwrite=overwrite)
+    return picture.notes + notes
+
+
+def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
+    """Call ``write`` with a file for a job's result, which exists whole afterwards or not at all.
+
+    Raises:
+        ImageError: it cannot be written, or the file exists.
+    """
+    if job.target is not None:
+        if not overwrite and os.path.lexists(job.target):
+            raise ImageError(_exists(job))
+        images.write_atomically(job.target, write)
+        return
+    buffer = io.BytesIO()
+    write(buffer)
+    try:
+        sys.stdout.buffer.write(buffer.getbuffer())
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Else the interpreter tries again when it ends, and complains on its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise ImageError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +376,7 @@ class _Writing:
     job: Job
     started: float
     size: tuple[int, int]
-    future: Future[list[str]]
+    future: Future[Written]
 
 
 class _Pipeline:
@@ -221,77 +384,107 @@ class _Pipeline:
 
     def __init__(
         self,
-        load: Callable[[], Model],
-        options: Options,
+        task: Task,
         console: Console,
         log: IO[str] | None,
         outcome: Outcome,
         progress: Progress,
+        max_pixels: int,
+        fail_fast: bool,
     ) -> None:
-        self.load = load
-        self.options = options
+        self.task = task
         self.console = console
         self.log = log
         self.outcome = outcome
         self.progress = progress
+        self.max_pixels = max_pixels
+        self.fail_fast = fail_fast
+        self.writing: _Writing | None = None
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
-        if not jobs:
+        if not jobs or self.stopped(len(jobs)):
             return
-        self.model = self.load()
+        self.task.load()
         if len(jobs) == 1:
             self._alone(jobs[0])
             return
+        before = self.outcome.done
         with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
-            coming: Future[images.Picture | images.OpenedImage] | None
-            coming = decoder.submit(self._read, jobs[0], wait_if_large=True)
-            writing: _Writing | None = None
-            for k, job in enumerate(jobs):
-                started = time.perf_counter()
-                current, coming = coming, None
-                following = jobs[k + 1] if k + 1 < len(jobs) else None
-                try:
-                    opened = self._read(job, wait_if_large=True) if current is None else current.result()
-                except ImageError as error:
-                    self.fail(job.name, str(error), unread=True)
-                    self.progress.update(1)
-                    continue
-                del current  # it holds the picture too
-                large = isinstance(opened, images.OpenedImage)
-                if large:
-                    self._finish(writing)
-                    writing = None
-                elif following is not None:
-                    coming = decoder.submit(self._read, following, wait_if_large=True)
-                try:
-                    picture = opened.decode() if isinstance(opened, images.OpenedImage) else opened
-                except ImageError as error:
-                    self.fail(job.name, str(error), unread=True)
-                    self.progress.update(1)
-                    continue
-                del opened
-                try:
-                    self._restore(picture)
-                except ImageError as error:
-                    self.fail(job.name, str(error))
-                    continue
-                self._finish(writing)
-                if large:
-                    self.model.trim()
-                writing = _Writing(job, started, picture.size, encoder.submit(self._write, job, picture))
-                del picture
-                if large:
-                    self._finish(writing)
-                    writing = None
-            self._finish(writing)
+            try:
+                self._overlapped(jobs, decoder, encoder)
+                self._finish()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                self._finish()  # what is being written will be whole
+                done = self.outcome.done - before
+                if isinstance(stop, KeyboardInterrupt):
+                    raise KeyboardInterrupt(f"interrupted: {done} of {len(jobs)} images are done") from None
+                raise
+
+    def _overlapped(self, jobs: list[Job], decoder: ThreadPoolExecutor, encoder: ThreadPoolExecutor) -> None:
+        coming: Future[images.Picture | images.OpenedImage] | None
+        coming = decoder.submit(self._read, jobs[0], wait_if_large=True)
+        for k, job in enumerate(jobs):
+            if self.stopped(len(jobs) - k):
+                return
+            started = time.perf_counter()
+            current, coming = coming, None
+            following = jobs[k + 1] if k + 1 < len(jobs) else None
+            try:
+                opened = self._read(job, wait_if_large=True) if current is None else current.result()
+            except ImageError as error:
+                self._skip(job, error)
+                continue
+            del current  # it holds the picture too
+            large = isinstance(opened, images.OpenedImage)
+            if large:
+                self._finish()
+            elif following is not None:
+                coming = decoder.submit(self._read, following, wait_if_large=True)
+            try:
+                picture = opened.decode() if isinstance(opened, images.OpenedImage) else opened
+            except ImageError as error:
+                self._skip(job, error)
+                continue
+            del opened
+            size = picture.size
+            try:
+                write = self.task.process(job, picture, self._advance())
+            except ImageError as error:
+                self.fail(job.name, str(error))
+                continue
+            del picture
+            self._finish()
+            if large:
+                self.task.trim()
+            self.writing = _Writing(job, started, size, encoder.submit(write))
+            del write
+            if large:
+                self._finish()
+
+    def stopped(self, left: int) -> bool:
+        """Whether ``--fail-fast`` ends the run here."""
+        if not self.fail_fast or not self.outcome.failed:
+            return False
+        self.console.error(f"stopped at the first failure, as --fail-fast asks; {left} image(s) are left")
+        return True
 
     def fail(self, name: str, reason: str, *, unread: bool = False) -> None:
         """Count and tell of an input that failed."""
         self.outcome.failed += 1
         self.outcome.unread += unread
         self.console.error(f"{name}: {reason}")
-        self._report(input=name, status="failed", error=reason)
+        self.report(input=name, status="failed", error=reason)
+
+    def report(self, **entry: object) -> None:
+        """Add a line to the report."""
+        if self.log is not None:
+            self.log.write(json.dumps(entry) + "\n")
+            self.log.flush()
+
+    def _skip(self, job: Job, error: ImageError) -> None:
+        self.fail(job.name, str(error), unread=True)
+        self.progress.update(1)
 
     def _alone(self, job: Job) -> None:
         # Threads take time to start, and have nothing to overlap with.
@@ -304,108 +497,89 @@ class _Pipeline:
             return
         size = picture.size
         try:
-            self._restore(picture)
+            write = self.task.process(job, picture, self._advance())
+            del picture
             if size[0] * size[1] > OVERLAP_PIXELS:
-                self.model.trim()  # room for the encoder
-            notes = self._write(job, picture)
+                self.task.trim()  # room for the encoder
+            written = write()
         except ImageError as error:
             self.fail(job.name, str(error))
             return
-        self._done(job, notes, started, size)
+        self._done(job, written, started, size)
 
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
         """The decoded picture; a large one may wait, opened only."""
         source = sys.stdin.buffer.read() if job.source is None else job.source
-        opened = images.open_image(source, max_pixels=self.options.max_pixels)
+        opened = images.open_image(source, max_pixels=self.max_pixels)
         if wait_if_large and opened.size[0] * opened.size[1] > OVERLAP_PIXELS:
             return opened
         return opened.decode()
 
-    def _restore(self, picture: images.Picture) -> None:
-        share = 1 / len(picture.planes)
+    def _advance(self) -> Advance:
+        """Moves the bar by what was done since it was last called."""
         last = 0.0
 
         def advance(done: float) -> None:
             nonlocal last
-            self.progress.update((done - last) * share)
-            last = done % 1
+            self.progress.update(done - last)
+            last = done
 
-        options = self.options
-        picture.restore(
-            lambda pixels: self.model.restore(
-                pixels, strength=options.strength, tile=options.tile, halo=options.halo, progress=advance
-            )
-        )
+        return advance
 
-    def _write(self, job: Job, picture: images.Picture) -> list[str]:
-        notes: list[str] = []
-
-        def encode(file: BinaryIO) -> None:
-            notes.extend(picture.encode(file, format=job.format, quality=self.options.quality))
-
-        if job.target is not None:
-            if not self.options.overwrite and os.path.lexists(job.target):
-                raise ImageError(_exists(job))
-            images.write_atomically(job.target, encode)
-        else:
-            buffer = io.BytesIO()
-            encode(buffer)
-            try:
-                sys.stdout.buffer.write(buffer.getbuffer())
-                sys.stdout.buffer.flush()
-            except OSError as error:
-                # Else the interpreter tries again when it ends, and complains on its own.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                raise ImageError(f"cannot write to standard output: {error.strerror or error}") from error
-        return picture.notes + notes
-
-    def _finish(self, writing: _Writing | None) -> None:
-        """Wait for a result to be written, and report it."""
+    def _finish(self) -> None:
+        """Wait for the last result to be written, and report it."""
+        writing, self.writing = self.writing, None
         if writing is None:
             return
         try:
-            notes = writing.future.result()
+            written = writing.future.result()
         except ImageError as error:
             self.fail(writing.job.name, str(error))
             return
-        self._done(writing.job, notes, writing.started, writing.size)
+        self._done(writing.job, written, writing.started, writing.size)
 
-    def _done(self, job: Job, notes: list[str], started: float, size: tuple[int, int]) -> None:
+    def _done(self, job: Job, written: Written, started: float, size: tuple[int, int]) -> None:
         self.outcome.done += 1
-        for note in notes:
+        for note in written.notes:
             self.console.say(f"{job.name}: {note}")
-        self._report(
+        self.report(
             input=job.name,
             output=STREAM if job.target is None else str(job.target),
             status="done",
             width=size[0],
             height=size[1],
             seconds=round(time.perf_counter() - started, 3),
-            notes=notes,
+            notes=written.notes,
+            **written.entry,
         )
 
-    def _report(self, **entry: object) -> None:
-        if self.log is not None:
-            self.log.write(json.dumps(entry) + "\n")
-            self.log.flush()
 
-
-def _open_report(report: Path | None, work: Work) -> AbstractContextManager[IO[str] | None]:
+def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[str] | None]:
     if report is None:
         return nullcontext()
+    path = Path(report)
     for job in work.jobs:
-        for path in (job.source, job.target):
-            if path is not None and _identity(path) == _identity(report):
+        for other in (job.source, job.target):
+            if other is not None and _identity(other) == _identity(path):
                 raise UsageError(f"--report {report} is an input or a result too: give another name")
     try:
-        return report.open("a", encoding="utf-8")
+        return path.open("a", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error
 
 
-def _walk(folder: Path, output: str | None, suffix: str) -> tuple[list[Path], int]:
+def _lines(text: str) -> list[str]:
+    """The inputs that a list names."""
+    try:
+        lines = sys.stdin.read() if text == STREAM else Path(text).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--list {text} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return [line for line in lines.splitlines() if line.strip()]
+
+
+def _walk(folder: Path, output: Path | None, suffix: str) -> tuple[list[Path], int]:
     """Images below a folder, in order, and how many results of earlier runs were left out."""
-    results = None if output is None else _identity(Path(output))
+    results = None if output is None else _identity(output)
     found: list[Path] = []
     skipped = 0
     for parent, names, files in os.walk(folder):
@@ -417,7 +591,7 @@ def _walk(folder: Path, output: str | None, suffix: str) -> tuple[list[Path], in
             path = Path(parent, name)
             if name.startswith(".") or not _looks_like_image(path):
                 continue
-            if output is None and path.stem.endswith(f".{suffix}"):
+            if suffix and path.stem.endswith(f".{suffix}"):
                 skipped += 1
             else:
                 found.append(path)
@@ -435,32 +609,31 @@ def _looks_like_image(path: Path) -> bool:
         return False
 
 
-def _named(
-    single: list[Path | None], trees: list[tuple[Path, list[Path]]], output: str | None, suffix: str
-) -> Iterator[Job]:
+def _named(found: Found, output: str | None, suffix: str, extension: str | None) -> Iterator[Job]:
     if output is None:
-        for path in single:
-            yield Job(path, None if path is None else _beside(path, suffix))
-        for _, files in trees:
-            yield from (Job(path, _beside(path, suffix)) for path in files)
+        for path in found.single:
+            yield Job(path, None if path is None else _renamed(path, extension, suffix))
+        for _, files in found.trees:
+            yield from (Job(path, _renamed(path, extension, suffix)) for path in files)
         return
     folder = Path(output)
     is_folder = folder.is_dir() or output.endswith(("/", os.sep))
-    if len(single) == 1 and not trees and not is_folder:
-        yield Job(single[0], folder, images.format_of(folder))
+    if len(found.single) == 1 and not found.trees and not is_folder:
+        yield Job(found.single[0], folder, images.format_of(folder))
         return
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"-o {output} is a file, but several inputs or a folder need a folder")
-    for path in single:
+    for path in found.single:
         if path is None:
             raise UsageError(f"- (standard input) has no name: give a file after -o instead of the folder {output}")
-        yield Job(path, folder / path.name)
-    for tree, files in trees:
-        yield from (Job(path, folder / path.relative_to(tree)) for path in files)
+        yield Job(path, folder / _renamed(path, extension).name)
+    for tree, files in found.trees:
+        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree)) for path in files)
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(f"{path.stem}.{suffix}{path.suffix}")
+def _renamed(path: Path, extension: str | None, suffix: str = "") -> Path:
+    middle = f".{suffix}" if suffix else ""
+    return path.with_name(f"{path.stem}{middle}{path.suffix if extension is None else extension}")
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -55,6 +55,8 @@ class Model:
         image: NDArray[Any],
         *,
         strength: float = ...,
+        luma: float | None = ...,
+        chroma: float | None = ...,
         tile: int | None = ...,
         halo: int | None = ...,
         max_pixels: int = ...,
@@ -66,6 +68,8 @@ class Model:
         image: Image | Source,
         *,
         strength: float = ...,
+        luma: float | None = ...,
+        chroma: float | None = ...,
         tile: int | None = ...,
         halo: int | None = ...,
         max_pixels: int = ...,
@@ -76,6 +80,8 @@ class Model:
         image: NDArray[Any] | Image | Source,
         *,
         strength: float = 1.0,
+        luma: float | None = None,
+        chroma: float | None = None,
         tile: int | None = None,
         halo: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
@@ -87,6 +93,8 @@ class Model:
                 uint8, uint16, or float in [0, 1]; or the path or the bytes of an image file.  Grey stays grey,
                 alpha is not touched.  A file's EXIF orientation is applied.
             strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
+            luma: ``strength`` for brightness alone; by default the same.
+            chroma: ``strength`` for colour alone; by default the same.
             tile: longest side in pixels of the windows that a large image is restored in; by default what fits
                 in memory.
             halo: pixels around each window that are computed and dropped; by default what keeps the result
@@ -103,10 +111,10 @@ class Model:
             ModelError: this checkpoint does not restore images.
         """
         checkpoints.require_task(self.config, "restoration", "denoise")
-        check_options(strength, tile, halo, max_pixels)
+        check_options(strength, luma, chroma, tile, halo, max_pixels)
 
         def restore(pixels: NDArray[Any]) -> NDArray[Any]:
-            return self.restore(pixels, strength=strength, tile=tile, halo=halo)
+            return self.restore(pixels, strength=strength, luma=luma, chroma=chroma, tile=tile, halo=halo)
 
         if isinstance(image, np.ndarray):
             return _restore_array(image, restore)
@@ -128,6 +136,8 @@ class Model:
         pixels: NDArray[Any],
         *,
         strength: float = 1.0,
+        luma: float | None = None,
+        chroma: float | None = None,
         tile: int | None = None,
         halo: int | None = None,
         progress: Callable[[float], None] | None = None,
@@ -145,7 +155,8 @@ class Model:
             halo=self.config.halo if halo is None else halo,
             area=MEMORY[self.device.kind] // _bytes_per_pixel(self.config),
             tile=tile,
-            strength=strength,
+            luma=strength if luma is None else luma,
+            chroma=strength if chroma is None else chroma,
             progress=progress,
         )
 
@@ -187,10 +198,13 @@ def from_pretrained(
     return model
 
 
-def check_options(strength: float, tile: int | None, halo: int | None, max_pixels: int) -> None:
+def check_options(
+    strength: float, luma: float | None, chroma: float | None, tile: int | None, halo: int | None, max_pixels: int
+) -> None:
     """Refuse options outside their range with a :class:`UsageError` that names them."""
-    if not 0 <= strength <= 1:
-        raise UsageError(f"strength must be from 0 to 1, not {strength}")
+    for name, amount in (("strength", strength), ("luma", luma), ("chroma", chroma)):
+        if amount is not None and not 0 <= amount <= 1:
+            raise UsageError(f"{name} must be from 0 to 1, not {amount}")
     if tile is not None and tile < 1:
         raise UsageError(f"tile must be a number of pixels, at least 1, not {tile}")
     if halo is not None and halo < 0:

@@ -21,6 +21,9 @@ from skipae.errors import ImageError, UsageError
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped."""
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in brightness (ITU-R BT.601)."""
+
 WINDOW_OVERHEAD = 64 * 64
 """Pixels' worth of time that a window costs besides its own pixels."""
 
@@ -129,7 +132,8 @@ def restore(
     halo: int,
     area: int,
     tile: int | None = None,
-    strength: float = 1.0,
+    luma: float = 1.0,
+    chroma: float = 1.0,
     progress: Callable[[float], None] | None = None,
 ) -> NDArray[Any]:
     """Restore an image of any size in bounded memory.
@@ -142,7 +146,8 @@ def restore(
         halo: pixels around what is kept of a window; the net's reach gives exact results.
         area: most pixels in a window; halved when memory runs out.
         tile: longest side of a window in pixels, instead of ``area``.
-        strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
+        luma: of the change in brightness (Y of ITU-R BT.601) 0 takes nothing, 1 all, linear in between.
+        chroma: the same of the change in colour.
         progress: called after each window with the share done, in (0, 1].
 
     Returns:
@@ -160,7 +165,7 @@ def restore(
     windows = plan(height, width, stride=stride, halo=halo, area=area, tile=tile)
     while True:
         try:
-            _restore_windows(run, pixels, result, windows, strength, progress)
+            _restore_windows(run, pixels, result, windows, luma, chroma, progress)
             return result
         except MemoryError:
             smaller = plan(height, width, stride=stride, halo=halo, area=windows.area // 2)
@@ -177,7 +182,8 @@ def _restore_windows(
     pixels: NDArray[Any],
     result: NDArray[Any],
     windows: Plan,
-    strength: float,
+    luma: float,
+    chroma: float,
     progress: Callable[[float], None] | None,
 ) -> None:
     scale = np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
@@ -197,9 +203,11 @@ def _restore_windows(
                 raise ImageError(
                     "the model gave values that are not finite numbers: try the device cpu, or another model"
                 )
-            if strength != 1:
+            if luma != 1 or chroma != 1:
                 source = noisy[0][kept]
-                part = source + (part - source) * np.float32(strength)
+                change = part - source
+                brightness = np.tensordot(LUMA, change, 1)
+                part = source + np.float32(chroma) * change + np.float32(luma - chroma) * brightness
             result[first_row:end_row, first_column:end_column] = _from_net(part, scale, grey=pixels.ndim == 2)
             done += 1
             if progress is not None:

@@ -1,0 +1,191 @@
+"""What several commands share: options, messages, and the run over many inputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from skipae.batch import Progress, Work
+    from skipae.model import Model
+    from skipae_zoo import Task
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def model_options(default: str = "skipae-natural") -> Callable[[Command], Command]:
+    """``--model``, ``--device`` and ``--threads``."""
+    return _together(
+        click.option(
+            "--model", default=default, metavar="NAME|DIR", show_default=True, help="Checkpoint, or its folder."
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            metavar="auto|cpu|cuda[:N]|openvino",
+            show_default=True,
+            help="auto takes a GPU that works, else the CPU.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]"
+        ),
+    )
+
+
+tile_options = _together(
+    click.option(
+        "--tile",
+        type=click.IntRange(min=1),
+        metavar="PX",
+        help="Longest side of the windows a large image is restored in.  [default: what fits in memory]",
+    ),
+    click.option(
+        "--halo",
+        type=click.IntRange(min=0),
+        metavar="PX",
+        help="Pixels around a window that are computed and dropped; fewer are faster and leave seams.  [default: the "
+        "model's, for the same result as without windows]",
+    ),
+)
+"""``--tile`` and ``--halo``, of the commands that restore images."""
+
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=178_956_970,
+    show_default=True,
+    help="Largest image to accept, in pixels.",
+)
+
+quality_option = click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="Of JPEG, WebP and AVIF results.  [default: a JPEG input's own tables, else 95]",
+)
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace existing results; an input is never replaced."
+)
+
+batch_options = _together(
+    click.option(
+        "--list",
+        "lists",
+        metavar="FILE",
+        multiple=True,
+        help="Take inputs from this text file too, one per line; - is standard input.",
+    ),
+    click.option("--report", metavar="FILE", help="Add a line of JSON for each input to this file."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
+)
+"""``--list``, ``--report`` and ``--fail-fast``, of the commands that take many inputs."""
+
+result_options = _together(
+    overwrite_option,
+    click.option("--resume", is_flag=True, help="Leave out inputs whose result exists already."),
+    click.option("--dry-run", is_flag=True, help="Say what would be written, and do nothing."),
+)
+"""``--overwrite``, ``--resume`` and ``--dry-run``, of the commands that write a file for each input."""
+
+console_options = _together(
+    click.option("--quiet", is_flag=True, help="Hide progress and the device line; errors and losses are shown."),
+    click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from."),
+)
+"""``--quiet`` and ``--debug``, of every command."""
+
+
+class Console:
+    """Messages on standard error, and a progress bar where it is a terminal."""
+
+    def __init__(self, quiet: bool, debug: bool = False) -> None:
+        if not debug:
+            import warnings
+
+            warnings.simplefilter("ignore")  # a library's remarks are not the user's
+        self.quiet = quiet
+        self._bar_wanted = not quiet and sys.stderr.isatty()
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """A loss, or a remark about an input."""
+        self._line(f"skipae: {text}")
+
+    def remark(self, text: str) -> None:
+        """What ``--quiet`` hides."""
+        if not self.quiet:
+            self.say(text)
+
+    def error(self, text: str) -> None:
+        """Why an input failed."""
+        self._line(f"skipae: error: {text}")
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Progress]:
+        """A bar over ``total`` images."""
+        from skipae.batch import NoProgress
+
+        if not self._bar_wanted or not total:
+            yield NoProgress()
+            return
+        from tqdm import tqdm
+
+        shape = "{percentage:3.0f}% |{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
+        with tqdm(total=total, bar_format=shape, file=sys.stderr) as self._bar:
+            yield self._bar
+        self._bar = None
+
+    def _line(self, text: str) -> None:
+        from skipae.batch import one_line
+
+        if self._bar is not None:
+            self._bar.write(one_line(text), file=sys.stderr)
+        else:
+            click.echo(one_line(text), err=True)
+
+
+def load_model(
+    name: str, device: str, threads: int | None, console: Console, task: Task | None = None, verb: str = ""
+) -> Model:
+    """The checkpoint; where it is for another ``task``, the :class:`ModelError` names those that can ``verb``."""
+    from skipae import checkpoints
+    from skipae.model import from_pretrained
+
+    model = from_pretrained(name, device=device, threads=threads, notify=console.remark)
+    if task is not None:
+        checkpoints.require_task(model.config, task, verb)
+    return model
+
+
+def show(work: Work, console: Console) -> int:
+    """``--dry-run``: print which result each input would have; the exit code that is known by now."""
+    from skipae import batch
+
+    for job in work.jobs:
+        click.echo(batch.one_line(f"{job.name} -> {'-' if job.target is None else job.target}"))
+    for job in work.skipped:
+        console.remark(f"{job.name}: {job.target} exists already, left out")
+    for failure in work.failed:
+        console.error(f"{failure.name}: {failure.reason}")
+    unread = sum(failure.unread for failure in work.failed)
+    return batch.Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
+
+
+def refuse_terminal(streams: bool) -> None:
+    """An image on a terminal is of no use to anyone."""
+    if streams and sys.stdout.isatty():
+        from skipae.errors import UsageError
+
+        raise UsageError("standard output is a terminal: give a file after -o, or redirect it")
