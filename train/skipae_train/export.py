@@ -36,6 +36,9 @@ IR_VERSION = 10
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
 """Largest difference between torch and ONNX Runtime, in units of the [0, 1] range, by type of the stored weights."""
 
+WOVEN_STRIDE = 4
+"""Deconvolutions from up to this total stride are woven from a 2x2 convolution, deeper ones are ConvTranspose."""
+
 Array = NDArray[np.float64]
 
 
@@ -75,13 +78,17 @@ class _Graph:
             "Conv", inputs, f"{name}.conv", kernel_shape=weight.shape[2:], strides=[stride, stride], pads=pads
         )
 
-    def deconvolution(self, x: str, unit: Unit, name: str, weight: Array, bias: Array, like: str) -> str:
-        """A deconvolution that gives the height and width of ``like``; weight is [in, out, k, k]."""
+    def deconvolution(self, x: str, unit: Unit, name: str, weight: Array, bias: Array, woven: bool) -> str:
+        """A deconvolution, weight [in, out, k, k]; one of stride 2 is not finished without :meth:`enlarge`."""
         kernel, stride = weight.shape[-1], unit.conv.stride[0]
         if stride == 1:
             # The transposed convolution of stride 1 is the convolution with the kernel turned by 180 degrees.
             turned = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)  # (in, out, k, k) -> (out, in, k, k)
             return self.convolution(x, name, turned, bias, 1, [kernel // 2] * 4)
+        if not woven:
+            inputs = [x, self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)]
+            attributes = {"kernel_shape": [kernel, kernel], "strides": [2, 2], "pads": [1] * 4}
+            return self.add("ConvTranspose", inputs, f"{name}.conv", output_padding=[1, 1], **attributes)
         # Of stride 2, kernel 3, padding 1: along one axis output 2j is w1 x[j], output 2j + 1 is
         # w2 x[j] + w0 x[j + 1].  So a 2x2 convolution gives the four phases, and depth-to-space weaves them.
         taps = {0: {0: 1}, 1: {0: 2, 1: 0}}
@@ -92,12 +99,13 @@ class _Graph:
                 for y, ky in taps[row].items():
                     for x_, kx in taps[column].items():
                         phases[row, column, :, :, y, x_] = weight[:, :, ky, kx].T
-        woven = phases.reshape(4 * channels, channels_in, 2, 2)
-        return self.convolution(x, name, woven, np.tile(bias, 4), 1, [0, 0, 1, 1])
+        kernels = phases.reshape(4 * channels, channels_in, 2, 2)
+        return self.convolution(x, name, kernels, np.tile(bias, 4), 1, [0, 0, 1, 1])
 
-    def weave(self, x: str, name: str, like: str) -> str:
-        """The four phases of :meth:`deconvolution` to an image, cut to the height and width of ``like``."""
-        x = self.add("DepthToSpace", [x], f"{name}.woven", blocksize=2, mode="DCR")
+    def enlarge(self, x: str, name: str, like: str, woven: bool) -> str:
+        """What a :meth:`deconvolution` of stride 2 gave, its phases woven, cut to the height and width of ``like``."""
+        if woven:
+            x = self.add("DepthToSpace", [x], f"{name}.woven", blocksize=2, mode="DCR")
         size = self.add("Shape", [like], f"{name}.size", start=2, end=4)
         if not any(w.name == "origin" for w in self.weights):
             self.constant("origin", np.zeros(2, np.int64))
@@ -179,15 +187,18 @@ def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "
         unit = network.unit(name)
         weight = _values(unit.conv.weight)  # (in, out, k, k)
         like = "image" if number == 1 else carried[number - 2]
-        strided = unit.conv.stride[0] == 2
+        layer = architecture.layers[number - 1]
+        strided = layer.stride == 2
+        # Weaving is faster, and stores 16 taps for 9: not worth it where there are few pixels and many channels.
+        woven = strided and layer.total_stride <= WOVEN_STRIDE
         if number == 1:
             std = _values(network.std).reshape(3)
             bias = _values(unit.conv.bias) * std
             if architecture.shortcuts == "none":
                 bias = bias + _values(network.mean).reshape(3)
-            x = graph.deconvolution(x, unit, name, weight * std.reshape(1, 3, 1, 1), bias, like)
+            x = graph.deconvolution(x, unit, name, weight * std.reshape(1, 3, 1, 1), bias, woven)
             if strided:
-                x = graph.weave(x, name, like)
+                x = graph.enlarge(x, name, like, woven)
             if architecture.shortcuts == "none":
                 graph.add("Identity", [x], "restored")
             else:
@@ -196,16 +207,16 @@ def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "
         scale, shift = _norm(unit)
         joins = number - 1 in architecture.shortcut_layers
         if joins and pre:
-            x = graph.deconvolution(x, unit, name, weight, np.zeros_like(shift), like)
+            x = graph.deconvolution(x, unit, name, weight, np.zeros_like(shift), woven)
             if strided:
-                x = graph.weave(x, name, like)
+                x = graph.enlarge(x, name, like, woven)
             x = graph.affine(graph.add("Add", [x, like], f"{name}.sum"), name, scale, shift)
             x = graph.add("Relu", [x], f"{name}.relu")
             continue
-        x = graph.deconvolution(x, unit, name, weight * scale.reshape(1, -1, 1, 1), shift, like)
+        x = graph.deconvolution(x, unit, name, weight * scale.reshape(1, -1, 1, 1), shift, woven)
         x = graph.add("Relu", [x], f"{name}.relu")
         if strided:
-            x = graph.weave(x, name, like)
+            x = graph.enlarge(x, name, like, woven)
         if joins:
             x = graph.add("Add", [x, like], f"{name}.sum")
     return graph.model({"restored": ("n", 3, "height", "width")}, config)
