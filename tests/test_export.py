@@ -14,6 +14,7 @@ from skipae_train.export import (
     build_features,
     build_model,
     export,
+    export_static,
     measure_halo,
     measure_parity,
     session,
@@ -155,3 +156,18 @@ def test_reach_is_exact():
     changed = (whole - part).abs().amax((0, 1, 3)) > 1e-12
     assert int(changed.nonzero().max()) < reach
     assert int(changed.nonzero().max()) >= reach - stride
+
+
+def test_a_file_for_one_size(tmp_path):
+    for architecture in (network_1((2, 1, 1, 0), 4, topology="post"), network_2(3)):
+        network = trained_a_little(architecture)
+        folder = tmp_path / architecture.network
+        export(network, folder, name="tiny", fill=(0.5, 0.5, 0.5), halo_images=[], storage="float32")
+        for height, width in ((16, 24), (13, 21)):
+            worst = export_static(folder, tmp_path / "static.onnx", height=height, width=width)
+            assert 0 < worst < 1e-4
+            graph = onnx.load(tmp_path / "static.onnx").graph
+            operators = {node.op_type for node in graph.node}
+            assert not operators & {"Shape", "Cast"} and ("Slice" in operators) == bool(height % 2)
+            for value in (*graph.input, *graph.output):
+                assert [d.dim_value for d in value.type.tensor_type.shape.dim] == [1, 3, height, width]

@@ -112,3 +112,16 @@ def test_expected_errors_are_one_line(arguments, code, message, photos, checkpoi
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_export_for_one_size(checkpoint, tmp_path):
+    done = run("export", checkpoint, "--size", "21x32", "--out", tmp_path / "static.onnx")
+    assert done.exit_code == 0 and "float32 [1, 3, 21, 32]; ONNX Runtime differs from torch by" in done.output
+    assert (tmp_path / "static.onnx").is_file()
+    for arguments, message in (
+        (("--size", "21", "--out", tmp_path / "x.onnx"), "--size must be height x width in pixels"),
+        (("--size", "21x32", "--out", tmp_path), "--out must be a file that ends in .onnx"),
+        (("--out", tmp_path), "--name and --images are needed"),
+    ):
+        refused = run("export", checkpoint, *arguments)
+        assert refused.exit_code == 2 and message in refused.output

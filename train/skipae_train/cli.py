@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,18 +86,33 @@ def pretrain(
 
 
 @cli.command()
-@click.argument("run", type=EXISTING)
-@click.option("--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
-@click.option("--name", required=True, help="Name of the checkpoint.")
-@click.option("--images", type=EXISTING, required=True, help="Photos on which the tiles' halo is measured.")
+@click.argument("source", metavar="RUN|CHECKPOINT", type=EXISTING)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder, or file, to write.")
+@click.option("--name", help="Name of the checkpoint.")
+@click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.")
 @click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
-def export(run: Path, out: Path, name: str, images: Path, storage: str) -> None:
-    """Export the weights of a RUN folder to a checkpoint folder, and check ONNX Runtime against torch."""
-    from skipae_train.data import find_images, load_rgb
-    from skipae_train.export import export_run
+@click.option("--size", metavar="HxW", help="Write one fp32 ONNX file for images of this size alone.")
+def export(source: Path, out: Path, name: str | None, images: Path | None, storage: str, size: str | None) -> None:
+    """Export the weights of a RUN to a checkpoint folder, and check ONNX Runtime against torch.
 
+    With --size, export a CHECKPOINT for runtimes that take no dynamic shapes: --out is then the .onnx file.
+    """
+    from skipae_train.data import find_images, load_rgb
+    from skipae_train.export import export_run, export_static
+
+    if size is not None:
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+        if match is None:
+            raise click.UsageError(f"--size must be height x width in pixels, for example 480x640, not {size}")
+        if out.suffix != ".onnx":
+            raise click.UsageError(f"--out must be a file that ends in .onnx where --size is given, not {out}")
+        worst = export_static(source, out, height=int(match[1]), width=int(match[2]))
+        click.echo(f"{out}: float32 [1, 3, {match[1]}, {match[2]}]; ONNX Runtime differs from torch by {worst:.2g}")
+        return
+    if name is None or images is None:
+        raise click.UsageError("--name and --images are needed to export a run to a checkpoint folder")
     photos = [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
-    network, config, parity = export_run(run, out, name=name, halo_images=photos, storage=storage)
+    network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage)
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
         f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.restored:.2g} (image) and "
