@@ -1,6 +1,6 @@
-"""Speed, start-up, memory and tiling of ``skipae denoise``, each beside what it is to be compared with.
+"""Speed, start-up, memory, tiling and overlap of ``skipae denoise``, each beside what it is to be compared with.
 
-    python benchmarks/denoise.py [--threads 2] [speed] [start] [memory] [tiling]
+    python benchmarks/denoise.py [--threads 2] [speed] [start] [memory] [tiling] [overlap]
 
 Needs ``pip install -e ".[cpu,train]"``.  Rivals run interleaved with ours in one process or one loop, and the
 best of several rounds counts, because timings from different runs cannot be compared.
@@ -173,11 +173,48 @@ def tiling(threads: int) -> None:
         print(f"tiling: halo {halo}, largest difference by sigma: {worst}")
 
 
+def overlap(threads: int) -> None:
+    """A folder of photos with decoding, the net and encoding at once, beside one after the other."""
+    from contextlib import nullcontext
+
+    from PIL import Image
+
+    from skipae import batch, from_pretrained
+
+    class Quiet:
+        def say(self, text: str) -> None:
+            print(text)
+
+        error = say
+
+        def progress(self, total: int) -> nullcontext[batch.NoProgress]:
+            return nullcontext(batch.NoProgress())
+
+    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    task = batch.Restoration(lambda: model, lambda net, pixels, advance: net.restore(pixels), overwrite=True)
+    with tempfile.TemporaryDirectory() as folder:
+        noisy = Path(folder, "noisy")
+        noisy.mkdir()
+        for number in range(6):
+            image = Image.effect_noise((1200, 900), 40 + number).convert("RGB")
+            image.save(noisy / f"{number}.png")
+
+        def run(limit: int) -> None:
+            batch.OVERLAP_PIXELS = limit  # larger images have the machine to themselves
+            work = batch.plan([str(noisy)], str(Path(folder, "clean")), suffix="denoised", overwrite=True)
+            if batch.run(task, work, Quiet()).done != 6:
+                raise SystemExit("not all images were restored")
+
+        found = best(3, overlapped=lambda: run(16_000_000), serial=lambda: run(0))
+    print(f"overlap: 6 PNG of 1200 x 900, {threads} thread(s): serial {found['serial']:.2f} s", end=", ")
+    print(f"overlapped {found['overlapped']:.2f} s, ratio {found['serial'] / found['overlapped']:.2f}")
+
+
 def main() -> None:
     """Run the parts asked for, all by default."""
-    parts = {"speed": speed, "start": start, "memory": memory, "tiling": tiling}
+    parts = {"speed": speed, "start": start, "memory": memory, "tiling": tiling, "overlap": overlap}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="speed|start|memory|tiling")
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="|".join(parts))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     for name in arguments.parts or parts:
