@@ -1,9 +1,9 @@
 """Build the folder of training photos that ``sources.tsv`` lists: ``python collect.py CLONES OUT``.
 
 CLONES holds the source repositories as git clones (bare or not) named ``owner/name`` or ``owner+name``, and the
-folders ``BSDS500`` (with ``train`` and ``test``) and ``imagenet`` (the sample's files).  Pictures that a repository
-keeps only in its history are taken from there; what is missing is counted and left out.  Photos that were shrunk
-are shrunk again: by a box filter where it is exactly by two, else by Lanczos.  Needs git and Pillow.
+folder ``BSDS500`` (with ``train`` and ``test``), whose photos are written twice.  Pictures that a repository keeps
+only in its history are taken from there; what is missing is counted and left out.  Photos that were shrunk are
+shrunk again: by a box filter where it is exactly by two, else by Lanczos.  Needs git and Pillow.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
     """The file's contents, newest version first."""
     if repository == "BSDS500":
         yield (clones / "BSDS500" / path).read_bytes()
-        return
-    if repository.startswith("ImageNet"):
-        yield (clones / "imagenet" / path).read_bytes()
         return
     clone = next((p for p in (clones / repository, clones / repository.replace("/", "+")) if p.exists()), None)
     if clone is None:
@@ -73,6 +70,11 @@ def main() -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         photo.save(target, compress_level=1)
+        if row["repository"] == "BSDS500":  # these count twice
+            again = out / "bsds-again" / target.name
+            again.parent.mkdir(exist_ok=True)
+            again.unlink(missing_ok=True)
+            again.hardlink_to(target)
     for line in missing:
         sys.stderr.write(line + "\n")
     sys.stdout.write(f"{len(rows) - len(missing)} of {len(rows)} photos are in {out}\n")
