@@ -1,4 +1,5 @@
 import csv
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -166,12 +167,15 @@ def test_crops_depend_on_seed_and_number_alone(photos):
     assert not torch.equal(Photos(photos, seed=2, hold_out=0).crops(0, 4, 40), expected[0])
 
 
-def test_held_out_photos_are_never_drawn(photos):
-    data = Photos(photos, hold_out=3)
-    assert len(data.held_out) == 2
-    assert not set(data.held_out) & set(data.files)
-    assert data.validation(64, 8).shape == (2, 3, 64, 64)
-    assert data.validation(200, 8).shape == (0, 3, 200, 200)
+def test_held_out_photos_are_never_drawn_and_neither_are_their_copies(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "once")
+    shutil.copytree(photos, tmp_path / "again")
+    once, twice = Photos(photos, hold_out=3), Photos(tmp_path, hold_out=3)
+    assert [f.name for f in once.held_out] == ["5.png"]  # the only name whose CRC-32 three divides
+    assert [f.name for f in twice.held_out] == ["5.png", "5.png"]
+    assert not {f.name for f in twice.held_out} & {f.name for f in twice.files}
+    assert once.validation(64, 8).shape == (1, 3, 64, 64)
+    assert once.validation(200, 8).shape == (0, 3, 200, 200)
 
 
 def test_data_errors_say_what_to_do(tmp_path, photos):
