@@ -10,12 +10,14 @@ from PIL import Image
 from skipae_train.corruption import GaussianNoise, PhotoDamage
 from skipae_train.data import DataError, Photos, augment_photos
 from skipae_train.export import export
+from skipae_train.muon import orthogonal
 from skipae_train.pretrain import (
     Cosine,
     Milestones,
     Phase,
     Pretrain,
     TrainingError,
+    Trapezoid,
     load_run,
     pretrain,
     reconstruction_loss,
@@ -59,11 +61,16 @@ def read_log(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 7])
-def test_a_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, photos, stop_at):
-    whole = run(tmp_path / "whole", photos).state_dict()
-    run(tmp_path / "stopped", photos, stop_at=stop_at)
-    resumed = run(tmp_path / "stopped", photos).state_dict()
+MUON = replace(
+    RECIPE, muon_lr=4e-3, schedule=Trapezoid(2, 0.5), phases=(Phase(5, 32, 3), Phase(4, 48, 2, freeze_norm=True))
+)
+
+
+@pytest.mark.parametrize(("stop_at", "recipe"), [(1, RECIPE), (4, MUON), (7, RECIPE), (7, MUON)])
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, photos, stop_at, recipe):
+    whole = run(tmp_path / "whole", photos, recipe).state_dict()
+    run(tmp_path / "stopped", photos, recipe, stop_at=stop_at)
+    resumed = run(tmp_path / "stopped", photos, recipe).state_dict()
     assert {k for k in whole if not torch.equal(whole[k], resumed[k])} == set()
     loaded, recipe = load_run(tmp_path / "stopped")
     assert all(torch.equal(v, whole[k]) for k, v in loaded.state_dict().items())
@@ -73,13 +80,38 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, photos, st
     assert log[-1]["psnr25"] == read_log(tmp_path / "whole")[-1]["psnr25"]
 
 
-def test_training_lowers_the_loss(tmp_path, photos):
+@pytest.mark.parametrize(("lr", "muon_lr"), [(1e-2, 0.0), (1e-2, 5e-2)])
+def test_training_lowers_the_loss(tmp_path, photos, lr, muon_lr):
     phases, noise = (Phase(120, 32, 4),), GaussianNoise((30, 30))
     network = network_1((2, 2, 0, 0), 8, topology="post")
-    recipe = replace(RECIPE, architecture=network, corruption=noise, phases=phases, ema=0.0, lr=1e-2)
+    recipe = replace(RECIPE, architecture=network, corruption=noise, phases=phases, ema=0.0, lr=lr, muon_lr=muon_lr)
     pretrain(recipe, photos, tmp_path, precision="fp32", device="cpu", quiet=True, validate_every=30)
     losses = [float(row["loss"]) for row in read_log(tmp_path)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights(tmp_path, photos):
+    before = {k: v.clone() for k, v in run(tmp_path, photos, replace(MUON, ema=0.0), stop_at=5).state_dict().items()}
+    after = run(tmp_path, photos, replace(MUON, ema=0.0)).state_dict()
+    same = {k for k in before if torch.equal(before[k], after[k])}
+    assert same == {"mean", "std"} | {k for k in before if "running" in k or "tracked" in k}
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_orthogonal_keeps_the_directions_and_evens_out_their_strength(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    strengths = torch.diag(u.T @ orthogonal(matrix) @ v.T)
+    assert strengths.min() > 0.6 and strengths.max() < 1.3
+    assert torch.allclose(orthogonal(matrix), u * strengths @ v, atol=0.05)
+
+
+def test_the_length_of_a_trapezoid_does_not_matter_before_its_cooldown():
+    schedule = Trapezoid(warmup=4, cooldown=0.25)
+    assert [schedule(step, 40) for step in (0, 3, 29)] == [0.25, 1.0, 1.0]
+    assert [schedule(step, 100) for step in (0, 3, 29)] == [0.25, 1.0, 1.0]
+    assert schedule(35, 40) == 0.5
+    assert schedule(39, 40) == 0.1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path, photos):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from skipae_train.corruption import Colour, Corruption, GaussianNoise
 from skipae_train.data import Photos, augment_photos
+from skipae_train.muon import Muon
 from skipae_train.networks import AutoEncoder, Init
 from skipae_zoo import Architecture
 
@@ -47,6 +48,21 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Trapezoid:
+    """Linear warm-up, constant, then linearly down to 0 over the last ``cooldown``, a share of the run.
+
+    Up to there the steps do not depend on the run's length, which may therefore be chosen on the way.
+    """
+
+    warmup: int
+    cooldown: float
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Factor on the learning rate at ``step`` of ``steps``."""
+        return min(1.0, (step + 1) / self.warmup, (steps - step) / (self.cooldown * steps))
+
+
+@dataclass(frozen=True)
 class Milestones:
     """Multiplied by ``factor`` at each share of the run (supplement B: 60 and 90 of 120 epochs)."""
 
@@ -65,6 +81,8 @@ class Phase:
     steps: int
     crop: int
     batch: int
+    freeze_norm: bool = False
+    """Whether batch norm uses, and keeps, the statistics it has, as it will at inference."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,9 @@ class Pretrain:
     corruption: Corruption
     phases: tuple[Phase, ...]
     lr: float = 1e-4
-    schedule: Cosine | Milestones = Milestones((0.5, 0.75))
+    muon_lr: float = 0.0
+    """Learning rate of Muon for the kernels, but for the first's and the last's; 0 leaves all to ADAM (the paper)."""
+    schedule: Cosine | Milestones | Trapezoid = Milestones((0.5, 0.75))
     loss: Loss = "mse"
     """``mse`` is the paper's.  ``rmse`` is the mean over samples of the root: the gradient of a sample is then
     as large at weak noise as at strong, where ``mse`` lets the strongest noise drown the rest."""
@@ -146,16 +166,17 @@ def pretrain(
     network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
-    optimiser = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
+    optimisers = _optimisers(network, recipe)
     step, seconds = 0, 0.0
     state_file = out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, map_location=accelerator.device, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved_state in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved_state)
         step, seconds = state["step"], state["seconds"]
-    model, optimiser = accelerator.prepare(network, optimiser)
+    model, *optimisers = accelerator.prepare(network, *optimisers)
     averaged = cast(AutoEncoder, average.module) if recipe.ema else network
 
     def save() -> None:
@@ -173,7 +194,7 @@ def pretrain(
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "step": step,
                 "seconds": seconds,
             }
@@ -192,24 +213,31 @@ def pretrain(
         crops = photos.crops(number, phase.batch, phase.crop)
         clean = augment_photos(crops.to(accelerator.device).float() / 255, generator)
         corrupted = recipe.corruption(clean, generator).contiguous(memory_format=torch.channels_last)
-        rate = recipe.lr * recipe.schedule(step, recipe.steps)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        factor = recipe.schedule(step, recipe.steps)
+        for optimiser, rate in zip(optimisers, (recipe.lr, recipe.muon_lr), strict=False):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
         model.train()
+        if phase.freeze_norm:
+            for unit in network.modules():
+                if isinstance(unit, nn.BatchNorm2d):
+                    unit.eval()
         with accelerator.autocast():
             restored = model(corrupted)
         loss = reconstruction_loss(restored.float(), clean, recipe.loss)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {step} of {recipe.name}: lower the learning rate (now {rate:.2g}); "
+                f"the loss is {value} at step {step} of {recipe.name}: lower the learning rate "
+                f"(now {recipe.lr * factor:.2g}); "
                 + (f"the last good state is in {state_file}" if state_file.exists() else "no state was saved yet")
             )
         accelerator.backward(loss)
         if recipe.clip:
             accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         if recipe.ema:
             average.update_parameters(network)
         losses.append(value)
@@ -221,7 +249,7 @@ def pretrain(
             row = {
                 "step": step,
                 "seconds": round(seconds, 1),
-                "lr": f"{rate:.3g}",
+                "lr": f"{recipe.lr * factor:.3g}",
                 "loss": f"{sum(losses) / len(losses):.5g}",
             }
             for sigma in (15, 25, 50):
@@ -263,6 +291,16 @@ def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
         return error.mean()
     # Half a grey level keeps the gradient finite where a sample is all but perfect.
     return (error.mean((1, 2, 3)) + (0.5 / 255) ** 2).sqrt().mean()
+
+
+def _optimisers(network: AutoEncoder, recipe: Pretrain) -> list[torch.optim.Optimizer]:
+    """ADAM, and Muon for the inner kernels where the recipe has it."""
+    if not recipe.muon_lr:
+        return [torch.optim.Adam(network.parameters(), recipe.lr, fused=True)]
+    inner = [network.unit(name).conv.weight for name in (*network.encoder, *network.decoder) if name[3:] != "1"]
+    chosen = {id(kernel) for kernel in inner}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+    return [torch.optim.Adam(rest, recipe.lr, fused=True), Muon(inner, recipe.muon_lr)]
 
 
 def _validate(network: nn.Module, clean: Tensor, sigma: int, accelerator: Accelerator) -> float:

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from dataclasses import replace
 
-from skipae_train.pretrain import Phase, Pretrain
+from skipae_train.pretrain import Pretrain
 
 
 def recipe_names() -> list[str]:
@@ -30,5 +30,5 @@ def smoke(recipe: Pretrain) -> Pretrain:
     return replace(
         recipe,
         architecture=replace(recipe.architecture, n=max(1, recipe.architecture.n // 8)),
-        phases=tuple(Phase(steps=4, crop=min(phase.crop, 32), batch=2) for phase in recipe.phases),
+        phases=tuple(replace(phase, steps=4, crop=min(phase.crop, 32), batch=2) for phase in recipe.phases),
     )

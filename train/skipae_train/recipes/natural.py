@@ -13,7 +13,7 @@ Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.50 / 29.90 / 26.41 dB; Pol
 """
 
 from skipae_train.corruption import PhotoDamage
-from skipae_train.pretrain import Cosine, Phase, Pretrain
+from skipae_train.pretrain import Phase, Pretrain, Trapezoid
 from skipae_zoo import network_1
 
 MEAN = (0.43, 0.42, 0.39)  # of our photos; masked pixels have this colour too
@@ -22,9 +22,10 @@ RECIPE = Pretrain(
     name="natural",
     architecture=network_1((3, 3, 3, 3), 32, topology="post"),
     corruption=PhotoDamage(fill=MEAN),
-    phases=(Phase(22_000, 96, 16), Phase(5_000, 128, 9), Phase(3_000, 160, 6)),
+    phases=(Phase(10_000, 96, 16), Phase(2_000, 128, 9), Phase(3_000, 160, 6, freeze_norm=True)),
     lr=2e-3,
-    schedule=Cosine(warmup=150),
+    muon_lr=4e-3,
+    schedule=Trapezoid(warmup=150, cooldown=0.35),
     loss="rmse",
     init="he",
     mean=MEAN,
