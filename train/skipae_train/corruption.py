@@ -319,7 +319,9 @@ class PhotoDamage:
     camera_jpeg: float = 0.7
     """The same of the camera samples."""
     masked: float = 0.1
-    """Share with masked places; half of them have no noise."""
+    """Share with masked places."""
+    quiet: float = 0.5
+    """Share of the masked samples that have no noise."""
     fill: Colour = (0.5, 0.5, 0.5)
 
     def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -327,7 +329,7 @@ class PhotoDamage:
         kind = uniform(clean, 0, 1, generator)
         is_gaussian, is_camera = kind < self.gaussian, kind >= 1 - self.camera
         masked = chance(clean, self.masked, generator)
-        quiet = masked & chance(clean, 0.5, generator)
+        quiet = masked & chance(clean, self.quiet, generator)
         sigma = uniform(clean, *self.sigma, generator) / 255
         # Poisson: the given sigma is that of mid-grey; read noise is a fifth of it.
         signal = torch.where(is_gaussian, 1.0, (1.92 * clean.clamp(0, 1) + 0.04).sqrt())

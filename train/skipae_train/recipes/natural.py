@@ -16,13 +16,14 @@ from skipae_train.corruption import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, Trapezoid
 from skipae_zoo import network_1
 
-MEAN = (0.43, 0.42, 0.39)  # of our photos; masked pixels have this colour too
+MEAN = (0.43, 0.42, 0.39)  # of our photos
+FILL = (1.0, 0.0, 1.0)  # no photo has it, so that the net sees what is masked; the mean colour would hide it
 
 RECIPE = Pretrain(
     name="natural",
     architecture=network_1((3, 3, 3, 3), 32, topology="post"),
-    corruption=PhotoDamage(fill=MEAN),
-    phases=(Phase(10_000, 96, 16), Phase(2_000, 128, 9), Phase(3_000, 160, 6, freeze_norm=True)),
+    corruption=PhotoDamage(masked=0.15, quiet=0.7, fill=FILL),
+    phases=(Phase(8_000, 96, 16), Phase(1_500, 128, 9), Phase(2_500, 160, 6, freeze_norm=True)),
     lr=2e-3,
     muon_lr=4e-3,
     schedule=Trapezoid(warmup=150, cooldown=0.35),
