@@ -55,18 +55,33 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def write_checkpoint(folder: Path, model: onnx.ModelProto, **changes: object) -> Path:
-    """A checkpoint folder around a graph."""
+def tiny_features(seed: int = 0) -> onnx.ModelProto:
+    """The encoder of :func:`tiny_graph`, both layers outputs."""
+    model = tiny_graph(seed)
+    graph = model.graph
+    del graph.node[4:], graph.initializer[2:], graph.output[:]
+    for name in ("enc1", "enc2"):
+        shape = ["n", CHANNELS, f"{name}_h", f"{name}_w"]
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def write_checkpoint(
+    folder: Path, model: onnx.ModelProto, features: onnx.ModelProto | None = None, **changes: object
+) -> Path:
+    """A checkpoint folder around a graph, and one of its features where it is given."""
     architecture = network_1((2, 0, 0, 0), CHANNELS)
     (folder / "onnx").mkdir(parents=True)
-    onnx.save(model, folder / "onnx" / "model.onnx")
+    graphs = {"onnx/model.onnx": model} | ({} if features is None else {"onnx/features.onnx": features})
+    for file, graph in graphs.items():
+        onnx.save(graph, folder / file)
     fields: dict[str, object] = {
         "name": folder.name,
         "task": "restoration",
         "architecture": architecture,
         "preprocessing": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         "halo": architecture.reach,
-        "files": {"onnx/model.onnx": sha256(folder / "onnx" / "model.onnx")},
+        "files": {file: sha256(folder / file) for file in graphs},
     }
     write_config(folder, CheckpointConfig(**(fields | changes)))  # type: ignore[arg-type]
     return folder
@@ -75,4 +90,4 @@ def write_checkpoint(folder: Path, model: onnx.ModelProto, **changes: object) ->
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose net changes every pixel a little."""
-    return write_checkpoint(tmp_path_factory.mktemp("zoo") / "tiny", tiny_graph())
+    return write_checkpoint(tmp_path_factory.mktemp("zoo") / "tiny", tiny_graph(), tiny_features())

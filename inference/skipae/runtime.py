@@ -17,9 +17,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from skipae.errors import DeviceError, ModelError, UsageError
+from skipae.subgraph import cut
 from skipae_zoo import CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
@@ -69,21 +70,32 @@ class Session:
     by threads, and used after a fork.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig, file: str, device: Device) -> None:
-        """Args: a checkpoint ``folder``, its ``config``, the ``file`` in it, for example ``onnx/model.onnx``."""
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, file: str, device: Device, outputs: tuple[str, ...] = ()
+    ) -> None:
+        """Make it; nothing is loaded yet.
+
+        Args:
+            folder: of a checkpoint.
+            config: its configuration.
+            file: in the folder, for example ``onnx/model.onnx``.
+            device: where to run it.
+            outputs: the graph is cut down to what these need; by default it is left whole.
+        """
         self.folder = folder
         self.config = config
         self.file = file
         self.device = device
+        self.outputs = outputs
         self._session: Any = None
         self._lock = threading.Lock()
         _sessions.add(self)
 
-    def __getstate__(self) -> tuple[Path, CheckpointConfig, str, Device]:
+    def __getstate__(self) -> tuple[Path, CheckpointConfig, str, Device, tuple[str, ...]]:
         """What it takes to make the session anew."""
-        return self.folder, self.config, self.file, self.device
+        return self.folder, self.config, self.file, self.device, self.outputs
 
-    def __setstate__(self, state: tuple[Path, CheckpointConfig, str, Device]) -> None:
+    def __setstate__(self, state: tuple[Path, CheckpointConfig, str, Device, tuple[str, ...]]) -> None:
         """As if made anew in this process."""
         self.__init__(*state)  # type: ignore[misc]
 
@@ -103,7 +115,11 @@ class Session:
         return session
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The first output for the input ``image``, float32 [N, 3, H, W] in [0, 1].
+        """The first output for the input ``image``, float32 [N, 3, H, W] in [0, 1]; errors: see :meth:`run_all`."""
+        return next(iter(self.run_all(image).values()))
+
+    def run_all(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Every output by name for the input ``image``, float32 [N, 3, H, W] in [0, 1].
 
         Raises:
             MemoryError: the device has not enough memory for this size.
@@ -111,11 +127,12 @@ class Session:
         """
         session = self.open()
         try:
-            return cast("NDArray[np.float32]", session.run(None, {"image": image})[0])
+            found = session.run(None, {"image": image})
         except Exception as error:  # the runtime's exceptions have no common base
             if _is_out_of_memory(error):
                 raise MemoryError(_first_line(error)) from error
             raise DeviceError(f"{self.device} failed to run {self.config.name}: {_first_line(error)}") from error
+        return {output.name: value for output, value in zip(session.get_outputs(), found, strict=True)}
 
     def trim(self) -> None:
         """Give back the memory that the runtime kept from the last runs; the next run takes it anew."""
@@ -134,7 +151,8 @@ class Session:
             raise ModelError(str(error)) from error
         runtime = load_runtime()
         try:
-            session = _create(runtime, str(path), self.device)
+            model = cut(path.read_bytes(), self.outputs) if self.outputs else str(path)
+            session = _create(runtime, model, self.device)
         except Exception as error:
             if self.device.kind != "cpu":
                 raise DeviceError(f"{self.device} cannot load {path}: {_first_line(error)}") from error

@@ -1,0 +1,115 @@
+"""Cut an ONNX file down to what some of its outputs need, without the package onnx.
+
+ONNX Runtime runs the whole graph whatever outputs are fetched, so that an early layer would cost as much as the
+last.  An ONNX file is a protobuf message, a row of fields (number, wire type, value); only the fields named below
+are looked at, and what stays is copied as it is, weights included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO = 1, 5, 12, 13
+_NODE_INPUT, _NODE_OUTPUT = 1, 2
+_TENSOR_NAME = 8
+_INFO_NAME = 1
+
+
+def cut(model: bytes, outputs: Collection[str]) -> bytes:
+    """The model with these of its graph's outputs, and the nodes and weights that they need.
+
+    Args:
+        model: an ONNX file whose weights are embedded and whose nodes hold no graphs of their own.
+        outputs: names of outputs; they keep the order that they have in the file.
+
+    Raises:
+        ValueError: it is no such file, or has no such output.
+    """
+    try:
+        parts = [
+            _field(number, _cut_graph(memoryview(payload), frozenset(outputs))) if number == _MODEL_GRAPH else whole
+            for number, payload, whole in _fields(memoryview(model))
+        ]
+    except IndexError:
+        raise ValueError("not an ONNX file, or damaged") from None
+    return b"".join(parts)
+
+
+def _cut_graph(graph: memoryview, outputs: frozenset[str]) -> bytes:
+    fields = list(_fields(graph))
+    missing = outputs - {_text(payload, _INFO_NAME) for number, payload, _ in fields if number == _GRAPH_OUTPUT}
+    if missing:
+        raise ValueError(f"the graph has no output {', '.join(sorted(missing))}")
+    needed = set(outputs)
+    nodes: set[int] = set()
+    for place in range(len(fields) - 1, -1, -1):  # nodes stand after those they need
+        number, payload, _ = fields[place]
+        if number == _GRAPH_NODE and needed.intersection(_texts(payload, _NODE_OUTPUT)):
+            nodes.add(place)
+            needed.update(_texts(payload, _NODE_INPUT))
+
+    def stays(place: int, number: int, payload: memoryview) -> bool:
+        if number == _GRAPH_NODE:
+            return place in nodes
+        if number == _GRAPH_OUTPUT:
+            return _text(payload, _INFO_NAME) in outputs
+        if number == _GRAPH_INITIALIZER:
+            return _text(payload, _TENSOR_NAME) in needed
+        return number != _GRAPH_VALUE_INFO  # the runtime infers shapes itself
+
+    return b"".join(whole for place, (number, payload, whole) in enumerate(fields) if stays(place, number, payload))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Number, value and whole bytes of each field; :class:`IndexError` where the message ends too early."""
+    place = 0
+    while place < len(message):
+        start = place
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == 0:
+            first = place
+            _, place = _varint(message, place)
+        elif kind in (1, 5):
+            first, place = place, place + (8 if kind == 1 else 4)
+        elif kind == 2:
+            size, first = _varint(message, place)
+            place = first + size
+        else:
+            raise IndexError
+        if place > len(message):
+            raise IndexError
+        yield key >> 3, message[first:place], message[start:place]
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """A whole number at ``place``, seven bits a byte, lowest first, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = message[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+        shift += 7
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A field of bytes."""
+    encoded = bytearray()
+    for value in (number << 3 | 2, len(payload)):
+        while value > 0x7F:
+            encoded.append(value & 0x7F | 0x80)
+            value >>= 7
+        encoded.append(value)
+    return bytes(encoded) + payload
+
+
+def _texts(message: memoryview, number: int) -> list[str]:
+    return [str(payload, "utf-8") for found, payload, _ in _fields(message) if found == number]
+
+
+def _text(message: memoryview, number: int) -> str:
+    return next(iter(_texts(message, number)), "")
