@@ -25,6 +25,7 @@ TERMINATED = 143
 
 COMMANDS = {
     "denoise": "Remove noise from images.",
+    "inpaint": "Fill holes in images from their surroundings.",
 }
 """Each command and the first line of its help."""
 

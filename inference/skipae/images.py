@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview
+"""The path of an image file, or its bytes."""
+
 MAX_PIXELS = 178_956_970
 """The largest image to decode, in pixels; Pillow's own limit."""
 
@@ -270,6 +273,24 @@ def from_pil(image: Image.Image) -> Picture:
         format="PNG", icc=info.get("icc_profile"), exif=info.get("exif"), xmp=info.get("xmp"), dpi=info.get("dpi")
     )
     return _to_picture(image, metadata, [])
+
+
+def read(image: Image.Image | Source, name: str = "image", *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode an image file, given by its path or its bytes, or take one in memory as it stands.
+
+    Raises:
+        UsageError: it is none of these; ``name`` is what the message calls it.
+        ImageError: see :func:`open_image` and :func:`from_pil`.
+    """
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview):
+        source = bytes(image) if isinstance(image, bytearray | memoryview) else image
+        with open_image(source, max_pixels=max_pixels) as opened:
+            return opened.decode()
+    if is_pil(image):
+        return from_pil(image)
+    raise UsageError(
+        f"{name} must be a PIL.Image, a numpy array, or the path or bytes of a file, not {type(image).__name__}"
+    )
 
 
 def is_pil(value: object) -> TypeGuard[Image.Image]:

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import checkpoints, images, runtime, tiling
+from skipae import checkpoints, images, inpainting, runtime, tiling
 from skipae.errors import UsageError
 from skipae_zoo import CheckpointConfig, Layer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview
-"""The path of an image file, or its bytes."""
 
 MEMORY = {"cpu": 512 << 20, "openvino": 512 << 20, "cuda": 3 << 30}
 """Bytes that the layers' outputs of one window may take, by kind of device."""
@@ -65,7 +62,7 @@ class Model:
     @overload
     def denoise(
         self,
-        image: Image | Source,
+        image: Image | images.Source,
         *,
         strength: float = ...,
         luma: float | None = ...,
@@ -77,7 +74,7 @@ class Model:
 
     def denoise(
         self,
-        image: NDArray[Any] | Image | Source,
+        image: NDArray[Any] | Image | images.Source,
         *,
         strength: float = 1.0,
         luma: float | None = None,
@@ -118,18 +115,67 @@ class Model:
 
         if isinstance(image, np.ndarray):
             return _restore_array(image, restore)
-        if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview):
-            source = bytes(image) if isinstance(image, bytearray | memoryview) else image
-            with images.open_image(source, max_pixels=max_pixels) as opened:
-                picture = opened.decode()
-        elif images.is_pil(image):
-            picture = images.from_pil(image)
-        else:
-            raise UsageError(
-                f"image must be a PIL.Image, a numpy array, or the path or bytes of a file, not {type(image).__name__}"
-            )
+        picture = images.read(image, max_pixels=max_pixels)
         picture.restore(restore)
         return picture.to_pil()
+
+    @overload
+    def inpaint(
+        self, image: NDArray[Any], mask: NDArray[Any] | Image | images.Source | None = ..., *, max_pixels: int = ...
+    ) -> NDArray[Any]: ...
+
+    @overload
+    def inpaint(
+        self,
+        image: Image | images.Source,
+        mask: NDArray[Any] | Image | images.Source | None = ...,
+        *,
+        max_pixels: int = ...,
+    ) -> Image: ...
+
+    def inpaint(
+        self,
+        image: NDArray[Any] | Image | images.Source,
+        mask: NDArray[Any] | Image | images.Source | None = None,
+        *,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> NDArray[Any] | Image:
+        """Fill masked pixels from their surroundings; all others stay as they are, bit for bit.
+
+        Args:
+            image: see :meth:`denoise`.
+            mask: where it is not zero, the image is filled: an array, a ``PIL.Image``, or the path or bytes of an
+                image file, of the (upright) image's size; in colour, what is not black.  Alpha of the image is not
+                touched.  None fills the image's own fully transparent pixels and makes them opaque.
+            max_pixels: the largest image file to decode, in pixels.
+
+        Returns:
+            An image like the one given, see :meth:`denoise`; unchanged where nothing is masked.
+
+        Raises:
+            UsageError: an argument is none of these, or the mask has another size.
+            ImageError: a file cannot be decoded, every pixel is masked, or memory runs out.
+            ModelError: this checkpoint does not restore images.
+        """
+        checkpoints.require_task(self.config, "restoration", "inpaint")
+        check_options(1.0, None, None, None, None, max_pixels)
+        holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
+        if not isinstance(image, np.ndarray):
+            picture = images.read(image, max_pixels=max_pixels)
+            inpainting.inpaint_picture(self, picture, holes)
+            return picture.to_pil()
+        clear = holes is None and image.ndim == 3 and image.shape[2] == 4
+        if holes is None:
+            holes = image[..., 3] == 0 if clear else np.zeros(image.shape[:2], bool)
+
+        def fill(pixels: NDArray[Any]) -> NDArray[Any]:
+            inpainting.check_mask(holes, pixels.shape[1::-1])
+            return inpainting.fill(self, pixels, holes)
+
+        result = _restore_array(image, fill)
+        if clear:
+            result[holes, 3] = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+        return result
 
     def restore(
         self,

@@ -214,15 +214,20 @@ def _restore_windows(
                 progress(done / windows.count)
 
 
-def _to_net(window: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
-    if window.dtype.kind == "f":
-        low, high = float(window.min()), float(window.max())
+def check_range(pixels: NDArray[Any]) -> None:
+    """Refuse floats that are far out of [0, 1] with a :class:`UsageError`."""
+    if pixels.dtype.kind == "f":
+        low, high = float(pixels.min()), float(pixels.max())
         # Noise may leave [0, 1] by a little; values of another scale are a mistake worth naming.
         if not (low >= -2 and high <= 3):
             raise UsageError(
                 f"image: floats must be in [0, 1], but these go from {low:g} to {high:g}: divide them by their "
                 "maximum, or give uint8 or uint16"
             )
+
+
+def _to_net(window: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
+    check_range(window)
     batch = np.empty((1, 3, *window.shape[:2]), np.float32)
     channels = window[None] if window.ndim == 2 else window.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
     np.divide(channels, scale, out=batch[0], dtype=np.float32, casting="unsafe")

@@ -1,0 +1,237 @@
+"""``skipae inpaint``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skipae.commands import options
+from skipae.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from skipae import batch, images
+    from skipae.inpainting import Mask
+    from skipae.model import Model
+
+Box = tuple[int, int, int, int]
+
+
+def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[Box]:
+    boxes: list[Box] = []
+    for text in values:
+        try:
+            x, y, width, height = (int(word) for word in text.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not x,y,w,h in whole pixels, for example 40,30,16,16") from None
+        if min(x, y) < 0 or min(width, height) < 1:
+            raise click.BadParameter(f"{text!r} must have x and y of at least 0, and w and h of at least 1")
+        boxes.append((x, y, width, height))
+    return boxes
+
+
+@click.command()
+@click.argument("inputs", metavar="IMAGE...", nargs=-1)
+@click.option(
+    "--mask",
+    metavar="FILE|DIR",
+    help="Image of the input's size; what is not black is filled.  A folder holds one for each input: of the same "
+    "name, below it as the input is below its folder; the extension may differ.",
+)
+@click.option(
+    "--box",
+    "boxes",
+    metavar="X,Y,W,H",
+    multiple=True,
+    callback=_box,
+    help="Fill this rectangle, in pixels from the top left; may be repeated, and adds to --mask.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="File or folder for the results; - is standard output.  [default: photo.inpainted.png beside photo.png]",
+)
+@options.model_options()
+@options.quality_option
+@options.max_pixels_option
+@options.result_options
+@options.batch_options
+@options.console_options
+def command(
+    inputs: tuple[str, ...],
+    mask: str | None,
+    boxes: list[Box],
+    output: str | None,
+    model: str,
+    device: str,
+    threads: int | None,
+    quality: int | None,
+    max_pixels: int,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+    lists: tuple[str, ...],
+    report: str | None,
+    fail_fast: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Fill holes in images from their surroundings.
+
+    Without --mask and --box, the fully transparent pixels of each image are filled and become opaque.  Only masked
+    pixels change (a lossy format, JPEG for example, is compressed anew).  Masks and boxes are in the frame of the
+    upright image: a photo's EXIF orientation is applied first.
+
+    IMAGE is an image, a folder (with all below it), a pattern, or - for standard input, as for skipae denoise.
+
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage (a mask of the wrong size too, where there is one
+    image), 3 the device is not available, 4 the model could not be had, 5 no input could be read, 130 interrupted.
+    """
+    from skipae import batch
+
+    console = options.Console(quiet, debug)
+    masks = None if mask is None else Path(mask)
+    if masks is not None and not masks.exists():
+        raise UsageError(f"--mask {mask}: no such file or folder")
+    work = batch.plan(inputs, output, suffix="inpainted", lists=lists, overwrite=overwrite, resume=resume)
+    if masks is not None:
+        _set_masks_apart(work, masks)
+    if work.left_out:
+        console.remark(f"left out {work.left_out} result(s) of earlier runs (*.inpainted.*)")
+    if dry_run:
+        return options.show(work, console)
+    options.refuse_terminal(any(job.target is None for job in work.jobs))
+    task = _Inpainting(
+        lambda: options.load_model(model, device, threads, console, "restoration", "inpaint"),
+        lambda job: None if masks is None else _find_mask(masks, job, inputs),
+        boxes,
+        alone=len(work.jobs) + len(work.failed) + len(work.skipped) == 1,
+        max_pixels=max_pixels,
+        quality=quality,
+        overwrite=overwrite,
+    )
+    return batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast).exit_code
+
+
+class _Inpainting:
+    """Fills each image's holes and writes it."""
+
+    def __init__(
+        self,
+        load: Callable[[], Model],
+        mask_of: Callable[[batch.Job], Path | None],
+        boxes: list[Box],
+        *,
+        alone: bool,
+        max_pixels: int,
+        quality: int | None,
+        overwrite: bool,
+    ) -> None:
+        """Args: ``alone``, a mask that does not fit is a usage error, and not the failure of one of many inputs."""
+        self._load = load
+        self._mask_of = mask_of
+        self._boxes = boxes
+        self._alone = alone
+        self._max_pixels = max_pixels
+        self._options: dict[str, Any] = {"quality": quality, "overwrite": overwrite}
+        self._last: tuple[Path, Mask] | None = None
+
+    def load(self) -> None:
+        """Load the model."""
+        self._model = self._load()
+
+    def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
+        """Fill the picture."""
+        from skipae import batch, inpainting
+
+        try:
+            mask = self._mask(job, picture.size)
+            count = inpainting.inpaint_picture(self._model, picture, mask, advance)
+        except UsageError as error:
+            if self._alone:
+                raise
+            raise ImageError(str(error)) from error
+        if not count:
+            picture.notes.append(
+                "has no fully transparent pixels, and there is no --mask or --box: nothing is filled"
+                if mask is None
+                else "no pixel is masked: nothing is filled"
+            )
+        entry: dict[str, object] = {"masked_pixels": count}
+        return lambda: batch.Written(batch.write_picture(job, picture, **self._options), entry)
+
+    def trim(self) -> None:
+        """Give back the memory kept from the last image."""
+        self._model.trim()
+
+    def _mask(self, job: batch.Job, size: tuple[int, int]) -> Mask | None:
+        """What is to be filled, or None for what is transparent."""
+        import numpy as np
+
+        from skipae import inpainting
+
+        path = self._mask_of(job)
+        if path is None and not self._boxes:
+            return None
+        if path is None:
+            mask = np.zeros(size[::-1], bool)
+        else:
+            if self._last is None or self._last[0] != path:
+                try:
+                    self._last = path, inpainting.read_mask(path, max_pixels=self._max_pixels)
+                except ImageError as error:
+                    raise UsageError(f"--mask {path}: {error}") from error
+            mask = self._last[1].copy() if self._boxes else self._last[1]
+            if mask.shape != size[::-1]:
+                raise UsageError(
+                    f"--mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, but {job.name} (upright) "
+                    f"{size[0]} x {size[1]}: give a mask of the image's size"
+                )
+        for x, y, width, height in self._boxes:
+            if x + width > size[0] or y + height > size[1]:
+                raise UsageError(
+                    f"--box {x},{y},{width},{height} goes beyond {job.name} (upright), which has {size[0]} x {size[1]} "
+                    "pixels"
+                )
+            mask[y : y + height, x : x + width] = True
+        return mask
+
+
+def _find_mask(masks: Path, job: batch.Job, inputs: tuple[str, ...]) -> Path:
+    """The mask file of an input."""
+    from skipae.images import SUFFIXES
+
+    if not masks.is_dir():
+        return masks
+    if job.source is None:
+        raise UsageError(f"--mask {masks} is a folder, but standard input has no name: give a file")
+    trees = [Path(text) for text in inputs if Path(text).is_dir() and job.source.is_relative_to(text)]
+    place = masks / (job.source.relative_to(trees[0]) if trees else job.source.name)
+    if place.is_file():
+        return place
+    found = sorted(
+        path
+        for path in (place.parent.iterdir() if place.parent.is_dir() else ())
+        if path.stem == place.stem and path.suffix.lower() in SUFFIXES
+    )
+    if len(found) != 1:
+        several = f"{' and '.join(str(path) for path in found)} could both be" if found else f"there is no {place} as"
+        raise UsageError(f"{several} its mask: give one of that name in {masks}")
+    return found[0]
+
+
+def _set_masks_apart(work: batch.Work, masks: Path) -> None:
+    """Masks are no inputs, where they lie in an input folder, and no results."""
+    root = masks.resolve()
+
+    def is_mask(path: Path | None) -> bool:
+        return path is not None and (path.resolve() == root or (masks.is_dir() and path.resolve().is_relative_to(root)))
+
+    work.jobs = [job for job in work.jobs if not is_mask(job.source)]
+    work.skipped = [job for job in work.skipped if not is_mask(job.source)]
+    for job in work.jobs:
+        if is_mask(job.target):
+            raise UsageError(f"the result of {job.name} would be {job.target}, among the masks: give another -o")
