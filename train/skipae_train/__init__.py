@@ -1,1 +1,28 @@
 """Training: networks, corruption, recipes, export, evaluation and cards of skipae checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipae_train.networks import Network
+
+__all__ = ["load"]
+
+
+def load(name: str | os.PathLike[str]) -> Network:
+    """The torch network of a checkpoint, by name or folder: an AutoEncoder, a Classifier or a Segmenter, in eval mode.
+
+    Raises :class:`skipae.ModelError` where the checkpoint cannot be had or is damaged.
+    """
+    from skipae import ModelError
+    from skipae.checkpoints import find_folder
+    from skipae_train.networks import Network
+    from skipae_zoo import ConfigError
+
+    try:
+        return Network.from_checkpoint(find_folder(name if isinstance(name, str) else Path(name)))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error

@@ -155,7 +155,7 @@ def _files(config: CheckpointConfig, parity: dict[str, Any]) -> str:
     return f"""## Files
 
 Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by
-at most {parity["restored"]:.1g} (image, of 1) and {parity["features"]:.1g} (features, of a layer's largest value).
+at most {parity["output"]:.1g} (image, of 1) and {parity["features"]:.1g} (features, of a layer's largest value).
 
 | file | sha256 |
 | --- | --- |

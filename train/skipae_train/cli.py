@@ -115,7 +115,7 @@ def export(source: Path, out: Path, name: str | None, images: Path | None, stora
     network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage)
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
-        f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.restored:.2g} (image) and "
+        f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.output:.2g} (image) and "
         f"{parity.features:.2g} (features)"
     )
 

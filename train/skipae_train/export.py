@@ -1,4 +1,4 @@
-"""Export: a trained auto-encoder to a checkpoint folder (config.json, safetensors, ONNX), checked for parity.
+"""Export: a trained network to a checkpoint folder (config.json, safetensors, ONNX), checked for parity.
 
 The graphs are written node by node rather than traced, because the contract asks for forms that tracing
 does not give: batch norm folded into the convolutions, deconvolutions rewritten as convolutions, and any
@@ -24,9 +24,9 @@ from torch import nn
 
 from skipae.runtime import load_runtime
 from skipae_train.corruption import Colour
-from skipae_train.networks import AutoEncoder, Unit
+from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit
 from skipae_train.pretrain import load_run
-from skipae_zoo import CheckpointConfig, Preprocessing, read_config, sha256, write_config
+from skipae_zoo import CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 10
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
-"""Largest difference between torch and ONNX Runtime, in units of the [0, 1] range, by type of the stored weights."""
+"""Largest difference between torch and ONNX Runtime by type of the stored weights: of restored pixels in units of the
+[0, 1] range, of logits as a share of the largest of them (of 1 where they are smaller)."""
 
 WOVEN_STRIDE = 4
 """Deconvolutions from up to this total stride are woven from a 2x2 convolution, deeper ones are ConvTranspose."""
@@ -112,15 +113,25 @@ class _Graph:
             self.constant("plane", np.array([2, 3], np.int64))
         return self.add("Slice", [x, "origin", size, "plane"], f"{name}.cut")
 
+    def linear(self, x: str, name: str, layer: nn.Linear) -> str:
+        """A fully connected layer on [N, C]."""
+        weight = self.weight(f"{name}.weight", _values(layer.weight))  # (out, in)
+        return self.add("Gemm", [x, weight, self.weight(f"{name}.bias", _values(layer.bias))], name, transB=1)
+
     def affine(self, x: str, name: str, scale: Array, shift: Array) -> str:
         """Multiply and add per channel."""
         scaled = self.weight(f"{name}.scale", scale.reshape(1, -1, 1, 1))
         shifted = self.weight(f"{name}.shift", shift.reshape(1, -1, 1, 1))
         return self.add("Add", [self.add("Mul", [x, scaled], f"{name}.scaled"), shifted], f"{name}.norm")
 
-    def model(self, outputs: dict[str, tuple[int | str, ...]], config: CheckpointConfig) -> onnx.ModelProto:
-        """The finished model; ``outputs`` maps each name to its shape."""
-        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "height", "width"])
+    def model(
+        self,
+        outputs: dict[str, tuple[int | str, ...]],
+        config: CheckpointConfig,
+        size: tuple[int | str, int | str] = ("height", "width"),
+    ) -> onnx.ModelProto:
+        """The finished model for images of ``size``; ``outputs`` maps each name to its shape."""
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, *size])
         infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, list(v)) for k, v in outputs.items()]
         graph = helper.make_graph(self.nodes, config.name, [image], infos, self.weights)
         model = helper.make_model(
@@ -146,83 +157,115 @@ def _norm(unit: Unit) -> tuple[Array, Array]:
     return scale, _values(norm.bias) - _values(norm.running_mean) * scale
 
 
-def _encoder(graph: _Graph, network: AutoEncoder, outputs: Callable[[str], str]) -> tuple[list[str], list[str]]:
-    """Add the encoder; names of the layers after ReLU, and of what the shortcuts carry."""
-    architecture = network.architecture
-    pre = set(architecture.shortcut_layers) if architecture.topology == "pre" else set()
+def _encoder(
+    graph: _Graph, network: Network, outputs: Callable[[str], str], raw: Sequence[int] = ()
+) -> tuple[str, list[str]]:
+    """Add the encoder; names of its output, and of what the shortcuts carry from each layer.
+
+    That is the output of ReLU, or for the layers whose numbers are in ``raw`` the convolution's, before batch norm.
+    """
     x = graph.add("Sub", ["image", graph.constant("mean", network.mean.numpy())], "pixels")
-    after, carried = [], []
-    for number, layer in enumerate(architecture.layers, start=1):
+    carried = []
+    for number, layer in enumerate(network.architecture.layers, start=1):
         unit = network.unit(layer.name)
         weight = _values(unit.conv.weight)
         if number == 1:  # the graph's pixels are not divided by the standard deviation: the first layer does it
             weight = weight / _values(network.std).reshape(1, 3, 1, 1)
         scale, shift = _norm(unit)
         pads = [layer.kernel // 2] * 4
-        if number in pre:  # the raw output is carried too, so batch norm stays apart
-            raw = graph.convolution(x, layer.name, weight, None, layer.stride, pads)
-            carried.append(raw)
-            x = graph.affine(raw, layer.name, scale, shift)
+        if number in raw:  # the raw output is carried too, so batch norm stays apart
+            x = graph.convolution(x, layer.name, weight, None, layer.stride, pads)
+            carried.append(x)
+            x = graph.affine(x, layer.name, scale, shift)
         else:
             x = graph.convolution(x, layer.name, weight * scale.reshape(-1, 1, 1, 1), shift, layer.stride, pads)
         x = graph.add("Relu", [x], outputs(layer.name))
-        after.append(x)
-        if number not in pre:
+        if number not in raw:
             carried.append(x)
-    return after, carried
+    return x, carried
 
 
-def build_model(network: AutoEncoder, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
-    """The task graph: ``image`` [N, 3, H, W] in [0, 1] to ``restored``, the same units, not clamped.
+def _decoder(graph: _Graph, network: Network, x: str, carried: list[str]) -> str:
+    """Add the decoder down to ``dec2``; the name of its output, which has the size of the first layer."""
+    architecture = network.architecture
+    for number in range(len(architecture.layers), 1, -1):
+        name = f"dec{number}"
+        unit = network.unit(name)
+        like = carried[number - 2]
+        scale, shift = _norm(unit)
+        joins = number - 1 in architecture.shortcut_layers
+        if joins and architecture.topology == "pre":
+            x = _deconvolution(graph, network, x, number, _values(unit.conv.weight), np.zeros_like(shift), like)
+            x = graph.affine(graph.add("Add", [x, like], f"{name}.sum"), name, scale, shift)
+            x = graph.add("Relu", [x], f"{name}.relu")
+            continue
+        weight = _values(unit.conv.weight) * scale.reshape(1, -1, 1, 1)
+        x = _deconvolution(graph, network, x, number, weight, shift, like, "Relu")
+        if joins:
+            x = graph.add("Add", [x, like], f"{name}.sum")
+    return x
+
+
+def _deconvolution(
+    graph: _Graph, network: Network, x: str, number: int, weight: Array, bias: Array, like: str, then: str | None = None
+) -> str:
+    """Add the deconvolution ``dec{number}``, weight [in, out, k, k], which gives the height and width of ``like``.
+
+    ``then`` is an operator that goes before what is cut off, where there are fewer pixels.
+    """
+    name = f"dec{number}"
+    layer = network.architecture.layers[number - 1]
+    strided = layer.stride == 2
+    # Weaving is faster, and stores 16 taps for 9: not worth it where there are few pixels and many channels.
+    woven = strided and layer.total_stride <= WOVEN_STRIDE
+    x = graph.deconvolution(x, network.unit(name), name, weight, bias, woven)
+    if then is not None:
+        x = graph.add(then, [x], f"{name}.{then.lower()}")
+    return graph.enlarge(x, name, like, woven) if strided else x
+
+
+def build_model(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
+    """The task graph: ``image`` [N, 3, H, W] in [0, 1] to ``restored``, the same units, not clamped, or ``logits``.
 
     ``storage`` is the type of the stored weights, float32 or float16; the arithmetic is float32 in both.
     """
     graph = _Graph(storage)
     architecture = network.architecture
-    after, carried = _encoder(graph, network, lambda name: f"{name}.relu")
-    pre = architecture.topology == "pre"
-    x = after[-1]
-    for number in range(len(architecture.layers), 0, -1):
-        name = f"dec{number}"
-        unit = network.unit(name)
-        weight = _values(unit.conv.weight)  # (in, out, k, k)
-        like = "image" if number == 1 else carried[number - 2]
-        layer = architecture.layers[number - 1]
-        strided = layer.stride == 2
-        # Weaving is faster, and stores 16 taps for 9: not worth it where there are few pixels and many channels.
-        woven = strided and layer.total_stride <= WOVEN_STRIDE
-        if number == 1:
-            std = _values(network.std).reshape(3)
-            bias = _values(unit.conv.bias) * std
-            if architecture.shortcuts == "none":
-                bias = bias + _values(network.mean).reshape(3)
-            x = graph.deconvolution(x, unit, name, weight * std.reshape(1, 3, 1, 1), bias, woven)
-            if strided:
-                x = graph.enlarge(x, name, like, woven)
-            if architecture.shortcuts == "none":
-                graph.add("Identity", [x], "restored")
-            else:
-                graph.add("Add", [x, "image"], "restored")
-            break
-        scale, shift = _norm(unit)
-        joins = number - 1 in architecture.shortcut_layers
-        if joins and pre:
-            x = graph.deconvolution(x, unit, name, weight, np.zeros_like(shift), woven)
-            if strided:
-                x = graph.enlarge(x, name, like, woven)
-            x = graph.affine(graph.add("Add", [x, like], f"{name}.sum"), name, scale, shift)
-            x = graph.add("Relu", [x], f"{name}.relu")
-            continue
-        x = graph.deconvolution(x, unit, name, weight * scale.reshape(1, -1, 1, 1), shift, woven)
-        x = graph.add("Relu", [x], f"{name}.relu")
-        if strided:
-            x = graph.enlarge(x, name, like, woven)
-        if joins:
-            x = graph.add("Add", [x, like], f"{name}.sum")
-    return graph.model({"restored": ("n", 3, "height", "width")}, config)
+    dynamic = ("height", "width")
+    if isinstance(network, Classifier):
+        x, _ = _encoder(graph, network, lambda name: f"{name}.relu")
+        for name, layer in network.head.named_children():
+            name = f"head.{name}"
+            if isinstance(layer, nn.Linear):
+                x = graph.linear(x, name, layer)
+            elif isinstance(layer, nn.Conv2d):
+                x = graph.convolution(x, name, _values(layer.weight), _values(layer.bias), 1, [0] * 4)
+            elif not isinstance(layer, nn.Dropout):
+                operator = {nn.AdaptiveAvgPool2d: "GlobalAveragePool", nn.Flatten: "Flatten", nn.ReLU: "Relu"}
+                x = graph.add(operator[type(layer)], [x], name)
+        graph.add("Identity", [x], "logits")
+        return graph.model({"logits": ("n", network.classes)}, config, network.size or dynamic)
+    raw = architecture.shortcut_layers if architecture.topology == "pre" else ()
+    x = _decoder(graph, network, *_encoder(graph, network, lambda name: f"{name}.relu", raw))
+    if isinstance(network, Segmenter):
+        last = network.last
+        x = graph.convolution(x, "head", _values(last.weight), _values(last.bias), 1, [1] * 4)
+        graph.add("Identity", [x], "logits")
+        return graph.model({"logits": ("n", network.classes, *dynamic)}, config)
+    last = network.last
+    std = _values(network.std).reshape(3)
+    bias = _values(last.bias) * std
+    if architecture.shortcuts == "none":
+        bias = bias + _values(network.mean).reshape(3)
+    x = _deconvolution(graph, network, x, 1, _values(last.weight) * std.reshape(1, 3, 1, 1), bias, "image")
+    if architecture.shortcuts == "none":
+        graph.add("Identity", [x], "restored")
+    else:
+        graph.add("Add", [x, "image"], "restored")
+    return graph.model({"restored": ("n", 3, *dynamic)}, config)
 
 
-def build_features(network: AutoEncoder, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
+def build_features(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
     """The encoder alone, every layer after ReLU a named output: ``enc1`` .. ``encL``."""
     graph = _Graph(storage)
     _encoder(graph, network, lambda name: name)
@@ -235,18 +278,20 @@ def build_features(network: AutoEncoder, config: CheckpointConfig, storage: str 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime is from torch, in units of the [0, 1] range."""
+    """How far ONNX Runtime is from torch."""
 
     storage: str
-    restored: float
+    output: float
+    """Of the task graph, in the units of :data:`TOLERANCE`."""
     features: float
+    """As a share of a layer's largest value, since layers have no common scale."""
 
     def check(self) -> None:
         """Raise :class:`ExportError` beyond :data:`TOLERANCE`."""
         allowed = TOLERANCE[self.storage]
-        if not self.restored <= allowed:
+        if not self.output <= allowed:
             raise ExportError(
-                f"ONNX Runtime and torch differ by {self.restored:.2g} with weights stored as {self.storage}, "
+                f"ONNX Runtime and torch differ by {self.output:.2g} with weights stored as {self.storage}, "
                 f"{allowed:g} is allowed: export with --storage float32"
             )
 
@@ -266,28 +311,37 @@ PARITY_SIZES = ((1, 1, 1), (2, 29, 31), (1, 64, 48), (3, 45, 100))
 
 
 @torch.no_grad()
-def measure_parity(network: AutoEncoder, config: CheckpointConfig, storage: str) -> Parity:
+def measure_parity(network: Network, config: CheckpointConfig, storage: str) -> Parity:
     """Compare both graphs with torch, on noise in [0, 1] and at the sizes of :data:`PARITY_SIZES`.
 
-    A feature differs by its share of the layer's largest value, since layers have no common scale.
+    A classifier with fully connected layers has one size only; its batches are as many.
     """
     network = network.eval().float().cpu()
     model, features = session(build_model(network, config, storage)), session(build_features(network, config, storage))
     generator = torch.Generator().manual_seed(0)
     worst = worst_feature = 0.0
     for n, height, width in PARITY_SIZES:
-        image = torch.rand(n, 3, height, width, generator=generator)
-        feed = {"image": image.numpy()}
-        worst = max(worst, float(np.abs(model.run(None, feed)[0] - network(image).numpy()).max()))
+        image = torch.rand(n, 3, *(network.size or (height, width)), generator=generator)
+        worst = max(worst, _difference(network, model, image))
         expected = network.features(image)
-        for name, found in zip(expected, features.run(list(expected), feed), strict=True):
+        found_features = features.run(list(expected), {"image": image.numpy()})
+        for name, found in zip(expected, found_features, strict=True):
             want = expected[name].numpy()
             worst_feature = max(worst_feature, float(np.abs(found - want).max() / max(np.abs(want).max(), 1e-6)))
     return Parity(storage, worst, worst_feature)
 
 
+def _difference(network: Network, model: InferenceSession, image: torch.Tensor) -> float:
+    """Between torch and ONNX Runtime, in the units of :data:`TOLERANCE`."""
+    want = network(image).numpy()
+    largest = 1.0 if isinstance(network, AutoEncoder) else max(1.0, float(np.abs(want).max()))
+    return float(np.abs(model.run(None, {"image": image.numpy()})[0] - want).max()) / largest
+
+
 def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
     """The smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
+
+    Logits are measured as a share of the largest of them, or of 1 where they are smaller.
 
     Pieces of each image, float [H, W, 3] in [0, 1], are restored whole and with one side cut off by a multiple
     of the total stride, as windows are; the error by distance from the cut says how far it is felt.  All four
@@ -295,6 +349,7 @@ def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequ
     of sigma 15, 50 and 100, and on random pixels.  A tenth of the error that is allowed is what counts as felt.
     """
     stride, reach = config.architecture.total_stride, config.architecture.reach
+    logits = config.task != "restoration"
     side = 2 * reach + 6 * stride
     rng = np.random.default_rng(0)
     tries = [rng.random((side, side, 3))]
@@ -310,47 +365,67 @@ def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequ
             piece = turned[: side - remainder]
             x = np.ascontiguousarray(piece.transpose(2, 0, 1)[None], dtype=np.float32)  # (H, W, C) -> (N, C, H, W)
             whole = model.run(None, {"image": x})[0]
+            felt = 1e-5 * (max(1.0, float(np.abs(whole).max())) if logits else 1)
             cut = 2 * stride
             start, end = (np.ascontiguousarray(p) for p in (x[:, :, cut:], x[:, :, :-cut]))
             from_start = np.abs(model.run(None, {"image": start})[0] - whole[:, :, cut:]).max((0, 1, 3))
             from_end = np.abs(model.run(None, {"image": end})[0] - whole[:, :, :-cut]).max((0, 1, 3))[::-1]
             for error in (from_start, from_end):
-                halo = max(halo, 1 + int(np.flatnonzero(error > 1e-5).max(initial=-1)))
+                halo = max(halo, 1 + int(np.flatnonzero(error > felt).max(initial=-1)))
     return min(-(-halo // 4) * 4, reach)
 
 
 def export(
-    network: AutoEncoder,
+    network: Network,
     out: Path,
     *,
     name: str,
     fill: Colour,
-    halo_images: Sequence[Array],
+    halo_images: Sequence[Array] | None = None,
     storage: str = "float16",
+    labels: Sequence[str] = (),
+    resize: int | None = None,
+    crop: int | None = None,
 ) -> tuple[CheckpointConfig, Parity]:
     """Write a checkpoint folder: config.json, model.safetensors, onnx/model.onnx and onnx/features.onnx.
 
-    ``storage`` is the type of the convolution weights in all three files.  Files are written beside their final names
-    and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime does not reproduce torch to
-    :data:`TOLERANCE`; nothing is written then.
+    ``storage`` is the type of the layers' weights in all three files.  ``labels`` name the classes of a classifier or
+    segmenter; ``resize`` and ``crop`` are those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its
+    own crop.  The halo of tiles is measured on ``halo_images`` (see :func:`measure_halo`); without them, and for
+    classifiers, it is the reach, which is exact.
+    Files are written beside their final names and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime
+    does not reproduce torch to :data:`TOLERANCE`, or the config would not be valid; nothing is written then.
     """
     network = network.eval().float().cpu()
+    if network.size is not None:
+        if crop not in (None, network.size[0]):
+            raise ExportError(f"{name} takes images of {network.size} pixels only: crop cannot be {crop}")
+        crop = network.size[0]
+    if len(labels) != network.classes:
+        raise ExportError(f"{name} has {network.classes} classes, but {len(labels)} labels are given")
     config = CheckpointConfig(
         name=name,
-        task="restoration",
+        task=network.task,
         architecture=network.architecture,
-        preprocessing=Preprocessing(_colour(network.mean), _colour(network.std), fill),
+        preprocessing=Preprocessing(_colour(network.mean), _colour(network.std), fill, resize, crop),
         halo=network.architecture.reach,
+        labels=tuple(labels),
+        head=network.design,
     )
+    try:
+        CheckpointConfig.from_dict(json.loads(json.dumps(config.to_dict())), source=f"the config of {name}")
+    except ConfigError as error:
+        raise ExportError(str(error)) from error
     measure_parity(network, config, "float32").check()
     parity = measure_parity(network, config, storage)
     parity.check()
-    exact = session(build_model(network, config))
-    config = replace(config, halo=measure_halo(exact, config, halo_images))
+    if halo_images is not None and not isinstance(network, Classifier):
+        exact = session(build_model(network, config))
+        config = replace(config, halo=measure_halo(exact, config, halo_images))
     (out / "onnx").mkdir(parents=True, exist_ok=True)
     kind = {"float32": torch.float32, "float16": torch.float16}[storage]
     tensors = {
-        key: value.to(kind) if key.endswith("conv.weight") else value  # batch norm's few numbers stay as they are
+        key: value.to(kind) if key.endswith("weight") and value.ndim > 1 else value  # batch norm's stay as they are
         for key, value in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
@@ -400,14 +475,16 @@ def _colour(tensor: torch.Tensor) -> Colour:
 def export_static(checkpoint: Path, out: Path, *, height: int, width: int) -> float:
     """Write the task graph of a checkpoint folder for one image size, in float32, to the file ``out``.
 
-    Returns the largest difference between ONNX Runtime and torch on noise in [0, 1]; raises :class:`ExportError`
+    Returns the largest difference between ONNX Runtime and torch on noise in [0, 1], in the units of
+    :data:`TOLERANCE`; raises :class:`ExportError`
     where it is beyond :data:`TOLERANCE`, and writes nothing then.
     """
-    network = AutoEncoder.from_checkpoint(checkpoint)
+    network = Network.from_checkpoint(checkpoint)
+    if network.size not in (None, (height, width)):
+        raise ExportError(f"{checkpoint} takes images of {network.size} pixels only, not {(height, width)}")
     model = fix_size(build_model(network, read_config(checkpoint)), height, width)
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    found = session(model).run(None, {"image": image.numpy()})[0]
-    parity = Parity("float32", float(np.abs(found - network(image).numpy()).max()), 0.0)
+    parity = Parity("float32", _difference(network, session(model), image), 0.0)
     parity.check()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
@@ -416,7 +493,7 @@ def export_static(checkpoint: Path, out: Path, *, height: int, width: int) -> fl
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return parity.restored
+    return parity.output
 
 
 def fix_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:

@@ -1,18 +1,30 @@
-"""The paper's auto-encoder in torch, for every :class:`skipae_zoo.Architecture` (section 3.1)."""
+"""The paper's networks in torch, for every :class:`skipae_zoo.Architecture`: auto-encoder, classifier, segmenter.
+
+Sources: section 3.1 (auto-encoder), section 5.4 (what is transferred) and supplement A, table 1 (heads).  The
+Context Encoder of table 4 is the auto-encoder with ``shortcuts="none"``; what makes it one besides is its
+corruption and its loss.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipae_zoo import Architecture, ConfigError, read_config, verified_file
+from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Task, read_config, verified_file
 
 Init = Literal["normal", "he"]
+Part = Literal["encoder", "decoder"]
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+class TransferError(ValueError):
+    """Weights that cannot be taken over; the message says which, and what would fit."""
 
 
 class Unit(nn.Module):
@@ -24,8 +36,8 @@ class Unit(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
 
 
-class AutoEncoder(nn.Module):
-    """Convolutional auto-encoder with symmetric shortcuts.
+class Network(nn.Module):
+    """What all networks have: the normalisation of pixels and the encoder, and for some the decoder.
 
     Parameters
     ----------
@@ -33,11 +45,150 @@ class AutoEncoder(nn.Module):
         which network, and which shortcuts.
     mean, std:
         per-channel mean and standard deviation of the training pixels in [0, 1]; the normalisation is part
-        of the module ("zero-centered and normalized", section 4), so that images go in and come out in [0, 1].
-    init:
-        ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the last deconvolution is
-        N(0, 0.01) in both.
+        of the module ("zero-centered and normalized", section 4), so that images go in as RGB in [0, 1].
     """
+
+    task: ClassVar[Task]
+    mean: Tensor
+    std: Tensor
+    design: Head | None = None
+    """The head, of networks that have one."""
+    classes: int = 0
+    """Number of logits, of networks that have a head."""
+
+    def __init__(self, architecture: Architecture, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.encoder = nn.ModuleDict()
+        self.decoder = nn.ModuleDict()
+        for layer in architecture.layers:
+            shape = (layer.kernel, layer.stride, layer.kernel // 2)
+            self.encoder[layer.name] = Unit(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path) -> Self:
+        """The network of a checkpoint folder, weights in float32, ready to use.
+
+        Raises :class:`skipae_zoo.ConfigError` if the folder is damaged, its weights are not those of its config, or
+        it is another kind of network; ``Network.from_checkpoint`` takes every kind.
+        """
+        config = read_config(folder)
+        network = _build(config)
+        if not isinstance(network, cls):
+            raise ConfigError(
+                f"{folder} is for {config.task}: it holds a {type(network).__name__}, not a {cls.__name__}"
+            )
+        path = verified_file(folder, config, "model.safetensors")
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        expected = {name: value.shape for name, value in network.state_dict().items() if _is_stored(name)}
+        if expected != {name: value.shape for name, value in tensors.items()}:
+            wrong = [
+                n for n in sorted({*expected, *tensors}) if n not in tensors or expected.get(n) != tensors[n].shape
+            ]
+            raise ConfigError(
+                f"{path} does not hold the weights of its config.json's network; look at: {', '.join(wrong[:4])}"
+            )
+        network.load_state_dict(tensors, strict=False)
+        return network.eval()
+
+    def initialise(self, init: Init) -> None:
+        """Draw all weights anew; biases start at 0, batch norm at the identity.
+
+        ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the layer that gives the
+        network's output is N(0, 0.01) in both.
+        """
+        if init not in ("normal", "he"):
+            raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif isinstance(module, Layer):
+                std = 0.01
+                if init == "he" and module is not self.last:
+                    taps = float(module.weight[0].numel())
+                    if isinstance(module, nn.ConvTranspose2d):
+                        # Each output of a deconvolution of stride s sums kernel² / s² taps of every input channel.
+                        taps = module.in_channels * module.weight[0, 0].numel() / module.stride[0] ** 2
+                    std = (2 / taps) ** 0.5
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def last(self) -> Layer:
+        """The layer that gives the network's output."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the only images that it takes; None where it takes any."""
+        return None
+
+    def unit(self, name: str) -> Unit:
+        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
+        return cast(Unit, (self.encoder if name in self.encoder else self.decoder)[name])
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """What the first layer sees of an image in [0, 1]."""
+        return (image - self.mean) / self.std
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
+        pre = self.architecture.topology == "pre"
+        x, carried = pixels, []
+        for name in self.encoder:
+            unit = self.unit(name)
+            raw = unit.conv(x)
+            x = torch.relu(unit.norm(raw))
+            carried.append(raw if pre else x)
+        return x, carried
+
+    def decode(self, x: Tensor, carried: list[Tensor]) -> Tensor:
+        """From the last layer's output back to ``dec2`` after ReLU (and shortcut), the size of ``enc1``.
+
+        Each deconvolution restores its mirror's input size.
+        """
+        pre = self.architecture.topology == "pre"
+        for number in range(len(self.encoder), 1, -1):
+            unit = self.unit(f"dec{number}")
+            target = carried[number - 2]
+            x = unit.conv(x, output_size=target.shape[-2:])
+            joins = number - 1 in self.architecture.shortcut_layers
+            if joins and pre:
+                x = x + target
+            x = torch.relu(unit.norm(x))
+            if joins and not pre:
+                x = x + target
+        return x
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
+        x = self.normalise(image)
+        found = {}
+        for name in self.encoder:
+            unit = self.unit(name)
+            x = torch.relu(unit.norm(unit.conv(x)))
+            found[name] = x
+        return found
+
+    def _add_decoder(self, first: int) -> None:
+        """The deconvolutions from ``dec{first}`` on; ``dec1`` gives the pixels, without batch norm."""
+        for number, layer in enumerate(self.architecture.layers, start=1):
+            if number >= first:
+                shape = (layer.kernel, layer.stride, layer.kernel // 2)
+                conv = nn.ConvTranspose2d(layer.channels, layer.in_channels, *shape, bias=number == 1)
+                self.decoder[f"dec{number}"] = Unit(conv, norm=number > 1)
+
+
+class AutoEncoder(Network):
+    """Convolutional auto-encoder with symmetric shortcuts (section 3.1).
+
+    Parameters: see :class:`Network`, and ``init`` in :meth:`Network.initialise`.
+    """
+
+    task = "restoration"
 
     def __init__(
         self,
@@ -47,61 +198,14 @@ class AutoEncoder(nn.Module):
         std: Sequence[float] = (0.25, 0.25, 0.25),
         init: Init = "normal",
     ) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
-        self.encoder = nn.ModuleDict()
-        self.decoder = nn.ModuleDict()
-        for number, layer in enumerate(architecture.layers, start=1):
-            shape = (layer.kernel, layer.stride, layer.kernel // 2)
-            self.encoder[layer.name] = Unit(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
-            self.decoder[f"dec{number}"] = Unit(
-                nn.ConvTranspose2d(layer.channels, layer.in_channels, *shape, bias=number == 1), norm=number > 1
-            )
+        super().__init__(architecture, mean, std)
+        self._add_decoder(1)
         self.initialise(init)
 
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def from_checkpoint(cls, folder: Path) -> AutoEncoder:
-        """The auto-encoder of a checkpoint folder, weights in float32, ready to use.
-
-        Raises :class:`skipae_zoo.ConfigError` if the folder is damaged or its weights are another network's.
-        """
-        config = read_config(folder)
-        path = verified_file(folder, config, "model.safetensors")
-        network = cls(config.architecture, mean=config.preprocessing.mean, std=config.preprocessing.std)
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-        expected = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
-        if expected != set(tensors):
-            wrong = ", ".join(sorted(expected ^ set(tensors))[:4])
-            raise ConfigError(f"{path} does not hold the weights of its config.json's network; look at: {wrong}")
-        network.load_state_dict(tensors, strict=False)
-        return network.eval()
-
-    def initialise(self, init: Init) -> None:
-        """Draw all weights anew; the one bias, of the last deconvolution, starts at 0."""
-        if init not in ("normal", "he"):
-            raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
-        for name in [*self.encoder, *self.decoder]:
-            unit = self.unit(name)
-            weight = unit.conv.weight
-            if init == "he" and name != "dec1":
-                # Each output of a deconvolution of stride s sums kernel² / s² taps of every input channel.
-                taps = float(unit.conv.in_channels * weight[0, 0].numel())
-                if isinstance(unit.conv, nn.ConvTranspose2d):
-                    taps /= unit.conv.stride[0] ** 2
-                nn.init.normal_(weight, std=(2 / taps) ** 0.5)
-            else:
-                nn.init.normal_(weight, std=0.01)
-            if unit.conv.bias is not None:
-                nn.init.zeros_(unit.conv.bias)
-
-    def unit(self, name: str) -> Unit:
-        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
-        return cast(Unit, (self.encoder if name in self.encoder else self.decoder)[name])
+    @property
+    def last(self) -> Layer:
+        """The last deconvolution."""
+        return self.unit("dec1").conv
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore images.
@@ -115,44 +219,188 @@ class AutoEncoder(nn.Module):
         -------
         float32 [N, 3, H, W] in the same units, not clamped.
         """
-        pixels = (image - self.mean) / self.std
-        restored = self.decode(*self.encode(pixels), pixels)
-        return restored.float() * self.std + self.mean
+        pixels = self.normalise(image)
+        x = self.unit("dec1").conv(self.decode(*self.encode(pixels)), output_size=pixels.shape[-2:])
+        restored = x if self.architecture.shortcuts == "none" else x + pixels
+        return cast(Tensor, restored * self.std + self.mean)  # float32 under autocast too, since std is
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
-        pre = self.architecture.topology == "pre"
-        x, carried = pixels, []
-        for name in self.encoder:
-            unit = self.unit(name)
-            raw = unit.conv(x)
-            x = torch.relu(unit.norm(raw))
-            carried.append(raw if pre else x)
-        return x, carried
 
-    def decode(self, x: Tensor, carried: list[Tensor], pixels: Tensor) -> Tensor:
-        """Normalised pixels from the last layer's output; each deconvolution restores its mirror's input size."""
-        pre = self.architecture.topology == "pre"
-        for number in range(len(self.decoder), 0, -1):
-            unit = self.unit(f"dec{number}")
-            target = pixels if number == 1 else carried[number - 2]
-            x = unit.conv(x, output_size=target.shape[-2:])
-            if number == 1:
-                return x if self.architecture.shortcuts == "none" else x + pixels
-            joins = number - 1 in self.architecture.shortcut_layers
-            if joins and pre:
-                x = x + target
-            x = torch.relu(unit.norm(x))
-            if joins and not pre:
-                x = x + target
-        raise AssertionError("unreachable: every architecture has a dec1")
+class Classifier(Network):
+    """The encoder and a head that gives one row of logits per image (supplement A, table 1).
 
-    def features(self, image: Tensor) -> dict[str, Tensor]:
-        """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
-        x = (image - self.mean) / self.std
-        found = {}
-        for name in self.encoder:
-            unit = self.unit(name)
-            x = torch.relu(unit.norm(unit.conv(x)))
-            found[name] = x
-        return found
+    Parameters
+    ----------
+    architecture:
+        which network; its shortcuts are not used.
+    classes:
+        number of logits.
+    head:
+        ``pool-fc`` (Network-1), ``conv-pool`` (Network-2) or ``fc`` (Network-3; ``head.hidden`` is 4096 in the
+        paper).  Logits are raw; hidden layers have ReLU and, as in VGG, dropout of 0.5, no batch norm.
+    crop:
+        height and width of the images; needed by ``fc``, which takes no other size, and not used by the others.
+    mean, std, init:
+        see :class:`Network`.
+    """
+
+    task = "classification"
+    design: Head
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        classes: int,
+        head: Head,
+        *,
+        crop: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        init: Init = "normal",
+    ) -> None:
+        super().__init__(architecture, mean, std)
+        channels = architecture.layers[-1].channels
+        pool: dict[str, nn.Module] = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+        layers: dict[str, nn.Module]
+        if head.kind == "pool-fc":
+            layers = pool | {"fc": nn.Linear(channels, classes)}
+        elif head.kind == "conv-pool":
+            layers = {"conv": nn.Conv2d(channels, classes, 1)} | pool
+        elif head.kind == "fc":
+            if crop is None or head.hidden < 1:
+                raise ValueError(f"the head 'fc' needs crop and hidden, not crop={crop} and hidden={head.hidden}")
+            rows, columns = architecture.layers[-1].output_size(crop, crop)
+            layers = {"flatten": nn.Flatten()}
+            width = channels * rows * columns
+            for number in (1, 2):
+                layers[f"fc{number}"] = nn.Linear(width, head.hidden)
+                layers[f"relu{number}"] = nn.ReLU()
+                layers[f"dropout{number}"] = nn.Dropout(0.5)
+                width = head.hidden
+            layers["fc3"] = nn.Linear(width, classes)
+        else:
+            raise ValueError(f"the head of a classifier must be pool-fc, conv-pool or fc, not {head.kind!r}")
+        self.classes = classes
+        self.design = head
+        self.crop = crop
+        self.head = nn.Sequential(OrderedDict(layers))
+        self.initialise(init)
+
+    @property
+    def last(self) -> Layer:
+        """The layer that gives the classes."""
+        name = {"pool-fc": "fc", "conv-pool": "conv", "fc": "fc3"}[self.design.kind]
+        return cast(Layer, getattr(self.head, name))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """That of the crop for ``fc``, else None."""
+        return (self.crop, self.crop) if self.crop is not None and self.design.kind == "fc" else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits, float32 [N, classes], of images float32 [N, 3, H, W], RGB in [0, 1]."""
+        if self.size not in (None, tuple(image.shape[-2:])):
+            raise ValueError(f"images must be {self.crop} x {self.crop} pixels, not {list(image.shape[-2:])}")
+        return cast(Tensor, self.head(self.encode(self.normalise(image))[0])).float()
+
+
+class Segmenter(Network):
+    """The auto-encoder whose last deconvolution is replaced by a 3x3 convolution to the classes (section 5.4.2).
+
+    The input is not added to the output: classes are not colours.  The first layer must have stride 1, since the
+    convolution in its mirror's place does not enlarge.  Parameters: see :class:`Classifier`.
+    """
+
+    task = "segmentation"
+    design: Head
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        classes: int,
+        *,
+        head: Head = Head("decoder"),  # noqa: B008 (frozen)
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        init: Init = "normal",
+    ) -> None:
+        super().__init__(architecture, mean, std)
+        first = architecture.layers[0]
+        if first.stride != 1:
+            raise ValueError(
+                f"a segmenter's first layer must have stride 1: m[0] must be 0 or more than 1, not {first}"
+            )
+        if head.kind != "decoder":
+            raise ValueError(f"the head of a segmenter must be decoder, not {head.kind!r}")
+        self.classes = classes
+        self.design = head
+        self._add_decoder(2)
+        self.head = nn.Sequential(OrderedDict(conv=nn.Conv2d(first.channels, classes, 3, padding=1)))
+        self.initialise(init)
+
+    @property
+    def last(self) -> Layer:
+        """The convolution that gives the classes."""
+        return cast(Layer, self.head[0])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits, float32 [N, classes, H, W], of images float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1."""
+        return cast(Tensor, self.head(self.decode(*self.encode(self.normalise(image))))).float()
+
+
+def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequence[Part] = ("encoder",)) -> list[str]:
+    """Take weights, batch norm's statistics and the normalisation of pixels over from a pre-trained network.
+
+    Parameters
+    ----------
+    target:
+        receives them; what is not taken over stays as it was initialised.
+    source:
+        an auto-encoder (or what was made from one), or its checkpoint folder.
+    parts:
+        ``("encoder",)``, or ``("encoder", "decoder")`` for segmenters: two of the three initialisations of
+        figure 4, the third being to transfer nothing.
+
+    Returns
+    -------
+    The names of the parameters that are new, in order: all of the head, and of the decoder where it is not among
+    ``parts``.
+
+    Raises :class:`TransferError` where the source is another architecture or lacks a part; the target is then as it
+    was.
+    """
+    network = Network.from_checkpoint(source) if isinstance(source, Path) else source
+    ours, theirs = target.architecture, network.architecture
+    keys = ("network", "n", "m") + (("shortcuts", "topology") if "decoder" in parts else ())
+    wrong = [key for key in keys if getattr(ours, key) != getattr(theirs, key)]
+    if wrong:
+        told = ", ".join(f"{key} is {getattr(theirs, key)!r} and must be {getattr(ours, key)!r}" for key in wrong)
+        raise TransferError(f"the weights of another architecture do not fit: of the pre-trained network {told}")
+    prefixes = (*(f"{part}." for part in parts), "mean", "std")
+    wanted = [name for name in target.state_dict() if name.startswith(prefixes)]
+    found = network.state_dict()
+    missing = [name for name in wanted if name not in found]
+    lacking = [part for part in parts if not any(name.startswith(f"{part}.") for name in wanted)]
+    if missing or lacking:
+        what = (
+            f"pre-trained {type(network).__name__} lacks {missing[0]}"
+            if missing
+            else (f"{type(target).__name__} has no {lacking[0]}")
+        )
+        raise TransferError(f"{', '.join(parts)} cannot be transferred: the {what}")
+    target.load_state_dict({name: found[name] for name in wanted}, strict=False)
+    return [name for name, _ in target.named_parameters() if name not in wanted]
+
+
+def _build(config: CheckpointConfig) -> Network:
+    """The network that a config describes, its weights not yet loaded."""
+    pixels, head, classes = config.preprocessing, config.head, len(config.labels)
+    if head is None:
+        return AutoEncoder(config.architecture, mean=pixels.mean, std=pixels.std)
+    if head.kind == "decoder":
+        return Segmenter(config.architecture, classes, head=head, mean=pixels.mean, std=pixels.std)
+    return Classifier(config.architecture, classes, head, crop=pixels.crop, mean=pixels.mean, std=pixels.std)
+
+
+def _is_stored(name: str) -> bool:
+    """Whether a value of the state is kept in model.safetensors."""
+    return not name.endswith("num_batches_tracked")
