@@ -44,8 +44,13 @@ TENSION = 1.0
 STEPS = 80
 """Of conjugate gradients; more change the PSNR by less than 0.01 dB in holes of up to 32 pixels."""
 
-_SHIFTS = ((0, 13), (13, 0), (0, 29), (29, 0), (29, 29), (-17, 31))
-"""Where decoys are cut, in pixels from the holes; the place with the most known pixels is taken."""
+_SHIFTS = tuple(
+    (distance * down, distance * right)
+    for distance in (9, 13, 21, 31)
+    for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
+)
+"""Where holes are tried out, in pixels from the real ones.  One place, and a near one: several, or farther ones, say
+less about the hole (their pixels differ more from its surroundings), and gave 0.2 dB less in single small holes."""
 
 
 def read_mask(mask: NDArray[Any] | Image | images.Source, *, max_pixels: int = images.MAX_PIXELS) -> Mask:
@@ -216,13 +221,17 @@ def _net(model: Model, values: Floats, hole: Mask) -> Floats:
 
 
 def _decoy(taken: Mask) -> Mask:
-    """The mask moved to where pixels are known, and apart from it by two pixels."""
-    free = ~taken
+    """The mask moved to where the most pixels are known, apart from it; the nearest such place."""
+    free = _apart_from(taken)
+    return max((np.roll(taken, shift, (0, 1)) & free for shift in _SHIFTS), key=lambda moved: int(moved.sum()))
+
+
+def _apart_from(mask: Mask) -> Mask:
+    """True where nothing within two pixels is masked."""
+    apart = ~mask
     for axis in (0, 1):
-        for step in (1, -1, 1, -1):
-            free &= _moved(free, step, axis)
-    found = [np.roll(taken, shift, (0, 1)) & free for shift in _SHIFTS]
-    return max(found, key=lambda decoy: int(decoy.sum()))
+        apart &= _moved(apart, 2, axis) & _moved(apart, 1, axis) & _moved(apart, -1, axis) & _moved(apart, -2, axis)
+    return apart
 
 
 def _plate(values: Floats, hole: Mask) -> Floats:
