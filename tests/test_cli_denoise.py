@@ -86,7 +86,7 @@ def test_beside_the_input(run: Run, folder: Path, checkpoint: Path) -> None:
 
 def test_device_line(run: Run) -> None:
     write("photo.png")
-    line = "skipae: device: cpu (1 thread): this onnxruntime has no CUDA\n"
+    line = "skipae: device: cpu (1 thread): this onnxruntime has neither CUDA nor OpenVINO\n"
     assert run("photo.png", device="auto").stderr in (line, line.replace("cpu (1 thread)", "cuda:0"))
     assert run("photo.png", "--overwrite", "--quiet", device="auto").stderr == ""
 

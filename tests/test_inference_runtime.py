@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -63,7 +64,59 @@ class FakeSession:
     def run(self, _: None, feed: dict[str, Any]) -> list[Any]:
         if self.owner.run_error is not None:
             raise self.owner.run_error
-        return list(feed.values())
+        ((name, value),) = feed.items()
+        if name == "x":
+            return [np.full((1, 1, 7, 7), 27 * self.owner.rounded(value[0, 0, 0, 0]))]
+        largest = max(value.shape[-2:])
+        if self.owner.most is not None and largest > self.owner.most:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        self.owner.sizes.append(largest)
+        return [value]
+
+    def get_outputs(self) -> list[Any]:
+        return [types.SimpleNamespace(name="restored")]
+
+    def io_binding(self) -> FakeBinding:
+        self.owner.bindings.append(FakeBinding())
+        return self.owner.bindings[-1]
+
+    def run_with_iobinding(self, binding: FakeBinding) -> None:
+        binding.outputs = self.run(None, {"image": binding.image.value})
+
+
+class FakeBinding:
+    """Buffers on the fake GPU."""
+
+    def bind_ortvalue_input(self, name: str, value: FakeValue) -> None:
+        assert name == "image"
+        self.image = value
+
+    def bind_output(self, name: str, device: str, index: int) -> None:
+        assert (name, device, index) == ("restored", "cuda", self.image.index)
+
+    def synchronize_inputs(self) -> None:
+        pass
+
+    synchronize_outputs = synchronize_inputs
+
+    def copy_outputs_to_cpu(self) -> list[Any]:
+        return [value.copy() for value in self.outputs]
+
+
+class FakeValue:
+    """An array on the fake GPU."""
+
+    def __init__(self, shape: list[int], dtype: type, index: int) -> None:
+        self.value, self.index = np.empty(shape, dtype), index
+
+    @classmethod
+    def ortvalue_from_shape_and_type(cls, shape: list[int], dtype: type, device: str, index: int) -> FakeValue:
+        assert device == "cuda"
+        return cls(shape, dtype, index)
+
+    def update_inplace(self, array: Any) -> None:
+        assert array.shape == self.value.shape and array.flags.c_contiguous
+        self.value[...] = array
 
 
 class FakeOptions:
@@ -80,6 +133,7 @@ class FakeRuntime(types.ModuleType):
     """An onnxruntime whose GPU does what a test wants."""
 
     SessionOptions = FakeOptions
+    OrtValue = FakeValue
 
     def __init__(self, providers: list[str], folder: Path) -> None:
         super().__init__("onnxruntime")
@@ -89,6 +143,11 @@ class FakeRuntime(types.ModuleType):
         self.loads = True
         self.run_error: Exception | None = None
         self.sessions: list[FakeSession] = []
+        self.bindings: list[FakeBinding] = []
+        self.rounded = float
+        self.missing = ""
+        self.most: int | None = None
+        self.sizes: list[int] = []
 
     def get_available_providers(self) -> list[str]:
         return self.names
@@ -97,7 +156,7 @@ class FakeRuntime(types.ModuleType):
         pass
 
     def preload_dlls(self) -> None:
-        sys.stdout.write("noise of the libraries\n")
+        sys.stdout.write("noise of the libraries\n" + self.missing)
 
     def InferenceSession(self, model: Any, options: Any, providers: list[Any]) -> FakeSession:
         return FakeSession(self, options, providers)
@@ -132,11 +191,26 @@ def test_a_gpu_that_works(gpu: FakeRuntime, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_gpu_whose_libraries_do_not_load(gpu: FakeRuntime) -> None:
     gpu.loads = False
-    with pytest.raises(DeviceError, match=r"cuda:0 cannot run .*: the libraries .* or give the device cpu"):
+    with pytest.raises(DeviceError, match=r"cuda:0 cannot run .*: its libraries .* or give the device cpu"):
         choose_device("cuda")
     lines: list[str] = []
     assert choose_device("auto", 2, lines.append) == Device("cpu", 0, 2)
     assert len(lines) == 1 and lines[0].startswith("device: cpu (2 threads): cuda:0 cannot run a convolution")
+    gpu.missing = "Failed to load /a/libcublas.so.13: no such file\nFailed to load libcurand.so.10: none\n"
+    with pytest.raises(DeviceError, match=r": libcublas\.so\.13, libcurand\.so\.10 cannot be loaded; check nvidia-smi"):
+        choose_device("cuda")
+
+
+def test_a_gpu_that_does_not_compute_in_float32(gpu: FakeRuntime) -> None:
+    gpu.rounded = lambda value: float(np.float16(value))  # type: ignore[assignment]
+    with pytest.raises(DeviceError, match=r"the result is off by 0\.0004, it does not compute in float32"):
+        choose_device("cuda")
+
+
+def test_smoke_value_shows_short_formats() -> None:
+    for bits in (7, 10):  # after the point: bfloat16; float16 and TF32
+        assert math.floor(runtime.SMOKE_VALUE * 2**bits + 0.5) == 2**bits
+    assert np.float32(runtime.SMOKE_VALUE) == runtime.SMOKE_VALUE
 
 
 def test_a_gpu_that_fails_to_run(gpu: FakeRuntime) -> None:
@@ -159,12 +233,14 @@ def test_no_cuda_in_the_runtime(cpu: FakeRuntime) -> None:
         choose_device("openvino")
     lines: list[str] = []
     assert choose_device("auto", 1, lines.append) == Device("cpu", 0, 1)
-    assert lines == ["device: cpu (1 thread): this onnxruntime has no CUDA"]
+    assert lines == ["device: cpu (1 thread): this onnxruntime has neither CUDA nor OpenVINO"]
 
 
 def test_two_runtimes(cpu: FakeRuntime, tmp_path: Path) -> None:
-    for name in ("onnxruntime-1.30.0.dist-info", "onnxruntime_gpu-1.30.0.dist-info"):
-        (tmp_path / name).mkdir()
+    for name in ("onnxruntime-1.30.0", "onnxruntime_gpu-1.30.0", "onnxruntime_genai-0.9"):
+        (tmp_path / f"{name}.dist-info").mkdir()
+        module = "onnxruntime_genai" if "genai" in name else "onnxruntime"
+        (tmp_path / f"{name}.dist-info" / "RECORD").write_text(f"{module}/__init__.py,sha256=x,1\n")
     with pytest.raises(DeviceError, match=r"onnxruntime and onnxruntime-gpu are installed together .*uninstall -y"):
         choose_device("cuda")
     lines: list[str] = []
@@ -188,10 +264,63 @@ def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: P
     model = from_pretrained(checkpoint, device="openvino", threads=3)
     assert model.device == Device("openvino", 0, 3)
     name, settings = fake.sessions[0].providers[0]
-    assert name == "OpenVINOExecutionProvider" and settings["precision"] == "FP32"
+    assert name == "OpenVINOExecutionProvider" and settings["num_of_threads"] == "3"
+    assert json.loads(settings["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}
+    lines: list[str] = []
+    assert choose_device("auto", 3, lines.append) == Device("openvino", 0, 3)
+    assert lines == ["device: openvino (3 threads): it runs the check"]
     fake.loads = False
+    with pytest.raises(DeviceError, match=r"openvino .* cannot run .*skipae\[openvino\]"):
+        from_pretrained(checkpoint, device="openvino")
+    assert choose_device("auto", 3, lines.append) == Device("cpu", 0, 3)
+    monkeypatch.setattr(runtime, "check_device", lambda device: None)
     with pytest.raises(DeviceError, match="did not take"):
         from_pretrained(checkpoint, device="openvino")
+
+
+def test_windows_of_one_shape_keep_their_place_on_the_gpu(gpu: FakeRuntime, checkpoint: Path) -> None:
+    model = from_pretrained(checkpoint, device="cuda:2")
+    image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
+    assert np.array_equal(model.denoise(image, tile=32), image)
+    assert len(gpu.sizes) > 4 and len(gpu.bindings) == 1
+    model.denoise(image[:40], tile=32)
+    assert len(gpu.bindings) == 2
+
+
+def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    import onnxruntime
+
+    class Value:
+        def ortvalue_from_shape_and_type(self, shape: list[int], dtype: type, device: str, index: int) -> Any:
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", index)
+
+    session = from_pretrained(checkpoint, device="cpu")._restoration
+    made = session.open().io_binding()
+    monkeypatch.setattr(
+        type(made),
+        "bind_output",
+        lambda self, name, device, index, real=made.__class__.bind_output: real(self, name, "cpu", index),
+    )
+    monkeypatch.setattr(runtime, "load_runtime", lambda: types.SimpleNamespace(OrtValue=Value()))
+    images = np.random.default_rng(0).random((3, 1, 3, 9, 7), np.float32)
+    expected = [session.run(image) for image in images]
+    session.device = Device("cuda")  # the same calls, on the CPU's memory
+    for image, result in zip(images, expected, strict=True):
+        assert np.array_equal(session.run(image), result)
+    assert session.run(images[0][..., :5]).shape == (1, 3, 9, 5)
+
+
+def test_out_of_memory_goes_on_with_smaller_windows(
+    gpu: FakeRuntime, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = from_pretrained(checkpoint, device="cuda")
+    gpu.most = 70
+    image = np.random.default_rng(0).integers(0, 256, (100, 90), np.uint8)
+    for _ in range(2):  # the second image starts with the smaller windows
+        assert np.array_equal(model.denoise(image), image)
+    assert max(gpu.sizes) <= 70
+    assert 1 <= len(caplog.records) <= 3
+    assert "cuda:0 is out of memory: going on with windows of" in caplog.text
 
 
 def test_a_model_that_the_gpu_refuses(gpu: FakeRuntime, checkpoint: Path) -> None:
@@ -233,31 +362,31 @@ def _only_once(fake: FakeRuntime, real: Any) -> Any:
 
 
 def test_threads_follow_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_cgroup_cores", lambda *_: math.inf)
+    monkeypatch.setattr(runtime, "cgroup_cores", lambda *_: math.inf)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     assert available_threads() == 3
     for quota, threads in ((2.5, 3), (1.5, 2), (0.2, 1)):
-        monkeypatch.setattr(runtime, "_cgroup_cores", lambda *_, quota=quota: quota)
+        monkeypatch.setattr(runtime, "cgroup_cores", lambda *_, quota=quota: quota)
         assert available_threads() == threads
 
 
 def test_cgroup_quota(tmp_path: Path) -> None:
     membership, root = tmp_path / "cgroup", tmp_path / "sys"
-    assert runtime._cgroup_cores(root, membership) == math.inf
+    assert runtime.cgroup_cores(root, membership) == math.inf
     # Version 2: the least of the group and those above it.
     membership.write_text("0::/a/b\n")
     (root / "a" / "b").mkdir(parents=True)
     (root / "a" / "b" / "cpu.max").write_text("max 100000\n")
-    assert runtime._cgroup_cores(root, membership) == math.inf
+    assert runtime.cgroup_cores(root, membership) == math.inf
     (root / "a" / "cpu.max").write_text("150000 100000\n")
-    assert runtime._cgroup_cores(root, membership) == 1.5
+    assert runtime.cgroup_cores(root, membership) == 1.5
     # In a container, the group's name is the host's and the files are at the root.
     membership.write_text("0::/nowhere/here\n")
     (root / "cpu.max").write_text("300000 100000\n")
-    assert runtime._cgroup_cores(root, membership) == 3
+    assert runtime.cgroup_cores(root, membership) == 3
     # Version 1.
     membership.write_text("4:cpu,cpuacct:/x\n3:memory:/x\n")
     (root / "cpu,cpuacct" / "x").mkdir(parents=True)
     (root / "cpu,cpuacct" / "x" / "cpu.cfs_quota_us").write_text("50000\n")
     (root / "cpu,cpuacct" / "x" / "cpu.cfs_period_us").write_text("100000\n")
-    assert runtime._cgroup_cores(root, membership) == 0.5
+    assert runtime.cgroup_cores(root, membership) == 0.5

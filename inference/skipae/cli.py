@@ -13,12 +13,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from skipae import __version__
 from skipae.errors import SkipaeError, UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -26,6 +29,9 @@ TERMINATED = 143
 COMMANDS = {
     "denoise": "Remove noise from images.",
     "inpaint": "Fill holes in images from their surroundings.",
+    "doctor": "Say what is installed, try each device, and give the repair of what does not work.",
+    "bench": "Measure speed and memory on the devices of this machine.",
+    "completion": "Print the script with which a shell completes commands, options, models and layers.",
 }
 """Each command and the first line of its help."""
 
@@ -49,6 +55,13 @@ class _Commands(click.Group):
         """The list of commands, without loading any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands, without loading any, and options."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, context, incomplete)
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from skipae_zoo import CheckpointConfig, Layer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+log = logging.getLogger("skipae")
+
 MEMORY = {"cpu": 512 << 20, "openvino": 512 << 20, "cuda": 3 << 30}
 """Bytes that the layers' outputs of one window may take, by kind of device."""
 
@@ -31,6 +34,7 @@ class Model:
         self.device = device
         """Where it runs."""
         self._restoration = runtime.Session(folder, config, "onnx/model.onnx", device)
+        self._area = MEMORY[device.kind] // _bytes_per_pixel(config)
 
     def __repr__(self) -> str:
         """Name and device."""
@@ -199,11 +203,21 @@ class Model:
             pixels,
             stride=architecture.total_stride,
             halo=self.config.halo if halo is None else halo,
-            area=MEMORY[self.device.kind] // _bytes_per_pixel(self.config),
+            area=self._area,
             tile=tile,
             luma=strength if luma is None else luma,
             chroma=strength if chroma is None else chroma,
             progress=progress,
+            shrunk=self._shrink,
+        )
+
+    def _shrink(self, windows: tiling.Plan) -> None:
+        self._area = windows.area  # the next images start with it
+        log.warning(
+            "%s is out of memory: going on with windows of %d x %d pixels",
+            self.device,
+            windows.columns.size,
+            windows.rows.size,
         )
 
     def trim(self) -> None:

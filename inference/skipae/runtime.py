@@ -7,6 +7,7 @@ on the CPU without a word.
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import math
 import os
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("skipae")
 
-INSTALL_CPU = 'pip install "skipae[cpu]"'
-INSTALL_GPU = 'pip install "skipae[gpu]"'
-REPAIR = f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {INSTALL_GPU}"
-"""Both runtimes fill the same folder, so that uninstalling one breaks the other: remove all, then install one."""
+INSTALL = {
+    "cpu": 'pip install "skipae[cpu]"',
+    "cuda": 'pip install "skipae[gpu]"',
+    "openvino": 'pip install "skipae[openvino]"',
+}
+"""The line to type, by kind of device."""
+
+SMOKE_VALUE = 1 + 0.75 * 2**-11
+"""Becomes 1 in bfloat16, float16 and TF32."""
 
 SMOKE_MODEL = base64.b64decode(
     "CAgSADroAgo0CgF4CgF3EgFoIgRDb252KhEKBHBhZHNAAUABQAFAAaABByoQCgdzdHJpZGVzQAJAAqABBwo9CgFoCgF2EgF5Ig1Db252VHJh"
@@ -41,7 +47,7 @@ SMOKE_MODEL = base64.b64decode(
     "PwAAgD8AAIA/AACAPyozCAEIAQgDCAMQAUIBdkokAACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/WhsKAXgSFgoUCAESEAoC"
     "CAEKAggDCgIICAoCCAhiGwoBeRIWChQIARIQCgIIAQoCCAEKAggHCgIIB0IECgAQEg=="
 )
-"""A conv and a deconv, both 3x3 with stride 2, on float32 ``x`` [1, 3, 8, 8]: does the GPU really run them?
+"""A conv and a deconv, both 3x3 with stride 2 and weights 1, on float32 ``x`` [1, 3, 8, 8], to try a device with.
 Made by ``smoke_model()`` in tests/test_inference_runtime.py, which checks that these are its bytes."""
 
 
@@ -88,6 +94,7 @@ class Session:
         self.device = device
         self.outputs = outputs
         self._session: Any = None
+        self._bound: _Bound | None = None
         self._lock = threading.Lock()
         _sessions.add(self)
 
@@ -127,7 +134,10 @@ class Session:
         """
         session = self.open()
         try:
-            found = session.run(None, {"image": image})
+            if self.device.kind == "cuda":
+                found = self._run_bound(session, image)
+            else:
+                found = session.run(None, {"image": image})
         except Exception as error:  # the runtime's exceptions have no common base
             if _is_out_of_memory(error):
                 raise MemoryError(_first_line(error)) from error
@@ -138,11 +148,27 @@ class Session:
         """Give back the memory that the runtime kept from the last runs; the next run takes it anew."""
         import numpy as np
 
+        if self.device.kind == "openvino":
+            return  # it has no arena
         device = "cpu:0" if self.device.kind != "cuda" else f"gpu:{self.device.index}"
+        self._bound = None
         options = load_runtime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device)
         # Only at the end of a run.
         self.open().run(None, {"image": np.zeros((1, 3, 8, 8), np.float32)}, options)
+
+    def _run_bound(self, session: Any, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        # Windows of one shape follow each other: input and outputs stay where they are on the GPU.  One run at a
+        # time, as more at once gain nothing there.
+        with self._lock:
+            try:
+                if self._bound is None or self._bound.shape != image.shape:
+                    self._bound = None  # frees the old buffers before the new are taken
+                    self._bound = _Bound(load_runtime(), session, image.shape, self.device)
+                return self._bound.run(image)
+            except Exception:
+                self._bound = None
+                raise
 
     def _make(self) -> Any:
         try:
@@ -159,9 +185,36 @@ class Session:
             raise ModelError(
                 f"{path} cannot be loaded by onnxruntime {runtime.__version__}: {_first_line(error)}"
             ) from error
-        if session.get_providers()[0] != _PROVIDERS[self.device.kind]:
+        if session.get_providers()[0] != PROVIDERS[self.device.kind]:
             raise DeviceError(f"{self.device} did not take {path}; give the device cpu")
         return session
+
+
+class _Bound:
+    """Input and outputs of a session, for one shape of the input, in the memory of a GPU."""
+
+    def __init__(self, runtime: Any, session: Any, shape: tuple[int, ...], device: Device) -> None:
+        import numpy as np
+
+        self.shape = shape
+        self._session = session
+        self._binding = session.io_binding()
+        self._image = runtime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, "cuda", device.index)
+        self._binding.bind_ortvalue_input("image", self._image)
+        for output in session.get_outputs():
+            # Allocated by the first run, and taken again by the next.
+            self._binding.bind_output(output.name, "cuda", device.index)
+
+    def run(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The outputs, in the order of the session's."""
+        import numpy as np
+
+        self._image.update_inplace(np.ascontiguousarray(image))
+        self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        found: list[NDArray[np.float32]] = self._binding.copy_outputs_to_cpu()
+        return found
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -172,8 +225,8 @@ def _after_fork() -> None:
     # A session's threads and GPU context stay with the parent.  Its destructor may wait for those threads, so it
     # is kept, unused; a lock may have been held by a thread that is no longer there.
     for session in list(_sessions):
-        _orphans.append(session._session)
-        session._session = None
+        _orphans.append((session._session, session._bound))
+        session._session = session._bound = None
         session._lock = threading.Lock()
 
 
@@ -187,7 +240,8 @@ def choose_device(
     """The device to use, tried out.
 
     Args:
-        device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``openvino``.
+        device: ``auto`` (CUDA, else OpenVINO, where installed and working, else the CPU), ``cpu``, ``cuda``,
+            ``cuda:N`` or ``openvino``.
         threads: CPU threads; None takes the cores that this process may use.
         notify: is told in one line what ``auto`` took and why; by default the log is.
 
@@ -202,38 +256,39 @@ def choose_device(
         raise UsageError(f"threads must be at least 1, not {threads}; leave it out to use all cores of this process")
     kind, index = match[1], int(match[2] or 0)
     count = available_threads() if threads is None else threads
-    if kind == "auto":
-        runtime = load_runtime()
-        chosen, why, level = Device("cpu", 0, count), "this onnxruntime has no CUDA", logging.INFO
-        if "CUDAExecutionProvider" in runtime.get_available_providers():
+    if kind != "auto":
+        chosen = Device(kind, index, count)
+        if kind != "cpu":
+            check_device(chosen)
+        return chosen
+    chosen, why, level = Device("cpu", 0, count), "this onnxruntime has neither CUDA nor OpenVINO", logging.INFO
+    runtime = load_runtime()
+    if len(installed_runtimes(runtime)) > 1:
+        why, level = double_install(runtime, "cuda"), logging.WARNING
+    for other in ("cuda", "openvino"):
+        if PROVIDERS[other] in runtime.get_available_providers():
             try:
-                _check_cuda(0)
+                check_device(Device(other, 0, count))
             except DeviceError as error:
                 why, level = str(error), logging.WARNING
             else:
-                chosen, why = Device("cuda", 0, count), "it runs the check"
-        elif len(_installed_runtimes(runtime)) > 1:
-            why, level = _double_install(runtime), logging.WARNING
-        line = f"device: {chosen}: {why}"
-        if notify is not None:
-            notify(line)
-        else:
-            log.log(level, line)
-        return chosen
-    if kind == "cuda":
-        _check_cuda(index)
-    elif kind == "openvino":
-        _check_listed(load_runtime(), "openvino", 'pip install "onnxruntime-openvino" in an environment of its own')
-    return Device(kind, index, count)
+                chosen, why, level = Device(other, 0, count), "it runs the check", logging.INFO
+                break
+    line = f"device: {chosen}: {why}"
+    if notify is not None:
+        notify(line)
+    else:
+        log.log(level, line)
+    return chosen
 
 
 def available_threads() -> int:
     """Cores that this process may use: its affinity, cut by the quota of its cgroup where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _cgroup_cores(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+    return max(1, math.ceil(min(cores, cgroup_cores())))
 
 
-def _cgroup_cores(root: Path, membership: Path) -> float:
+def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
     """Least CPU quota, in cores, of the process's cgroup and those above it; infinity without one."""
     try:
         lines = membership.read_text().splitlines()
@@ -264,7 +319,7 @@ def _cgroup_cores(root: Path, membership: Path) -> float:
     return least
 
 
-_PROVIDERS = {
+PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
@@ -281,13 +336,18 @@ def load_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "onnxruntime":
-            raise DeviceError(f"no ONNX Runtime is installed: {INSTALL_CPU} (or, for a GPU, {INSTALL_GPU})") from None
-        raise DeviceError(f"ONNX Runtime does not load ({_first_line(error)}): install it again, {REPAIR}") from error
+            raise DeviceError(
+                f"no ONNX Runtime is installed: {INSTALL['cpu']} (or, for a GPU, {INSTALL['cuda']})"
+            ) from None
+        raise DeviceError(
+            f"ONNX Runtime does not load ({_first_line(error)}): install it again, {repair('cpu')}"
+        ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         # What is left of the folder that two runtimes shared, after one was uninstalled.
-        raise DeviceError(f"the installed ONNX Runtime is broken: {REPAIR} (or {INSTALL_CPU} at the end)")
-    # Some of its complaints, for example about unreadable files of the system, are not a session's.
-    onnxruntime.set_default_logger_severity(3)
+        raise DeviceError(f"the installed ONNX Runtime is broken: {repair('cpu')} (or skipae[gpu] at the end)")
+    # Some of its complaints, for example about unreadable files of the system, are not a session's.  What concerns
+    # us comes as an exception too.
+    onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
 
@@ -295,7 +355,7 @@ def _create(runtime: Any, model: str | bytes, device: Device, *, strict: bool = 
     options = runtime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     # With patterns, the first run's memory stays beside the block that the later runs take: twice as much, no faster.
     options.enable_mem_pattern = False
     providers: list[Any] = []
@@ -306,73 +366,110 @@ def _create(runtime: Any, model: str | bytes, device: Device, *, strict: bool = 
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",  # the results of the CPU, and of a tiled and a whole image, to 1e-4
         }
-        providers.append((_PROVIDERS["cuda"], settings))
+        providers.append((PROVIDERS["cuda"], settings))
     elif device.kind == "openvino":
-        settings = {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(device.threads)}
-        providers.append((_PROVIDERS["openvino"], settings))
+        # Where the processor has bfloat16, OpenVINO by itself computes in it, with errors of 1e-2.
+        precision = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}})
+        settings = {"device_type": "CPU", "load_config": precision, "num_of_threads": str(device.threads)}
+        providers.append((PROVIDERS["openvino"], settings))
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     else:
-        providers.append(_PROVIDERS["cpu"])
+        providers.append(PROVIDERS["cpu"])
     return runtime.InferenceSession(model, options, providers=providers)
 
 
-def _check_listed(runtime: Any, kind: str, repair: str) -> None:
-    if _PROVIDERS[kind] not in runtime.get_available_providers():
-        if len(_installed_runtimes(runtime)) > 1:
-            raise DeviceError(_double_install(runtime))
-        raise DeviceError(
-            f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair}, or give the device cpu"
-        )
+def check_device(device: Device) -> None:
+    """Run a conv and a deconv on the device, and nowhere else, and look at the result.
 
-
-def _check_cuda(index: int) -> None:
-    """Run a conv and a deconv on the GPU, and nowhere else."""
+    Raises:
+        DeviceError: it cannot run them, or not in float32; the message says how to repair that.
+    """
     import numpy as np
 
-    runtime = load_runtime()
-    _check_listed(runtime, "cuda", REPAIR)
-    device = Device("cuda", index)
+    runtime, kind = load_runtime(), device.kind
+    if PROVIDERS[kind] not in runtime.get_available_providers():
+        if len(installed_runtimes(runtime)) > 1:
+            raise DeviceError(double_install(runtime, kind))
+        raise DeviceError(
+            f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair(kind)}, or give "
+            "the device cpu"
+        )
+    missing = load_cuda_libraries(runtime) if kind == "cuda" else []
     try:
-        if hasattr(runtime, "preload_dlls"):
-            # Finds the CUDA and cuDNN libraries of the pip packages; it prints what it misses, which the error says.
-            import contextlib
-            import io
-
-            with contextlib.redirect_stdout(io.StringIO()):
-                runtime.preload_dlls()
-        session = _create(runtime, SMOKE_MODEL, device, strict=True)
-        if session.get_providers()[0] != _PROVIDERS["cuda"]:
-            raise RuntimeError("the libraries of CUDA or cuDNN do not load")
-        session.run(None, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+        session = _create(runtime, SMOKE_MODEL, device, strict=kind != "cpu")
+        if session.get_providers()[0] != PROVIDERS[kind]:
+            raise RuntimeError("its libraries do not load")
+        (found,) = session.run(None, {"x": np.full((1, 3, 8, 8), SMOKE_VALUE, np.float32)})
+        error = abs(float(found[0, 0, 2, 2]) / 27 - SMOKE_VALUE)
+        if not error < 1e-5:
+            raise RuntimeError(f"the result is off by {error:.1g}, it does not compute in float32")
     except Exception as error:  # the runtime's exceptions have no common base
         reason = _first_line(error)
+        if missing:
+            reason = f"{', '.join(missing)} cannot be loaded"
+        elif "default CPU EP" in reason:
+            reason = (
+                f"the libraries of CUDA {getattr(runtime, 'cuda_version', '')}, of cuDNN or of the driver do not load"
+            )
         if "failure 35" in reason or "driver version is insufficient" in reason:
             reason += " (the NVIDIA driver is too old for this CUDA: update it)"
+        look = "check nvidia-smi, " if kind == "cuda" else ""
         raise DeviceError(
-            f"{device} cannot run a convolution: {reason}; check nvidia-smi, install again with {REPAIR}, or give the "
+            f"{device} cannot run a convolution: {reason}; {look}install again with {repair(kind)}, or give the "
             "device cpu"
         ) from error
 
 
-def _installed_runtimes(runtime: Any) -> list[str]:
+def load_cuda_libraries(runtime: Any) -> list[str]:
+    """Load CUDA's and cuDNN's libraries, from the pip packages first; the names of those that are missing."""
+    if not hasattr(runtime, "preload_dlls"):
+        return []
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        runtime.preload_dlls()
+    return [Path(path).name for path in re.findall(r"^Failed to load (.+?): ", said.getvalue(), re.MULTILINE)]
+
+
+def installed_runtimes(runtime: Any) -> list[str]:
     """Distributions that fill the folder of the module ``onnxruntime``."""
     # Reading the folder is a hundred times faster than importlib.metadata.
     site = Path(runtime.__file__).parent.parent
-    return sorted({path.name.split("-")[0].replace("_", "-") for path in site.glob("onnxruntime*-*.dist-info")})
+    found = {path.name.split("-")[0].replace("_", "-"): path for path in site.glob("onnxruntime*-*.dist-info")}
+    if len(found) > 1:  # others, onnxruntime-genai for example, have folders of their own
+        found = {name: path for name, path in found.items() if "onnxruntime/__init__.py," in _record(path)}
+    return sorted(found)
 
 
-def _double_install(runtime: Any) -> str:
+def _record(distribution: Path) -> str:
+    try:
+        return (distribution / "RECORD").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def double_install(runtime: Any, kind: str) -> str:
+    """What is wrong where several runtimes are installed, and the repair."""
     return (
-        f"{' and '.join(_installed_runtimes(runtime))} are installed together and break each other, so that there is "
-        f"no GPU: {REPAIR}"
+        f"{' and '.join(installed_runtimes(runtime))} are installed together and break each other, so that devices "
+        f"are missing: {repair(kind)}"
     )
+
+
+def repair(kind: str) -> str:
+    """The line that puts the installation right for a kind of device.
+
+    All runtimes fill the same folder, so that uninstalling one breaks another: remove all, then install one.
+    """
+    return f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {INSTALL[kind]}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
-        mark in text for mark in ("bad_alloc", "bad allocation", "failed to allocate", "out of memory")
+        mark in text for mark in ("bad_alloc", "bad allocation", "failed to allocate", "out of memory", "alloc_failed")
     )
 
 

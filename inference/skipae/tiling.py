@@ -135,6 +135,7 @@ def restore(
     luma: float = 1.0,
     chroma: float = 1.0,
     progress: Callable[[float], None] | None = None,
+    shrunk: Callable[[Plan], None] | None = None,
 ) -> NDArray[Any]:
     """Restore an image of any size in bounded memory.
 
@@ -149,6 +150,7 @@ def restore(
         luma: of the change in brightness (Y of ITU-R BT.601) 0 takes nothing, 1 all, linear in between.
         chroma: the same of the change in colour.
         progress: called after each window with the share done, in (0, 1].
+        shrunk: called with the smaller windows to come when memory has run out.
 
     Returns:
         An array of the shape and dtype of ``pixels``, floats clipped to [0, 1].
@@ -175,6 +177,8 @@ def restore(
                     "free some memory, or give a smaller halo"
                 ) from None
             windows = smaller
+            if shrunk is not None:
+                shrunk(windows)
 
 
 def _restore_windows(

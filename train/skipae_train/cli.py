@@ -169,6 +169,39 @@ def card(checkpoint: Path) -> None:
     click.echo(write_card(checkpoint))
 
 
+@cli.command(hidden=True)
+@click.option("--model", required=True)
+@click.option("--size", type=int, required=True)
+@click.option("--threads", type=click.IntRange(min=1))
+def eager(model: str, size: int, threads: int | None) -> None:
+    """What ``skipae bench`` starts: the network of a checkpoint in PyTorch, with random weights."""
+    import json
+    import time
+
+    started = time.perf_counter()
+    import torch
+
+    from skipae.checkpoints import find_folder, require_task
+    from skipae.commands.bench import timing
+    from skipae.runtime import available_threads
+    from skipae_train.networks import AutoEncoder
+    from skipae_zoo import read_config
+
+    threads = threads or available_threads()
+    torch.set_num_threads(threads)
+    config = read_config(find_folder(model))
+    require_task(config, "restoration", "be measured")
+    network = AutoEncoder(config.architecture).eval()
+    loaded = time.perf_counter() - started
+
+    @torch.inference_mode()
+    def restore(pixels: Any) -> Any:
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255  # (H, W, C) -> (1, C, H, W)
+        return (network(image).clamp(0, 1) * 255).round().byte().numpy()
+
+    click.echo(json.dumps(timing(restore, size, f"torch {torch.__version__}", threads, loaded)))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; expected errors are one line and exit code 1."""
     from skipae import SkipaeError

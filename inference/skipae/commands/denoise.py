@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("inputs", metavar="INPUT...", nargs=-1)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=options.complete_files)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
     help="File or folder for the results; - is standard output.  [default: photo.denoised.png beside photo.png]",
+    shell_complete=options.complete_files,
 )
 @click.option(
     "--strength",

@@ -33,12 +33,13 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
 
 
 @click.command()
-@click.argument("inputs", metavar="IMAGE...", nargs=-1)
+@click.argument("inputs", metavar="IMAGE...", nargs=-1, shell_complete=options.complete_files)
 @click.option(
     "--mask",
     metavar="FILE|DIR",
     help="Image of the input's size; what is not black is filled.  A folder holds one for each input: of the same "
     "name, below it as the input is below its folder; the extension may differ.",
+    shell_complete=options.complete_files,
 )
 @click.option(
     "--box",
@@ -53,6 +54,7 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
     "--output",
     metavar="OUT",
     help="File or folder for the results; - is standard output.  [default: photo.inpainted.png beside photo.png]",
+    shell_complete=options.complete_files,
 )
 @options.model_options()
 @options.quality_option

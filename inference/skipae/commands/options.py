@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from skipae.batch import Progress, Work
     from skipae.model import Model
     from skipae_zoo import Task
@@ -26,22 +28,78 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
     return decorate
 
 
+def complete_files(_: click.Context, __: click.Parameter, text: str) -> list[CompletionItem]:
+    """Completes paths; the shell knows them best."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(text, type="file")]
+
+
+def complete_models(_: click.Context, __: click.Parameter, text: str) -> list[CompletionItem]:
+    """Completes names of checkpoints, with what each is for, and folders."""
+    from click.shell_completion import CompletionItem
+
+    from skipae_zoo import CHECKPOINTS
+
+    names = [CompletionItem(e.name, help=e.summary) for e in CHECKPOINTS if e.name.startswith(text)]
+    return names or [CompletionItem(text, type="dir")]
+
+
+def complete_layers(context: click.Context, _: click.Parameter, text: str) -> list[CompletionItem]:
+    """Completes the last of the layer names, separated by commas, of the checkpoint in ``--model``."""
+    from click.shell_completion import CompletionItem
+
+    from skipae import checkpoints
+    from skipae.errors import SkipaeError
+
+    try:
+        folder = checkpoints.find_folder(context.params.get("model") or checkpoints.DEFAULT)
+        layers = checkpoints.load_config(folder).architecture.layers
+    except SkipaeError:
+        return []
+    before, comma, last = text.rpartition(",")
+    return [
+        CompletionItem(before + comma + layer.name, help=f"{layer.channels} channels, stride {layer.total_stride}")
+        for layer in layers
+        if layer.name.startswith(last)
+    ]
+
+
+def complete_devices(_: click.Context, __: click.Parameter, text: str) -> list[str]:
+    """Completes devices; which of them work is not looked at."""
+    return [name for name in ("auto", "cpu", "cuda", "cuda:1", "openvino") if name.startswith(text)]
+
+
+def model_option(default: str = "skipae-natural") -> Callable[[Command], Command]:
+    """``--model``."""
+    return click.option(
+        "--model",
+        default=default,
+        metavar="NAME|DIR",
+        show_default=True,
+        help="Checkpoint, or its folder.",
+        shell_complete=complete_models,
+    )
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]"
+)
+
+
 def model_options(default: str = "skipae-natural") -> Callable[[Command], Command]:
     """``--model``, ``--device`` and ``--threads``."""
     return _together(
-        click.option(
-            "--model", default=default, metavar="NAME|DIR", show_default=True, help="Checkpoint, or its folder."
-        ),
+        model_option(default),
         click.option(
             "--device",
             default="auto",
             metavar="auto|cpu|cuda[:N]|openvino",
             show_default=True,
-            help="auto takes a GPU that works, else the CPU.",
+            help="auto takes CUDA, else OpenVINO, where installed and working, else the CPU.",
+            shell_complete=complete_devices,
         ),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]"
-        ),
+        threads_option,
     )
 
 
@@ -87,8 +145,14 @@ batch_options = _together(
         metavar="FILE",
         multiple=True,
         help="Take inputs from this text file too, one per line; - is standard input.",
+        shell_complete=complete_files,
     ),
-    click.option("--report", metavar="FILE", help="Add a line of JSON for each input to this file."),
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Add a line of JSON for each input to this file.",
+        shell_complete=complete_files,
+    ),
     click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
 )
 """``--list``, ``--report`` and ``--fail-fast``, of the commands that take many inputs."""
@@ -115,6 +179,11 @@ class Console:
             import warnings
 
             warnings.simplefilter("ignore")  # a library's remarks are not the user's
+        import logging
+
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("skipae").handlers[:] = [handler]
         self.quiet = quiet
         self._bar_wanted = not quiet and sys.stderr.isatty()
         self._bar: Any = None
