@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -16,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skipae import DeviceError, UsageError, from_pretrained, runtime
+from skipae.commands import options
 from skipae.runtime import Device, available_threads, choose_device
 
 
@@ -278,6 +280,26 @@ def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: P
         from_pretrained(checkpoint, device="openvino")
 
 
+@pytest.mark.parametrize("kind", ["openvino", "cuda"])
+def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
+    import onnxruntime
+
+    if runtime.PROVIDERS[kind] not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {kind}")
+    try:
+        device = from_pretrained(device=kind)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    cpu, random = from_pretrained(device="cpu"), np.random.default_rng(0)
+    for shape in ((61, 75), (64, 64, 3), (301, 333, 3)):
+        image = np.clip(0.5 + random.normal(0, 0.1, shape), 0, 1).astype(np.float32)
+        expected = cpu.denoise(image)
+        for tile in (None, 256):
+            assert np.abs(device.denoise(image, tile=tile) - expected).max() <= 1e-5
+    device.trim()
+    assert np.abs(device.denoise(image) - expected).max() <= 1e-5
+
+
 def test_windows_of_one_shape_keep_their_place_on_the_gpu(gpu: FakeRuntime, checkpoint: Path) -> None:
     model = from_pretrained(checkpoint, device="cuda:2")
     image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
@@ -390,3 +412,10 @@ def test_cgroup_quota(tmp_path: Path) -> None:
     (root / "cpu,cpuacct" / "x" / "cpu.cfs_quota_us").write_text("50000\n")
     (root / "cpu,cpuacct" / "x" / "cpu.cfs_period_us").write_text("100000\n")
     assert runtime.cgroup_cores(root, membership) == 0.5
+
+
+def test_commands_say_what_the_log_warns_of(capsys: pytest.CaptureFixture[str]) -> None:
+    options.Console(quiet=True)
+    options.Console(quiet=True)
+    logging.getLogger("skipae").warning("cuda:%d is out of memory", 0)
+    assert capsys.readouterr().err == "skipae: cuda:0 is out of memory\n"
