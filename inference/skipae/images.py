@@ -2,8 +2,9 @@
 
 A file is decoded by its content, whatever its name.  What the net restores are planes: one [H, W] (grey) or
 [H, W, 3] (RGB) array, and for CMYK the inks cyan, magenta and yellow as one and black as another, so that the
-separation survives.  Alpha, colour profile, EXIF, XMP and resolution are carried over; what a format cannot
-hold is said in ``notes``.
+separation survives.  Alpha, colour profile, EXIF, XMP, IPTC and resolution are carried over; what a format cannot
+hold is said in ``notes``.  Of a file of several pictures the first is taken, and said so.  docs/images.md tells users
+what happens to each kind of file.
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ SUFFIXES = {
 """Format of each file name's extension, lower case."""
 
 _STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of about so many pixels
-_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 316, 33432)  # texts that describe the picture and not the file
+_TIFF_TEXTS = (270, 271, 272, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
+_TIFF_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
 _TIFF_IFDS = (34665, 34853)  # EXIF and GPS
+_PNG_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI")
 _TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
 _JPEG_SEGMENT = 65_533 - 64  # bytes of EXIF or XMP that fit in a segment
 
@@ -80,6 +83,10 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     jpeg: dict[str, Any] = field(default_factory=dict)
     """Arguments for Pillow that keep a JPEG's quantisation tables and subsampling."""
+    iptc: bytes | None = None
+    """Photoshop's segment of a JPEG (APP13)."""
+    subsampling: str | None = None
+    """Of an AVIF, for example ``4:2:0``."""
     compression: str | None = None
     """Of a TIFF."""
     lossless: bool = False
@@ -98,6 +105,7 @@ class Picture:
     planes: list[NDArray[Any]]
     """One array, two for CMYK: [H, W] or [H, W, 3], uint8 or uint16."""
     alpha: Image.Image | None
+    """Of mode L, or I;16 beside planes of uint16."""
     metadata: Metadata
     notes: list[str]
     """What was changed or lost, a line each."""
@@ -113,8 +121,27 @@ class Picture:
         for k, plane in enumerate(self.planes):
             self.planes[k] = restore(plane)
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether Pillow has no mode for it: 16 bits, and more than one channel."""
+        channels = len(self.planes) + self.planes[0].ndim + (self.alpha is not None)
+        return self.planes[0].itemsize == 2 and channels > 3
+
+    def require_pil(self) -> None:
+        """Refuse what a ``PIL.Image`` cannot hold."""
+        if self.is_deep:
+            raise ImageError(
+                "has 16 bits per colour, which a PIL.Image cannot hold: read it into an array, for example by "
+                "imagecodecs.imread"
+            )
+
     def to_pil(self) -> Image.Image:
-        """The image, upright, with its metadata in ``info``; the planes are given up to save memory."""
+        """The image, upright, with its metadata in ``info``; the planes are given up to save memory.
+
+        Raises:
+            ImageError: a ``PIL.Image`` cannot hold it.
+        """
+        self.require_pil()
         image = _from_planes(self.kind, self.planes)
         if self.alpha is not None:
             image.putalpha(self.alpha)
@@ -140,12 +167,23 @@ class Picture:
         """
         notes: list[str] = []
         target = format or self.metadata.format
-        image = self.to_pil()
+        holds = {"TIFF": True, "PNG": self.kind != "cmyk", "PPM": not self.is_deep}
+        if self.planes[0].itemsize == 2 and not holds.get(target, False):
+            notes.append(f"{target} cannot hold 16 bits{' here' if target in holds else ''}: reduced to 8")
+            self._reduce()
         try:
-            image = _fit(image, target, self.metadata, notes)
+            if self.is_deep:
+                self._encode_deep(file, target, notes)
+                return notes
+            image = self.to_pil()
             image.info.clear()  # Pillow would take some of it up again
+            image = _fit(image, target, self.metadata, notes)
             arguments = _arguments(image, self.metadata, target, quality, notes)
-            image.save(_Plain(file), format=target, **arguments)  # type: ignore[arg-type]
+            if target == "TIFF" and any(ifd in arguments["tiffinfo"] for ifd in _TIFF_IFDS):
+                # Pillow cannot compress a TIFF that has EXIF data.
+                _write_tiff(file, _to_array(image, len(image.getbands())), self.kind, arguments)
+            else:
+                image.save(_Plain(file), format=target, **arguments)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno is not None:
                 raise
@@ -154,18 +192,55 @@ class Picture:
             raise ImageError(f"cannot be written as {target}: {error or type(error).__name__}") from error
         return notes
 
+    def _reduce(self) -> None:
+        """From 16 bits to 8."""
+        import numpy as np
+        from PIL import Image
+
+        def reduced(values: NDArray[Any]) -> NDArray[Any]:
+            result = np.empty(values.shape, np.uint8)
+            for k, row in enumerate(values):
+                result[k] = np.rint(row / np.float32(257))
+            return result
+
+        self.restore(reduced)
+        if self.alpha is not None:
+            self.alpha = Image.fromarray(reduced(np.asarray(self.alpha)))
+
+    def _encode_deep(self, file: BinaryIO, format: str, notes: list[str]) -> None:
+        import numpy as np
+        from PIL import Image
+
+        from skipae import deep
+
+        parts = self.planes if self.alpha is None else [*self.planes, np.asarray(self.alpha)]
+        pixels = np.dstack(parts)
+        if self.kind == "cmyk":
+            pixels[..., :3] ^= 0xFFFF
+        self.planes.clear()
+        del parts
+        tiny = Image.new("RGB", (1, 1))
+        arguments = _arguments(tiny, self.metadata, format, None, notes)
+        if format == "TIFF":
+            _write_tiff(file, pixels, self.kind, arguments)
+        else:
+            like = io.BytesIO()
+            tiny.save(like, format="PNG", **arguments)
+            file.write(deep.encode_png(pixels, like.getvalue()))
+
 
 class OpenedImage:
     """An image file whose header was read and whose pixels were not; a context manager."""
 
-    def __init__(self, image: ImageFile, file: IO[bytes], format: str, notes: list[str], lossless: bool) -> None:
+    def __init__(
+        self, file: IO[bytes], format: str, size: tuple[int, int], decode: Callable[[list[str]], Picture]
+    ) -> None:
         """Use :func:`open_image` instead."""
-        self._image: ImageFile | None = image
         self._file = file
-        self._lossless = lossless
+        self._decode: Callable[[list[str]], Picture] | None = decode
         self.format = format
-        self.notes = notes
-        self.size: tuple[int, int] = image.size
+        self.notes: list[str] = []
+        self.size = size
 
     def __enter__(self) -> OpenedImage:
         """Itself."""
@@ -177,9 +252,7 @@ class OpenedImage:
 
     def close(self) -> None:
         """Close the file and free what was decoded."""
-        image, self._image = self._image, None
-        if image is not None:
-            image.close()
+        self._decode = None
         self._file.close()
 
     def decode(self) -> Picture:
@@ -188,26 +261,18 @@ class OpenedImage:
         Raises:
             ImageError: the file is damaged, or holds a kind of pixels that would be truncated.
         """
-        from PIL import ImageOps
-
-        image, self._image = self._image, None
-        if image is None:
+        decode, self._decode = self._decode, None
+        if decode is None:
             raise ImageError("was decoded already")
         try:
-            if getattr(image, "is_animated", False):
-                self.notes.append(f"only the first of {getattr(image, 'n_frames', 'several')} pictures is kept")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            metadata = _metadata(image, self.format, self._lossless)
-            return _to_picture(image, metadata, self.notes)
+            return decode(self.notes)
         except ImageError:
             raise
         except MemoryError:
             raise ImageError(f"not enough memory to decode {self.size[0]} x {self.size[1]} pixels") from None
-        except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
+        except Exception as error:  # decoders raise nearly anything for damaged files
             raise ImageError(f"is damaged and cannot be decoded as {self.format}: {error}") from error
         finally:
-            image.close()
             self._file.close()
 
 
@@ -347,24 +412,200 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
     if format is None:
         what = "text" if head.isascii() and head.decode("ascii").isprintable() else "its content"
         raise ImageError(f"is not an image that skipae reads ({', '.join(FORMATS)}), by {what}")
-    file.seek(0)
-    lossless = format == "WEBP" and _is_lossless_webp(file)
-    _refuse_deep_colour(_deep_colour(file, format))
-    file.seek(0)
+    image: ImageFile | None = None
+    deep = False
     try:
-        image = _factory(format)(file, "")
+        if format == "TIFF":
+            tags = _tiff_tags(file)
+            deep = _is_deep_tiff(tags)
+            size = (int(tags[256]), int(tags[257]))
+        _refuse_truncation(file, format)
+        about = _about(file, format)
+        if not deep:
+            file.seek(0)
+            image = _factory(format)(file, "")
+            size = image.size
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's plugins raise nearly anything for damaged headers
+        if format == "TIFF" and str(error) == "unknown pixel mode":
+            raise ImageError("holds a kind of pixels that skipae does not read: convert it to 8 or 16 bits") from None
         raise ImageError(f"is damaged and cannot be decoded as {format}: {error}") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        image.close()
+    if size[0] * size[1] > max_pixels:
         raise ImageError(
-            f"has {width} x {height} = {width * height} pixels, more than --max-pixels {max_pixels}: give a larger "
-            "--max-pixels if the file is to be trusted"
+            f"has {size[0]} x {size[1]} = {size[0] * size[1]} pixels, more than --max-pixels {max_pixels}: give a "
+            "larger --max-pixels if the file is to be trusted"
         )
-    if format == "TIFF":
-        _refuse_deep_colour(_deep_tiff(image))
-    return OpenedImage(image, file, format, [], lossless)
+    if image is None:
+        return OpenedImage(file, format, size, lambda notes: _decode_deep_tiff(file, tags, notes))
+    opened = image  # never None in what follows
+    return OpenedImage(file, format, size, lambda notes: _decode(opened, file, format, about, notes))
+
+
+@dataclass
+class _About:
+    """What Pillow does not tell of a file."""
+
+    lossless: bool = False
+    """Of a WebP."""
+    depth: int = 8
+    """Bits of a channel of a PNG."""
+    colour: int = 0
+    """Kind of colours of a PNG; 0 is grey."""
+    light: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Chunks of a PNG that say how its numbers become light."""
+    subsampling: str | None = None
+    """Of an AVIF."""
+
+    @property
+    def deep(self) -> bool:
+        """Whether it is a PNG that Pillow would truncate."""
+        return self.depth == 16 and self.colour != 0
+
+
+def _about(file: IO[bytes], format: str) -> _About:
+    about = _About()
+    if format == "WEBP":
+        about.lossless = _is_lossless_webp(file)
+    elif format == "PNG":
+        file.seek(8)
+        while len(header := file.read(8)) == 8 and header[4:] != b"IDAT":
+            length = int.from_bytes(header[:4], "big")
+            data = file.read(length) if length < 1024 else b""
+            if header[4:] == b"IHDR":
+                about.depth, about.colour = data[8], data[9]
+            elif header[4:] in _PNG_LIGHT:
+                about.light.append((header[4:], data))
+            elif header[4:] == b"tRNS" and about.depth == 16:
+                about.colour |= 4
+            file.seek(4 if data else length + 4, os.SEEK_CUR)
+        if about.deep:
+            from skipae import deep
+
+            deep.require()
+    elif format == "AVIF":
+        for config in _av1_configurations(file):
+            about.subsampling = {0: "4:4:4", 8: "4:2:2", 12: "4:2:0"}.get(config & 12)
+            if config & 16:
+                about.subsampling = "4:0:0"
+            break
+    return about
+
+
+def _decode(image: ImageFile, file: IO[bytes], format: str, about: _About, notes: list[str]) -> Picture:
+    from PIL import ImageOps
+
+    try:
+        if getattr(image, "is_animated", False):
+            notes.append(f"only the first of {getattr(image, 'n_frames', 'several')} pictures is kept")
+        if format == "TIFF":
+            samples, bands = image.tag_v2.get(277, 1), len(image.getbands())  # type: ignore[attr-defined]
+            if samples > bands:
+                notes.append(f"only the first {bands} of {samples} channels are kept")
+        image.load()
+        grey = image.info.get("transparency")
+        if about.depth < 8 and image.mode == "L" and isinstance(grey, int):
+            image.info["transparency"] = grey * 255 // ((1 << about.depth) - 1)  # Pillow scales the pixels alone
+        turn = image.getexif().get(_ORIENTATION, 1)
+        ImageOps.exif_transpose(image, in_place=True)
+        metadata = _metadata(image, format, about)
+        if turn in (5, 6, 7, 8) and metadata.dpi is not None:
+            metadata.dpi = metadata.dpi[::-1]
+        if not about.deep:
+            return _to_picture(image, metadata, notes)
+        if "transparency" in image.info:
+            notes.append("the transparent colour becomes an alpha channel")
+        file.seek(0)
+        data = file.read()
+    finally:
+        image.close()
+    from skipae import deep
+
+    pixels = deep.read_png(data)
+    kind: Literal["grey", "rgb"] = "rgb" if pixels.shape[2] > 2 else "grey"
+    return _deep_picture(_upright(pixels, turn), kind, pixels.shape[2] in (2, 4), metadata, notes)
+
+
+_ORIENTATION = 274
+
+
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A view of [H, W, C], turned as the EXIF orientation asks."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
+
+
+def _deep_picture(
+    pixels: NDArray[Any], kind: Literal["grey", "rgb", "cmyk"], alpha: bool, metadata: Metadata, notes: list[str]
+) -> Picture:
+    import numpy as np
+    from PIL import Image
+
+    colours = np.ascontiguousarray(pixels[..., 0] if kind == "grey" else pixels[..., :3])
+    planes = [colours]
+    if kind == "cmyk":
+        colours ^= 0xFFFF  # ink to light
+        planes.append(np.ascontiguousarray(pixels[..., 3]))
+    return Picture(
+        kind, planes, Image.fromarray(np.ascontiguousarray(pixels[..., -1])) if alpha else None, metadata, notes
+    )
+
+
+def _tiff_tags(file: IO[bytes]) -> Image.Exif:
+    """All of a TIFF's first page."""
+    from PIL import Image
+
+    tags = Image.Exif()
+    file.seek(0)
+    head = file.read(16)
+    tags.endian = "<" if head[:1] == b"I" else ">"
+    tags.bigtiff = 43 in head[2:4]
+    first, size = (8, 8) if tags.bigtiff else (4, 4)
+    tags.load_from_fp(file, int.from_bytes(head[first : first + size], "little" if tags.endian == "<" else "big"))
+    return tags
+
+
+def _is_deep_tiff(tags: Image.Exif) -> bool:
+    """Whether Pillow would truncate it; refused where nobody can read it."""
+    bits = tags.get(258, 1)
+    bits = max(bits) if isinstance(bits, tuple) else bits
+    kind = tags.get(339, 1)
+    kind = max(kind) if isinstance(kind, tuple) else kind
+    what = {2: "signed", 3: "floating-point"}.get(kind) or (f"{bits}-bit" if bits > 8 and bits != 16 else None)
+    photometric = tags.get(262, 1)
+    if bits > 8 and photometric not in (0, 1, 2, 5):
+        what = what or "16-bit palette or Lab"
+    if what is not None:
+        raise ImageError(
+            f"holds {what} pixels, which skipae does not read: convert it to 8 or 16 bits, or give an array in "
+            "[0, 1] to Model.denoise"
+        )
+    if bits == 16 and (photometric != 1 or tags.get(277, 1) > 1):
+        from skipae import deep
+
+        deep.require()
+        return True
+    return False
+
+
+def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Picture:
+    from skipae import deep
+
+    inches = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
+    turn = tags.get(_ORIENTATION, 1)
+    dpi = (float(tags[282]) * inches, float(tags[283]) * inches) if inches and 282 in tags and 283 in tags else None
+    metadata = Metadata(
+        format="TIFF",
+        icc=tags.get(34675),
+        exif=_tiff_exif(tags),
+        xmp=tags.get(700),
+        dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
+    )
+    file.seek(0)
+    pixels, kind, alpha, more = deep.read_tiff(file.read())
+    notes += more
+    return _deep_picture(_upright(pixels, turn), kind, alpha, metadata, notes)
 
 
 def _is_lossless_webp(file: IO[bytes]) -> bool:
@@ -381,11 +622,6 @@ def _is_lossless_webp(file: IO[bytes]) -> bool:
         place += 24 if header[:4] == b"ANMF" else 8 + size + size % 2
 
 
-def _refuse_deep_colour(reason: str | None) -> None:
-    if reason is not None:
-        raise ImageError(f"{reason}: convert it to 8 bits, or to 16-bit grey, first")
-
-
 def _factory(format: str) -> Callable[[IO[bytes], str], ImageFile]:
     # Not Image.open: its limit of pixels is one global variable, and it loads every plugin there is.
     from importlib import import_module
@@ -398,45 +634,35 @@ def _factory(format: str) -> Callable[[IO[bytes], str], ImageFile]:
     return factory
 
 
-def _deep_colour(file: IO[bytes], format: str) -> str | None:
-    """Why the file's pixels do not fit in what Pillow makes of them without a word, from its first bytes."""
-    file.seek(0)
-    if format == "PNG":
-        head = file.read(26)
-        if len(head) == 26 and head[24] == 16 and head[25] != 0:
-            return "has 16 bits per colour, of which 8 would be lost"
-    elif format == "PPM":
+def _refuse_truncation(file: IO[bytes], format: str) -> None:
+    """Refuse what Pillow would make 8 bits of, without a word, and nobody keeps."""
+    if format == "PPM":
+        file.seek(0)
         fields = re.sub(rb"#[^\n]*\n", b" ", file.read(1024)).split(maxsplit=4)
         if fields[0] in (b"P3", b"P6") and len(fields) > 3 and fields[3].isdigit() and int(fields[3]) > 255:
-            return "has 16 bits per colour, of which 8 would be lost"
-    elif format == "AVIF":
-        place = 0
-        while len(header := file.read(8)) == 8:
-            size = int.from_bytes(header[:4], "big")
-            if size == 1 or size < 8:
-                break
-            if header[4:] == b"meta":
-                meta = file.read(min(size - 8, 1 << 20))
-                if any(len(box) > 2 and box[2] & 0x40 for box in meta.split(b"av1C")[1:]):
-                    return "has 10 or 12 bits per colour, of which 2 or 4 would be lost"
-                break
-            place += size
-            file.seek(place)
-    return None
+            raise ImageError("has 16 bits per colour, of which 8 would be lost: convert it to a PNG of 16 bits first")
+    elif format == "AVIF" and any(config & 64 for config in _av1_configurations(file)):
+        # imagecodecs would read it, but gives neither its transfer function nor its profile.
+        raise ImageError(
+            "has 10 or 12 bits per colour, of which 2 or 4 would be lost: convert it to a PNG of 16 bits first"
+        )
 
 
-def _deep_tiff(image: Image.Image) -> str | None:
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    bits = tags.get(258, (1,))
-    bits = bits if isinstance(bits, tuple) else (bits,)
-    if max(bits) > 8 and (len(bits) > 1 or tags.get(277, 1) > 1):
-        return f"has {max(bits)} bits per colour, of which {max(bits) - 8} would be lost"
-    if max(bits) > 8 and (bits[0] != 16 or image.mode not in ("I;16", "I;16B")):
-        return f"has grey of {bits[0]} bits in a form that skipae does not read"
-    return None
+def _av1_configurations(file: IO[bytes]) -> list[int]:
+    """Of each picture of an AVIF, the byte that says depth (64), grey (16) and subsampling (8 and 4)."""
+    found = []
+    file.seek(0)
+    while len(header := file.read(8)) == 8:
+        place, size = file.tell(), int.from_bytes(header[:4], "big")
+        if size < 8:
+            break
+        if header[4:] in (b"meta", b"moov"):
+            found += [box[2] for box in file.read(min(size - 8, 1 << 20)).split(b"av1C")[1:] if len(box) > 2]
+        file.seek(place + size - 8)
+    return found
 
 
-def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
+def _metadata(image: ImageFile, format: str, about: _About) -> Metadata:
     info = image.info
     exif = info.get("exif")
     if format == "TIFF":
@@ -447,31 +673,30 @@ def _metadata(image: ImageFile, format: str, lossless: bool) -> Metadata:
     found = Metadata(
         format=format,
         icc=info.get("icc_profile") or None,
-        exif=exif if exif and len(exif) > 14 else None,  # 14 bytes hold no tag
+        exif=exif if exif and len(exif) > 20 else None,  # 20 bytes hold no tag
         xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
         # Pillow makes up 1 dpi for a TIFF that says nothing (tag 282).
         dpi=info.get("dpi") if format != "TIFF" or 282 in image.tag_v2 else None,  # type: ignore[attr-defined]
         compression=info.get("compression") if format == "TIFF" else None,
-        lossless=lossless,
+        lossless=about.lossless,
+        subsampling=about.subsampling,
+        png_chunks=about.light,
         comment=info.get("comment") if isinstance(info.get("comment"), bytes) else None,
     )
     if format == "JPEG":
         from PIL import JpegImagePlugin
 
         subsampling = JpegImagePlugin.get_sampling(image)
+        names = [layer[0] for layer in image.layer]  # type: ignore[attr-defined]
         found.jpeg = {
             "qtables": dict(image.quantization),  # type: ignore[attr-defined]
             # An unusual one becomes none, which loses nothing.
             "subsampling": max(subsampling, 0),
             "progressive": bool(info.get("progressive")),
+            "keep_rgb": image.mode == "RGB" and (names == [82, 71, 66] or info.get("adobe_transform") == 0),
         }
+        found.iptc = next((data for name, data in image.applist if name == "APP13"), None)  # type: ignore[attr-defined]
     if format == "PNG":
-        if "srgb" in info:
-            found.png_chunks.append((b"sRGB", bytes([info["srgb"]])))
-        if "gamma" in info:
-            found.png_chunks.append((b"gAMA", struct.pack(">I", round(info["gamma"] * 100_000))))
-        if "chromaticity" in info:
-            found.png_chunks.append((b"cHRM", struct.pack(">8I", *(round(v * 100_000) for v in info["chromaticity"]))))
         texts: dict[str, Any] = getattr(image, "text", {})
         skip = {"XML:com.adobe.xmp", "Raw profile type exif"}
         found.png_text = {key: str(text) for key, text in texts.items() if key not in skip}
@@ -483,7 +708,7 @@ def _tiff_exif(exif: Image.Exif) -> bytes | None:
     from PIL import Image
 
     clean, found = Image.Exif(), False
-    for tag in _TIFF_TAGS:
+    for tag in _TIFF_TEXTS + _TIFF_PLACES:
         if tag in exif:
             clean[tag] = exif[tag]
             found = True
@@ -503,7 +728,10 @@ def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Pic
         # Pillow's mode for 16-bit grey of these files.
         import numpy as np
 
-        return Picture("grey", [np.asarray(image).astype(np.uint16)], None, metadata, notes)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("has values that 16 bits cannot hold (Pillow's mode I): scale it to 0 to 65535 first")
+        return Picture("grey", [values.astype(np.uint16)], None, metadata, notes)
     converted: str | None = None
     if mode in ("P", "PA", "1"):
         clear = mode == "PA" or "transparency" in image.info
@@ -594,12 +822,6 @@ def _fit(image: Image.Image, format: str, metadata: Metadata, notes: list[str]) 
     if image.mode == "CMYK" and format not in ("JPEG", "TIFF"):
         notes.append(f"{format} cannot hold CMYK: converted to RGB")
         image = _cmyk_to_rgb(image, metadata)
-    if image.mode == "I;16" and format not in ("PNG", "TIFF", "PPM"):
-        import numpy as np
-        from PIL import Image
-
-        notes.append(f"{format} cannot hold 16 bits: reduced to 8")
-        image = Image.fromarray(np.rint(np.asarray(image) / np.float32(257)).astype(np.uint8))
     if image.mode in ("LA", "RGBA") and format in ("JPEG", "PPM", "BMP"):
         from PIL import Image
 
@@ -607,11 +829,22 @@ def _fit(image: Image.Image, format: str, metadata: Metadata, notes: list[str]) 
         alpha = image.getchannel("A")
         solid = image.convert(image.mode[:-1])
         image = Image.composite(solid, Image.new(solid.mode, solid.size, "white"), alpha)
-    if format == "GIF":
+    if format == "GIF" and image.mode != "L":
         notes.append("GIF cannot hold more than 256 colours: reduced to a palette")
-        if image.mode == "LA":
-            image = image.convert("RGBA")
+        image = _to_palette(image, notes)
     return image
+
+
+def _to_palette(image: Image.Image, notes: list[str]) -> Image.Image:
+    # Pillow's way for images with alpha merges colours that are far apart.
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    palette = image.convert("RGB").quantize(256 if alpha is None else 255)
+    if alpha is not None:
+        if any(alpha.histogram()[1:255]):
+            notes.append("GIF cannot hold partial transparency: pixels become clear or opaque")
+        palette.paste(255, mask=alpha.point(lambda value: 255 * (value < 128)))
+        palette.info["transparency"] = 255
+    return palette
 
 
 def _cmyk_to_rgb(image: Image.Image, metadata: Metadata) -> Image.Image:
@@ -636,6 +869,12 @@ def _arguments(
     """Arguments of ``Image.save``; ``notes`` get what is lost."""
     values = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
     named = {"icc_profile": "the colour profile", "exif": "EXIF data", "xmp": "XMP data", "dpi": "the resolution"}
+    others: dict[str, tuple[str, object]] = {
+        "IPTC data": ("JPEG", metadata.iptc),
+        "texts of a PNG": ("PNG", metadata.png_text),
+    }
+    others["a comment"] = ("JPEG GIF", metadata.comment)
+    others["how a PNG's numbers become light (cICP)"] = ("PNG", b"cICP" in dict(metadata.png_chunks))
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if value is None:
@@ -646,6 +885,11 @@ def _arguments(
             notes.append(f"JPEG cannot hold {named[key]} of {len(value)} bytes")
         else:
             arguments[key] = value
+    notes += [
+        f"{format} cannot hold {what}" for what, (holds, value) in others.items() if value and format not in holds
+    ]
+    if metadata.comment is not None and format in ("JPEG", "GIF"):
+        arguments["comment"] = metadata.comment
     if format == "JPEG":
         if quality is None and metadata.jpeg:
             arguments |= metadata.jpeg
@@ -653,8 +897,8 @@ def _arguments(
                 del arguments["subsampling"]
         else:
             arguments["quality"] = QUALITY if quality is None else quality
-        if metadata.comment is not None:
-            arguments["comment"] = metadata.comment
+        if metadata.iptc is not None:
+            arguments["extra"] = b"\xff\xed" + struct.pack(">H", len(metadata.iptc) + 2) + metadata.iptc
     elif format == "WEBP":
         if metadata.lossless and quality is None:
             arguments |= {"lossless": True, "exact": True}
@@ -662,10 +906,12 @@ def _arguments(
             arguments["quality"] = QUALITY if quality is None else quality
     elif format == "AVIF":
         arguments["quality"] = QUALITY if quality is None else quality
+        if metadata.subsampling is not None:
+            arguments["subsampling"] = metadata.subsampling
     elif format == "PNG":
         arguments["pnginfo"] = _png_info(metadata, arguments.pop("xmp", None))
     elif format == "TIFF":
-        arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None), notes)
+        arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None))
     return arguments
 
 
@@ -682,7 +928,7 @@ def _png_info(metadata: Metadata, xmp: bytes | None) -> Any:
     return info
 
 
-def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None, notes: list[str]) -> dict[str, Any]:
+def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None) -> dict[str, Any]:
     from PIL import Image
 
     compression = metadata.compression
@@ -695,13 +941,19 @@ def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None, n
         tags.load(_tiff_exif(old) or b"")
     if xmp is not None:
         tags[700] = xmp
-    arguments: dict[str, Any] = {"tiffinfo": tags} if len(tags) else {}
-    if any(ifd in tags for ifd in _TIFF_IFDS) and compression != "raw":
-        notes.append("written without compression, because Pillow cannot compress a TIFF that has EXIF data")
-        compression = "raw"
+    arguments: dict[str, Any] = {"tiffinfo": tags}
     if compression != "raw":
         arguments["compression"] = compression
     return arguments
+
+
+def _write_tiff(
+    file: BinaryIO, pixels: NDArray[Any], kind: Literal["grey", "rgb", "cmyk"], arguments: dict[str, Any]
+) -> None:
+    from skipae import deep
+
+    more = {"icc": arguments.get("icc_profile"), "dpi": arguments.get("dpi")}
+    deep.write_tiff(file, pixels, kind, tags=arguments["tiffinfo"], **more)
 
 
 class _Plain:

@@ -82,7 +82,7 @@ def read_mask(mask: NDArray[Any] | Image | images.Source, *, max_pixels: int = i
     light = picture.planes[0]
     holes = (light != 0).any(axis=2) if light.ndim == 3 else light != 0
     if picture.kind == "cmyk":
-        holes &= picture.planes[1] != 255  # full black ink
+        holes &= picture.planes[1] != np.iinfo(picture.planes[1].dtype).max  # full black ink
     if picture.alpha is not None:
         holes &= np.asarray(picture.alpha) != 0
     return holes
@@ -119,7 +119,11 @@ def inpaint_picture(
 
     picture.restore(restore)
     if mask is None and picture.alpha is not None:
-        picture.alpha = picture.alpha.point(lambda value: value or 255)
+        from PIL import Image
+
+        alpha = np.array(picture.alpha)
+        alpha[alpha == 0] = np.iinfo(alpha.dtype).max
+        picture.alpha = Image.fromarray(alpha)
     return count
 
 

@@ -120,6 +120,7 @@ class Model:
         if isinstance(image, np.ndarray):
             return _restore_array(image, restore)
         picture = images.read(image, max_pixels=max_pixels)
+        picture.require_pil()
         picture.restore(restore)
         return picture.to_pil()
 
@@ -166,6 +167,7 @@ class Model:
         holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
         if not isinstance(image, np.ndarray):
             picture = images.read(image, max_pixels=max_pixels)
+            picture.require_pil()
             inpainting.inpaint_picture(self, picture, holes)
             return picture.to_pil()
         clear = holes is None and image.ndim == 3 and image.shape[2] == 4
