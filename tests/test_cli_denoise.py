@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import Image
 from skipae import batch, checkpoints, cli, from_pretrained, images
 from skipae.batch import plan
 from skipae.commands import denoise, options
+from skipae.errors import UsageError
 
 Run = Callable[..., Result]
 
@@ -138,6 +140,52 @@ def test_patterns_and_names_that_look_like_patterns(run: Run, folder: Path) -> N
     assert run("x/**/*.png", "-o", "out").exit_code == 0
     assert tree(folder / "out") == ["1.png", "2.png"]
     failed(run("none/*.png"), 5, "none/*.png: no file matches this pattern")
+    Path("x/y/loop").symlink_to("..", target_is_directory=True)
+    assert run("x/**/*.png", "-o", "again").exit_code == 0
+    assert tree(folder / "again") == ["1.png", "2.png"]
+
+
+def test_names_of_variables_that_are_empty(run: Run, folder: Path) -> None:
+    write("photo.png")
+    failed(run(""), 2, "an input has no name")
+    failed(run("photo.png", "-o", ""), 2, "-o has no name")
+    assert tree(folder) == ["photo.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_pipes(run: Run, folder: Path) -> None:
+    data = write("in/photo.png").read_bytes()
+    os.mkfifo("in/pipe.png")
+    assert run("in", "-o", "out").exit_code == 0  # where nobody would ever write into it
+    assert tree(folder / "out") == ["photo.png"]
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(Path("in/pipe.png").write_bytes, data)
+        assert run("in/pipe.png", "-o", "piped.png").exit_code == 0
+    assert Path("piped.png").read_bytes() == Path("out/photo.png").read_bytes()
+
+
+def test_folders_that_cannot_be_read(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("in/a.png"), write("in/secret/b.png")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read all
+    failed(run("in", "-o", "out"), 1, "in/secret: cannot be read: Permission denied")
+    failed(run("in/secret", "-o", "out"), 5, "in/secret: cannot be read: Permission denied")
+    monkeypatch.undo()
+    assert [path.name for path in (folder / "out").iterdir()] == ["a.png"]
+
+
+def test_names_that_differ_in_case(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("x/A.png"), write("y/a.png")
+    assert len(plan(["x", "y"], "out", suffix="denoised").jobs) == 2
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UsageError, match=r"the results of x/A\.png and y/a\.png would both be out/a\.png"):
+        plan(["x", "y"], "out", suffix="denoised")
 
 
 def test_streams(run: Run, checkpoint: Path) -> None:
@@ -406,6 +454,23 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
     ]
 
 
+def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(name)
+    encode = images.Picture.encode
+
+    def slow(self: images.Picture, file: Any, **options: Any) -> list[str]:
+        time.sleep(0.3)  # by now the next image waits for this one
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        return encode(self, file, **options)
+
+    monkeypatch.setattr(images.Picture, "encode", slow)
+    failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+    assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
+    assert [json.loads(line)["input"] for line in Path("r.jsonl").read_text().splitlines()] == ["a.png"]
+
+
 def test_losses_are_said_and_quiet_does_not_hide_them(run: Run) -> None:
     photo().quantize(8).save("palette.png")
     line = "skipae: palette.png: palette pixels become 8-bit RGB\n"
@@ -485,6 +550,9 @@ def test_lists(run: Run, folder: Path) -> None:
     assert tree(folder / "out") == ["a b.png", "c.png", "d.png"]
     assert run("--list", "-", "-o", "more/", input="d.png\n").exit_code == 0
     assert tree(folder / "more") == ["d.png"]
+    Path("names.txt").write_bytes(b"\xef\xbb\xbfd.png\r\n" + b"x" * 300 + b".png\r\n")  # of Windows
+    failed(run("--list", "names.txt", "-o", "last/"), 1, "xx.png: no such file")
+    assert tree(folder / "last") == ["d.png"]
     failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
     failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
     failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
@@ -568,6 +636,14 @@ def test_standard_output_on_a_full_disk(checkpoint: Path, folder: Path) -> None:
         )
     assert result.returncode == 1
     assert result.stderr == b"skipae: error: -: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_report_on_a_full_disk(run: Run) -> None:
+    write("photo.png")
+    failed(
+        run("photo.png", "--report", "/dev/full"), 1, "--report /dev/full cannot be written: No space left on device"
+    )
 
 
 def test_file_size_limit(checkpoint: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from skipae import images
-from skipae.errors import ImageError, UsageError
+from skipae.errors import ImageError, SkipaeError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,22 +184,26 @@ def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | No
     if not named:
         raise UsageError("no input: give images, folders or patterns, or a --list of them")
     for text in named:
+        if not text:
+            raise UsageError("an input has no name: is a variable of the shell empty?")
         path = Path(text)
         if text == STREAM:
             found.single.append(None)
-        elif path.is_dir():
-            below, left_out = _walk(path, results, suffix)
-            found.left_out += left_out
+        elif os.path.isdir(path):  # noqa: PTH112 (false, and no error, for names too long)
+            before = len(found.failed)
+            below = _walk(path, results, suffix, found)
             found.trees.append((path, below))
-            if not below:
+            if not below and len(found.failed) == before:
                 found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
         elif os.path.lexists(path):
             found.single.append(path)
         elif not glob.has_magic(text):
             found.failed.append(Failure(text, "no such file"))
         else:
-            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute too)
-            matches = [match for match in matches if match.is_file()]
+            names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
+            # Once, by its shortest name, where links make a folder part of itself.
+            unique = {(_identity(Path(name).parent), Path(name).name): Path(name) for name in names}
+            matches = sorted(match for match in unique.values() if match.is_file())
             found.single.extend(matches)
             if not matches:
                 found.failed.append(Failure(text, "no file matches this pattern"))
@@ -231,6 +235,8 @@ def plan(
         UsageError: a result would overwrite an input or another result, ``output`` does not suit the inputs, or
             see :func:`find`.
     """
+    if output == "":
+        raise UsageError("-o has no name: is a variable of the shell empty?")
     if overwrite and resume:
         raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
     results = None if output in (None, STREAM) else Path(output)
@@ -386,7 +392,7 @@ class _Pipeline:
         self,
         task: Task,
         console: Console,
-        log: IO[str] | None,
+        log: IO[bytes] | None,
         outcome: Outcome,
         progress: Progress,
         max_pixels: int,
@@ -479,8 +485,10 @@ class _Pipeline:
     def report(self, **entry: object) -> None:
         """Add a line to the report."""
         if self.log is not None:
-            self.log.write(json.dumps(entry) + "\n")
-            self.log.flush()
+            try:
+                self.log.write(json.dumps(entry).encode() + b"\n")
+            except OSError as error:
+                raise SkipaeError(f"--report {self.log.name} cannot be written: {error.strerror}") from error
 
     def _skip(self, job: Job, error: ImageError) -> None:
         self.fail(job.name, str(error), unread=True)
@@ -528,14 +536,16 @@ class _Pipeline:
 
     def _finish(self) -> None:
         """Wait for the last result to be written, and report it."""
-        writing, self.writing = self.writing, None
+        writing = self.writing
         if writing is None:
             return
         try:
-            written = writing.future.result()
+            written = writing.future.result()  # an interrupt here comes back for it
         except ImageError as error:
+            self.writing = None
             self.fail(writing.job.name, str(error))
             return
+        self.writing = None
         self._done(writing.job, written, writing.started, writing.size)
 
     def _done(self, job: Job, written: Written, started: float, size: tuple[int, int]) -> None:
@@ -554,7 +564,7 @@ class _Pipeline:
         )
 
 
-def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[str] | None]:
+def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[bytes] | None]:
     if report is None:
         return nullcontext()
     path = Path(report)
@@ -563,7 +573,7 @@ def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[st
             if other is not None and _identity(other) == _identity(path):
                 raise UsageError(f"--report {report} is an input or a result too: give another name")
     try:
-        return path.open("a", encoding="utf-8")
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error
 
@@ -571,18 +581,21 @@ def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[st
 def _lines(text: str) -> list[str]:
     """The inputs that a list names."""
     try:
-        lines = sys.stdin.read() if text == STREAM else Path(text).read_text(encoding="utf-8")
+        lines = sys.stdin.read() if text == STREAM else Path(text).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(f"--list {text} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return [line for line in lines.splitlines() if line.strip()]
 
 
-def _walk(folder: Path, output: Path | None, suffix: str) -> tuple[list[Path], int]:
-    """Images below a folder, in order, and how many results of earlier runs were left out."""
+def _walk(folder: Path, output: Path | None, suffix: str, found: Found) -> list[Path]:
+    """Images below a folder, in order; ``found`` is told of folders that cannot be read and of what is left out."""
+
+    def unreadable(error: OSError) -> None:
+        found.failed.append(Failure(str(error.filename), f"cannot be read: {error.strerror}"))
+
     results = None if output is None else _identity(output)
-    found: list[Path] = []
-    skipped = 0
-    for parent, names, files in os.walk(folder):
+    below: list[Path] = []
+    for parent, names, files in os.walk(folder, onerror=unreadable):
         # An output folder in the input folder is not read; hidden files are nobody's photos.
         names[:] = sorted(
             name for name in names if not name.startswith(".") and _identity(Path(parent, name)) != results
@@ -592,18 +605,20 @@ def _walk(folder: Path, output: Path | None, suffix: str) -> tuple[list[Path], i
             if name.startswith(".") or not _looks_like_image(path):
                 continue
             if suffix and path.stem.endswith(f".{suffix}"):
-                skipped += 1
+                found.left_out += 1
             else:
-                found.append(path)
-    return found, skipped
+                below.append(path)
+    return below
 
 
 def _looks_like_image(path: Path) -> bool:
+    if path.exists() and not path.is_file():
+        return False  # a pipe would be waited for
     # By name too, so that a damaged image is reported and not passed over.
     if path.suffix.lower() in images.SUFFIXES:
         return True
     try:
-        with path.open("rb") if path.is_file() else nullcontext(io.BytesIO()) as file:
+        with path.open("rb") as file:
             return images.sniff(file.read(64)) is not None
     except OSError:
         return False
@@ -667,7 +682,8 @@ def _exists(job: Job) -> str:
 
 def _identity(path: Path) -> str:
     """The same for two names of one file."""
-    return os.path.normcase(os.path.realpath(path))
+    name = os.path.normcase(os.path.realpath(path))
+    return name.casefold() if sys.platform == "darwin" else name
 
 
 def one_line(text: str) -> str:

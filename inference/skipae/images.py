@@ -318,6 +318,9 @@ def open_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     except ValueError as error:  # a null character in the path
         raise ImageError(f"cannot be read: {error}") from error
     try:
+        if not file.seekable():  # a pipe
+            with file:
+                file = io.BytesIO(file.read())
         return _open(file, max_pixels)
     except ImageError:
         file.close()
