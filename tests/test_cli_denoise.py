@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -466,7 +467,11 @@ def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypa
         return encode(self, file, **options)
 
     monkeypatch.setattr(images.Picture, "encode", slow)
-    failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
     assert [json.loads(line)["input"] for line in Path("r.jsonl").read_text().splitlines()] == ["a.png"]
 
@@ -484,6 +489,12 @@ def test_strength_tile_and_quality(run: Run) -> None:
     assert Image.open("photo.denoised.png").tobytes() == photo().tobytes()
     assert run("photo.png", "-o", "whole.png").exit_code == 0
     assert run("photo.png", "-o", "tiled.png", "--tile", 14).exit_code == 0
+    sixteen = np.random.default_rng(0).permutation(1 << 16).astype(np.uint16).reshape(128, 128, 4)
+    Path("deep.png").write_bytes(imagecodecs.png_encode(sixteen))
+    for name in ("deep.out.png", "deep.out.tif"):
+        result = run("deep.png", "-o", name, "--strength", 0)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert np.array_equal(imagecodecs.imread(name), sixteen)
     whole, tiled = (np.asarray(Image.open(name)).astype(int) for name in ("whole.png", "tiled.png"))
     assert np.abs(whole - tiled).max() <= 1
     assert run("photo.png", "-o", "seams.png", "--tile", 14, "--halo", 0).exit_code == 0

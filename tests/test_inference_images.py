@@ -240,6 +240,8 @@ REFUSED = [
     ("16-bit PPM", b"P6 1 1 65535\n" + bytes(6), "has 16 bits per colour, of which 8 would be lost: convert it to a PNG"),
     ("10-bit PPM", b"P6\n# x\n1 1\n1023\n" + bytes(6), "has 16 bits per colour, of which 8 would be lost"),
     ("16-bit colour PNG, damaged", imagecodecs.png_encode(deep("RGB"))[:-900], "is damaged and cannot be decoded as PNG"),
+    ("16-bit colour TIFF, cut", tiff(deep("RGB"))[:-9], "is damaged and cannot be decoded as TIFF"),
+    ("16-bit colour TIFF without a strip", tiff(deep("RGB"), rowsperstrip=11).replace(struct.pack("<HHI", 273, 4, 2), struct.pack("<HHI", 273, 4, 1)), "strips are missing"),
     ("16-bit colour TIFF, damaged", tiff(deep("RGB"), compression="lzw")[:-900], "is damaged and cannot be decoded as T"),
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ grey and alpha, RGB, RGB and alpha, or the four inks of CMYK.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from importlib.util import find_spec
@@ -58,6 +59,8 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], Kind, bool, list[str]]:
             notes.append(f"only the first of {len(file.pages)} pictures is kept")
         page = file.pages.first
         kind: Kind = {5: "cmyk", 2: "rgb"}.get(page.photometric, "grey")  # type: ignore[assignment]
+        if len(page.dataoffsets) < math.prod(page.chunked):
+            raise ValueError("strips are missing")  # which tifffile would make zeros of
         pixels = page.asarray()
         if page.planarconfig == 2 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
@@ -66,6 +69,8 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], Kind, bool, list[str]]:
             pixels[..., 0] ^= 0xFFFF  # of which 0 is white
         extras = tuple(page.extrasamples)
     channels = CHANNELS[kind]
+    if pixels.shape[2] < channels:
+        raise ValueError(f"{pixels.shape[2]} channels are too few")
     alpha = kind != "cmyk" and pixels.shape[2] > channels and extras[:1] in ((1,), (2,))
     if pixels.shape[2] > channels + alpha:
         notes.append(f"only the first {channels + alpha} of {pixels.shape[2]} channels are kept")

@@ -175,12 +175,13 @@ class Console:
     """Messages on standard error, and a progress bar where it is a terminal."""
 
     def __init__(self, quiet: bool, debug: bool = False) -> None:
+        import logging
+
         if not debug:
             import warnings
 
             warnings.simplefilter("ignore")  # a library's remarks are not the user's
-        import logging
-
+            logging.getLogger().addHandler(logging.NullHandler())
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("skipae").handlers[:] = [handler]
