@@ -283,8 +283,12 @@ def test_16_bit_colour_keeps_what_the_file_says(format: str, turn: int) -> None:
     if format == "PNG":
         turned.append(deep_png_like(turned[0], np.asarray(photo()).astype(np.uint16) * 257))
     else:
-        turned.append(tiff(np.asarray(photo()).astype(np.uint16) * 257, extratags=[(274, 3, 1, turn, True)]))
+        xmp = f'<a tiff:Orientation="{turn}"/>'.encode()
+        tags = [(274, 3, 1, turn, True), (700, 1, len(xmp), xmp, True)]
+        turned.append(tiff(np.asarray(photo()).astype(np.uint16) * 257, extratags=tags))
     eight, sixteen = (open_image(data).decode().planes[0] for data in turned)
+    if format == "TIFF":
+        assert open_image(turned[1]).decode().metadata.xmp == b"<a/>"
     assert np.array_equal(sixteen, eight.astype(np.uint16) * 257)
 
 
@@ -496,8 +500,16 @@ def test_jpeg_of_rgb_stays_rgb() -> None:
     assert [layer[0] for layer in result.layer] == [82, 71, 66] and notes == []  # type: ignore[attr-defined]
 
 
-def test_resolution_turns_with_the_image() -> None:
-    assert passed(saved(photo(), "JPEG", dpi=(300, 150), exif=exif(6)))[0].info["dpi"] == (150, 300)
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(photo(), "JPEG", dpi=(300, 150), exif=exif(6)),
+        saved(photo(), "TIFF", dpi=(300, 150), exif=exif(6).tobytes()),
+        tiff(deep("RGB"), resolution=(300, 150), resolutionunit=2, extratags=[(274, 3, 1, 6, True)]),
+    ],
+)
+def test_resolution_turns_with_the_image(data: bytes) -> None:
+    assert passed(data)[0].info["dpi"] == (150, 300)
 
 
 def test_images_in_memory_are_not_wrapped_round() -> None:

@@ -65,7 +65,8 @@ _STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of 
 _TIFF_TEXTS = (270, 271, 272, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
 _TIFF_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
 _TIFF_IFDS = (34665, 34853)  # EXIF and GPS
-_PNG_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI")
+_PNG_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+_ORIENTATION = 274
 _TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
 _JPEG_SEGMENT = 65_533 - 64  # bytes of EXIF or XMP that fit in a segment
 
@@ -505,11 +506,13 @@ def _decode(image: ImageFile, file: IO[bytes], format: str, about: _About, notes
             samples, bands = image.tag_v2.get(277, 1), len(image.getbands())  # type: ignore[attr-defined]
             if samples > bands:
                 notes.append(f"only the first {bands} of {samples} channels are kept")
-        image.load()
+            turn = image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+        image.load()  # turns a TIFF
+        if format != "TIFF":
+            turn = image.getexif().get(_ORIENTATION, 1)
         grey = image.info.get("transparency")
         if about.depth < 8 and image.mode == "L" and isinstance(grey, int):
             image.info["transparency"] = grey * 255 // ((1 << about.depth) - 1)  # Pillow scales the pixels alone
-        turn = image.getexif().get(_ORIENTATION, 1)
         ImageOps.exif_transpose(image, in_place=True)
         metadata = _metadata(image, format, about)
         if turn in (5, 6, 7, 8) and metadata.dpi is not None:
@@ -527,9 +530,6 @@ def _decode(image: ImageFile, file: IO[bytes], format: str, about: _About, notes
     pixels = deep.read_png(data)
     kind: Literal["grey", "rgb"] = "rgb" if pixels.shape[2] > 2 else "grey"
     return _deep_picture(_upright(pixels, turn), kind, pixels.shape[2] in (2, 4), metadata, notes)
-
-
-_ORIENTATION = 274
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -596,13 +596,13 @@ def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Pi
     from skipae import deep
 
     inches = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
-    turn = tags.get(_ORIENTATION, 1)
+    turn, xmp = tags.get(_ORIENTATION, 1), tags.get(700)
     dpi = (float(tags[282]) * inches, float(tags[283]) * inches) if inches and 282 in tags and 283 in tags else None
     metadata = Metadata(
         format="TIFF",
         icc=tags.get(34675),
         exif=_tiff_exif(tags),
-        xmp=tags.get(700),
+        xmp=xmp and re.sub(rb'\s*tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
         dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
     )
     file.seek(0)

@@ -108,7 +108,8 @@ class Model:
 
         Raises:
             UsageError: an argument is none of these.
-            ImageError: the file cannot be decoded, or memory runs out.
+            ImageError: the file cannot be decoded, or holds 16-bit colour, which a ``PIL.Image`` cannot; or memory
+                runs out.
             ModelError: this checkpoint does not restore images.
         """
         checkpoints.require_task(self.config, "restoration", "denoise")
