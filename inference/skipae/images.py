@@ -117,6 +117,14 @@ class Picture:
         height, width = self.planes[0].shape[:2]
         return width, height
 
+    def rgb(self) -> NDArray[Any]:
+        """Pixels without alpha, [H, W] (grey) or [H, W, 3] (RGB); of CMYK the planes are given up."""
+        if self.kind != "cmyk":
+            return self.planes[0]
+        import numpy as np
+
+        return np.asarray(_cmyk_to_rgb(self.to_pil(), self.metadata))
+
     def restore(self, restore: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
         """Replace each plane by what ``restore`` gives for it."""
         for k, plane in enumerate(self.planes):
@@ -366,6 +374,16 @@ def is_pil(value: object) -> TypeGuard[Image.Image]:
     """Whether a value is a ``PIL.Image``, without loading Pillow where nobody did."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
+
+
+def check_array(array: NDArray[Any]) -> None:
+    """Refuse an array that is no image with a :class:`UsageError` that says what is."""
+    if array.dtype.newbyteorder("=").name not in ("uint8", "uint16", "float16", "float32", "float64"):
+        raise UsageError(f"image: an array must be uint8, uint16, or float in [0, 1], not {array.dtype}")
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:
+        raise UsageError(
+            f"image: an array must have the shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}"
+        )
 
 
 def format_of(path: Path) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import checkpoints, images, inpainting, runtime, tiling
+from skipae import checkpoints, features, images, inpainting, runtime, tiling
 from skipae.errors import UsageError
 from skipae_zoo import CheckpointConfig, Layer
 
@@ -35,6 +35,7 @@ class Model:
         """Where it runs."""
         self._restoration = runtime.Session(folder, config, "onnx/model.onnx", device)
         self._area = MEMORY[device.kind] // _bytes_per_pixel(config)
+        self._encoders: dict[tuple[str, ...], runtime.Session] = {}
 
     def __repr__(self) -> str:
         """Name and device."""
@@ -223,6 +224,81 @@ class Model:
             windows.rows.size,
         )
 
+    @overload
+    def features(
+        self,
+        images: Iterator[Any],
+        *,
+        layers: str | Sequence[str] | None = ...,
+        pool: str = ...,
+        l2: bool = ...,
+        dtype: str = ...,
+        resize: int | None = ...,
+        crop: int | None = ...,
+        batch_size: int | None = ...,
+    ) -> Iterator[features.Features]: ...
+
+    @overload
+    def features(
+        self,
+        images: Any,
+        *,
+        layers: str | Sequence[str] | None = ...,
+        pool: str = ...,
+        l2: bool = ...,
+        dtype: str = ...,
+        resize: int | None = ...,
+        crop: int | None = ...,
+        batch_size: int | None = ...,
+    ) -> dict[str, Any]: ...
+
+    def features(
+        self,
+        images: Any,
+        *,
+        layers: str | Sequence[str] | None = None,
+        pool: str = "avg",
+        l2: bool = False,
+        dtype: str = "float32",
+        resize: int | None = None,
+        crop: int | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, Any] | Iterator[features.Features]:
+        """What layers of the encoder give for images, after ReLU.
+
+        Images are scaled and cropped as the checkpoint's ``config.json`` says.  Alpha is left out, grey becomes
+        three equal channels.  Only the part of the net up to the deepest layer is run, and results do not depend on
+        the batch.
+
+        Args:
+            images: an image (see :meth:`denoise`), a list of images, or an array [N, H, W, C].  For an iterator an
+                iterator comes back, which gives a dict for each image and reads ahead by no more than a batch.
+            layers: names of layers, see :attr:`layers`; by default the last one.
+            pool: over the layer's height and width: ``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N),
+                or ``none``.
+            l2: whether to scale each image's values of a layer to Euclidean length 1.
+            dtype: of the results, ``float32`` or ``float16``.
+            resize: short side in pixels to scale to instead of the checkpoint's; 0 leaves the size.
+            crop: side in pixels of the centre crop instead of the checkpoint's; 0 takes the whole.
+            batch_size: most images of one size in one run; by default 16, fewer where memory asks for it.
+
+        Returns:
+            Layer name to array: [N, C] for ``avg`` and ``max``, [N, C, n, n] for ``spatial:n``, [N, C, h, w] for
+            ``none``, or, for images of several sizes, a list of N arrays [C, h, w].
+
+        Raises:
+            UsageError: an argument is none of these.
+            ImageError: a file cannot be decoded, an image is smaller than the crop, or memory runs out.
+            ModelError: the checkpoint has no features.
+        """
+        settings = features.Settings.check(self.config, layers, pool, l2, dtype, resize, crop)
+        return features.extract(features.Extractor(self, settings, batch_size), images)
+
+    def encoder(self, layers: tuple[str, ...]) -> runtime.Session:
+        """The net up to these layers, each an output; ``layers`` are in the net's order."""
+        session = runtime.Session(self.folder, self.config, features.FILE, self.device, layers)
+        return self._encoders.setdefault(layers, session)
+
     def trim(self) -> None:
         """Give back the memory kept from the last image; the next one takes it anew."""
         self._restoration.trim()
@@ -277,12 +353,7 @@ def check_options(
 
 
 def _restore_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
-        raise UsageError(f"image: an array must be uint8, uint16, or float in [0, 1], not {array.dtype}")
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:
-        raise UsageError(
-            f"image: an array must have the shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {list(array.shape)}"
-        )
+    images.check_array(array)
     if array.ndim == 2 or array.shape[2] == 3:
         return restore(array)
     if array.shape[2] == 1:

@@ -190,12 +190,12 @@ def _restore_windows(
     chroma: float,
     progress: Callable[[float], None] | None,
 ) -> None:
-    scale = np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
+    scale = _top(pixels)
     done = 0
     for top, first_row, end_row in windows.rows.spans():
         for left, first_column, end_column in windows.columns.spans():
             window = pixels[top : top + windows.rows.size, left : left + windows.columns.size]
-            noisy = _to_net(window, scale)
+            noisy = to_net(window)
             clean = run(noisy)
             kept = (
                 slice(None),
@@ -230,12 +230,25 @@ def check_range(pixels: NDArray[Any]) -> None:
             )
 
 
-def _to_net(window: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
+def to_net(window: NDArray[Any]) -> NDArray[np.float32]:
+    """A net's input, float32 [1, 3, H, W] in [0, 1].
+
+    Args:
+        window: [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16, or float in [0, 1].
+
+    Raises:
+        UsageError: floats are far out of [0, 1].
+    """
     check_range(window)
     batch = np.empty((1, 3, *window.shape[:2]), np.float32)
     channels = window[None] if window.ndim == 2 else window.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
-    np.divide(channels, scale, out=batch[0], dtype=np.float32, casting="unsafe")
+    np.divide(channels, _top(window), out=batch[0], dtype=np.float32, casting="unsafe")
     return batch
+
+
+def _top(pixels: NDArray[Any]) -> np.float32:
+    """The value of white."""
+    return np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
 
 
 def _from_net(part: NDArray[np.float32], scale: np.float32, *, grey: bool) -> NDArray[np.float32]:
