@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
+import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from skipae import ImageError, Model, UsageError, checkpoints, features, from_pretrained
 from skipae.runtime import Device, Session, load_runtime
@@ -279,3 +281,52 @@ def test_a_pickled_model_has_features(model: Model) -> None:
     expected = model.features(image)["enc2"]
     copy = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(copy.features(image)["enc2"], expected)
+
+
+def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
+    from sklearn.base import clone
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from skipae import FeatureExtractor
+
+    images = photos(6, (12, 9), (10, 10))
+    paths = [str(tmp_path / f"{k}.png") for k in range(6)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    extractor = FeatureExtractor(str(checkpoint), layers=["enc2", "enc1"], pool="spatial:2", device="cpu", threads=1)
+    found = from_pretrained(checkpoint, device="cpu").features(images, layers=["enc2", "enc1"], pool="spatial:2")
+    expected = np.concatenate([values.reshape(6, -1) for values in found.values()], axis=1)
+    np.testing.assert_array_equal(extractor.transform(images), expected)  # before any fit
+    column = np.array(paths, object)[:, None]
+    for given in (images, paths, column, iter(paths)):
+        np.testing.assert_array_equal(extractor.fit(given).transform(given), expected)
+    names = extractor.get_feature_names_out()
+    assert len(names) == expected.shape[1] and list(names[[0, 1, 16]]) == ["enc2_0_0_0", "enc2_0_0_1", "enc1_0_0_0"]
+
+    for copy in (clone(extractor), pickle.loads(pickle.dumps(extractor))):
+        assert copy.get_params() == extractor.get_params() and not hasattr(copy, "_model")
+        np.testing.assert_array_equal(copy.transform(paths), expected)
+    assert extractor.set_params(pool="max", layers="enc1").transform(paths).shape == (6, 4)
+    np.testing.assert_array_equal(extractor.get_feature_names_out(), ["enc1_0", "enc1_1", "enc1_2", "enc1_3"])
+
+    labels = [0, 1, 0, 1, 0, 1]
+    pipeline = make_pipeline(clone(extractor), LogisticRegression()).fit(paths, labels)
+    assert pipeline.set_params(featureextractor__layers="enc2").fit(paths, labels).predict(paths).shape == (6,)
+    with pytest.raises(UsageError, match="pool none gives no rows of one length"):
+        FeatureExtractor(str(checkpoint), pool="none").fit(paths)
+    with pytest.raises(UsageError, match="no layer 'enc3'"):
+        FeatureExtractor(str(checkpoint), layers="enc3").fit(paths)
+    with pytest.raises(UsageError, match="X must be a list or an array of images, not str"):
+        extractor.transform(paths[0])
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "skipae.transformer", raising=False)
+    with pytest.raises(ImportError, match=r'needs scikit-learn: pip install "skipae\[sklearn\]"'):
+        from skipae import FeatureExtractor  # noqa: F401
+    from skipae import __all__ as public
+
+    assert all(hasattr(skipae, name) for name in public)

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from skipae import images
 from skipae.errors import ImageError, SkipaeError, UsageError
@@ -112,6 +112,33 @@ class Task(Protocol):
 
     def process(self, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
         """Run the net.  The function that is returned writes the result; it runs in another thread, in order."""
+
+    def trim(self) -> None:
+        """Give back memory after a large image."""
+
+
+Write = Callable[[], list[Written | ImageError]]
+"""Writes the results of several images, and says what became of each; an :class:`ImageError` is that of all."""
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """What a command does to each image, where results are written many at a time."""
+
+    def load(self) -> None:
+        """Get ready; called once, and only where there is an image."""
+
+    def collect(self, job: Job, picture: images.Picture, advance: Advance) -> Write | None:
+        """Take an image in.  What is returned writes all results that were taken in before this one, in order.
+
+        An :class:`ImageError` is this image's, which was not taken in.
+        """
+
+    def flush(self) -> Write:
+        """What writes the results that are left."""
+
+    def fail(self, name: str, reason: str) -> None:
+        """Is told of each input that failed, those before :meth:`load` too."""
 
     def trim(self) -> None:
         """Give back memory after a large image."""
@@ -260,7 +287,7 @@ def plan(
 
 
 def run(
-    task: Task,
+    task: Task | Collector,
     work: Work,
     console: Console,
     *,
@@ -376,13 +403,20 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Writing:
-    """A result on its way to its file."""
+class _Image:
+    """An image that went through the net."""
 
     job: Job
     started: float
     size: tuple[int, int]
-    future: Future[Written]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Results on their way to their file."""
+
+    images: list[_Image]
+    future: Future[list[Written | ImageError]]
 
 
 class _Pipeline:
@@ -390,7 +424,7 @@ class _Pipeline:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | Collector,
         console: Console,
         log: IO[bytes] | None,
         outcome: Outcome,
@@ -406,6 +440,8 @@ class _Pipeline:
         self.max_pixels = max_pixels
         self.fail_fast = fail_fast
         self.writing: _Writing | None = None
+        self.held: list[_Image] = []
+        """What a collector took in."""
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
@@ -420,8 +456,10 @@ class _Pipeline:
             try:
                 self._overlapped(jobs, decoder, encoder)
                 self._finish()
+                self._flush()
             except (KeyboardInterrupt, SystemExit) as stop:
                 self._finish()  # what is being written will be whole
+                self._flush()
                 done = self.outcome.done - before
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"interrupted: {done} of {len(jobs)} images are done") from None
@@ -453,18 +491,19 @@ class _Pipeline:
                 self._skip(job, error)
                 continue
             del opened
-            size = picture.size
             try:
-                write = self.task.process(job, picture, self._advance())
+                ready, write = self._process(job, picture, started)
             except ImageError as error:
                 self.fail(job.name, str(error))
                 continue
             del picture
-            self._finish()
+            if write is not None:
+                self._finish()
             if large:
                 self.task.trim()
-            self.writing = _Writing(job, started, size, encoder.submit(write))
-            del write
+            if write is not None:
+                self.writing = _Writing(ready, encoder.submit(write))
+                del write
             if large:
                 self._finish()
 
@@ -479,6 +518,8 @@ class _Pipeline:
         """Count and tell of an input that failed."""
         self.outcome.failed += 1
         self.outcome.unread += unread
+        if isinstance(self.task, Collector):
+            self.task.fail(name, reason)
         self.console.error(f"{name}: {reason}")
         self.report(input=name, status="failed", error=reason)
 
@@ -505,15 +546,29 @@ class _Pipeline:
             return
         size = picture.size
         try:
-            write = self.task.process(job, picture, self._advance())
-            del picture
-            if size[0] * size[1] > OVERLAP_PIXELS:
-                self.task.trim()  # room for the encoder
-            written = write()
+            ready, write = self._process(job, picture, started)
         except ImageError as error:
             self.fail(job.name, str(error))
             return
-        self._done(job, written, started, size)
+        del picture
+        if size[0] * size[1] > OVERLAP_PIXELS:
+            self.task.trim()  # room for the encoder
+        if write is not None:
+            self._settle(ready, _results(ready, write))
+        self._flush()
+
+    def _process(self, job: Job, picture: images.Picture, started: float) -> tuple[list[_Image], Write | None]:
+        """Run the net; the images whose results can be written now, and what writes them."""
+        image = _Image(job, started, picture.size)
+        if not isinstance(self.task, Collector):
+            write = self.task.process(job, picture, self._advance())
+            return [image], lambda: [write()]
+        several = self.task.collect(job, picture, self._advance())
+        ready: list[_Image] = []
+        if several is not None:
+            ready, self.held = self.held, ready
+        self.held.append(image)
+        return ready, several
 
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
         """The decoded picture; a large one may wait, opened only."""
@@ -535,20 +590,28 @@ class _Pipeline:
         return advance
 
     def _finish(self) -> None:
-        """Wait for the last result to be written, and report it."""
-        writing = self.writing
-        if writing is None:
-            return
-        try:
-            written = writing.future.result()  # an interrupt here comes back for it
-        except ImageError as error:
-            self.writing = None
-            self.fail(writing.job.name, str(error))
-            return
-        self.writing = None
-        self._done(writing.job, written, writing.started, writing.size)
+        """Wait for the last results to be written, and report them."""
+        if self.writing is not None:
+            found = _results(self.writing.images, self.writing.future.result)  # an interrupt here comes back for it
+            ready, self.writing = self.writing.images, None
+            self._settle(ready, found)
 
-    def _done(self, job: Job, written: Written, started: float, size: tuple[int, int]) -> None:
+    def _flush(self) -> None:
+        """Write what a collector still holds."""
+        ready, self.held = self.held, []
+        if ready and isinstance(self.task, Collector):
+            self._settle(ready, _results(ready, self.task.flush()))
+
+    def _settle(self, ready: list[_Image], found: list[Written | ImageError]) -> None:
+        """Report results."""
+        for image, result in zip(ready, found, strict=True):
+            if isinstance(result, ImageError):
+                self.fail(image.job.name, str(result))
+            else:
+                self._done(image, result)
+
+    def _done(self, image: _Image, written: Written) -> None:
+        job = image.job
         self.outcome.done += 1
         for note in written.notes:
             self.console.say(f"{job.name}: {note}")
@@ -556,12 +619,20 @@ class _Pipeline:
             input=job.name,
             output=STREAM if job.target is None else str(job.target),
             status="done",
-            width=size[0],
-            height=size[1],
-            seconds=round(time.perf_counter() - started, 3),
+            width=image.size[0],
+            height=image.size[1],
+            seconds=round(time.perf_counter() - image.started, 3),
             notes=written.notes,
             **written.entry,
         )
+
+
+def _results(ready: list[_Image], write: Write) -> list[Written | ImageError]:
+    """Write results, and say what became of each."""
+    try:
+        return write()
+    except ImageError as error:
+        return [error] * len(ready)
 
 
 def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[bytes] | None]:

@@ -29,6 +29,9 @@ TERMINATED = 143
 COMMANDS = {
     "denoise": "Remove noise from images.",
     "inpaint": "Fill holes in images from their surroundings.",
+    "features": "Write what layers of the encoder give for images.",
+    "layers": "List the layers of a checkpoint.",
+    "visualize": "Draw the strongest feature maps of a layer.",
     "doctor": "Say what is installed, try each device, and give the repair of what does not work.",
     "bench": "Measure speed and memory on the devices of this machine.",
     "completion": "Print the script with which a shell completes commands, options, models and layers.",

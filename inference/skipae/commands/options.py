@@ -120,6 +120,22 @@ tile_options = _together(
 )
 """``--tile`` and ``--halo``, of the commands that restore images."""
 
+resize_options = _together(
+    click.option(
+        "--resize",
+        type=click.IntRange(min=0),
+        metavar="PX",
+        help="Scale the short side to this; 0 leaves the size.  [default: the checkpoint's]",
+    ),
+    click.option(
+        "--crop",
+        type=click.IntRange(min=0),
+        metavar="PX",
+        help="Side of the centre crop; 0 takes the whole.  [default: the checkpoint's]",
+    ),
+)
+"""``--resize`` and ``--crop``, of the commands that take features."""
+
 max_pixels_option = click.option(
     "--max-pixels",
     type=click.IntRange(min=1),

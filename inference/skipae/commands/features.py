@@ -1,0 +1,138 @@
+"""``skipae features``."""
+
+from __future__ import annotations
+
+import click
+
+from skipae.commands import options
+
+
+@click.command()
+@click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=options.complete_files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    shell_complete=options.complete_files,
+    required=True,
+    help="Folder for the results, or a file whose extension sets the format (.npz, .npy, .safetensors, .parquet, .h5).",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    shell_complete=options.complete_layers,
+    help="Layers (see skipae layers).  [default: the last]",
+)
+@click.option(
+    "--pool",
+    default="avg",
+    show_default=True,
+    metavar="none|avg|max|spatial:N",
+    help="Over a layer's height and width; spatial:N averages in a grid of N x N.",
+)
+@click.option("--l2", is_flag=True, help="Scale each image's values of a layer to Euclidean length 1.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@options.resize_options
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Most images of one size in one run; results do not depend on it.  [default: 16, fewer as memory asks]",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["npz", "npy", "safetensors", "parquet", "hdf5"]),
+    help="Of the files in the folder OUT.  [default: npz]",
+)
+@click.option(
+    "--shard-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images in a file.  [default: 10000, or as many as have 128 MiB of features]",
+)
+@options.model_options()
+@options.max_pixels_option
+@options.result_options
+@options.batch_options
+@options.console_options
+def command(
+    inputs: tuple[str, ...],
+    output: str,
+    layers: tuple[str, ...],
+    pool: str,
+    l2: bool,
+    dtype: str,
+    resize: int | None,
+    crop: int | None,
+    batch_size: int | None,
+    kind: str | None,
+    shard_size: int | None,
+    model: str,
+    device: str,
+    threads: int | None,
+    max_pixels: int,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+    lists: tuple[str, ...],
+    report: str | None,
+    fail_fast: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Write what layers of the encoder give for images.
+
+    INPUT is an image, a folder (with all below it), a pattern, or - for standard input.  OUT gets files of many images
+    each, and a manifest (JSON lines) that says for each image its sha256, file and row, and what all depends on.
+    An early layer costs only the part of the net up to it.
+
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
+    be had, 5 no input could be read, 130 interrupted.
+    """
+    from pathlib import Path
+
+    import numpy
+    import PIL
+
+    from skipae import __version__, batch, checkpoints, feature_files, features, runtime
+    from skipae.errors import UsageError
+    from skipae.model import Model
+
+    if output == batch.STREAM:
+        raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
+    console = options.Console(quiet, debug)
+    folder = checkpoints.find_folder(model)
+    config = checkpoints.load_config(folder)
+    names = [name for text in layers for name in text.split(",")]
+    settings = features.Settings.check(config, names or None, pool, l2, dtype, resize, crop)
+    run = feature_files.describe(settings, config.name, config.files.get(features.FILE, ""))
+    store = feature_files.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
+    found = batch.find(inputs, lists, results=Path(output))
+    paths = dict.fromkeys([*found.single, *(path for _, files in found.trees for path in files)])
+    work = batch.Work(failed=found.failed)
+    for path in paths:
+        job = batch.Job(path, store.output)
+        (work.skipped if job.name in store.done else work.jobs).append(job)
+    if dry_run:
+        return options.show(work, console)
+
+    def load() -> tuple[features.Extractor, dict[str, str]]:
+        chosen = runtime.choose_device(device, threads, console.remark)
+        extractor = features.Extractor(Model(folder, config, chosen), settings, batch_size)
+        extractor.session.open()
+        return extractor, {
+            "skipae": __version__,
+            "onnxruntime": runtime.load_runtime().__version__,
+            "pillow": PIL.__version__,
+            "numpy": numpy.__version__,
+            "device": str(chosen),
+        }
+
+    task = feature_files.Collection(load, store, shard_size)
+    try:
+        outcome = batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast)
+    finally:
+        store.end()
+    return outcome.exit_code

@@ -1,0 +1,73 @@
+"""``skipae layers``."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import click
+
+from skipae.commands import options
+
+HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """``SIDE`` or ``HxW``, in pixels."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
+        """Height and width."""
+        match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size in pixels: give 224 or 480x640 (height x width)", param, context)
+        return int(match[1]), int(match[2] or match[1])
+
+
+@click.command()
+@click.argument("model", metavar="[MODEL]", default="skipae-natural", shell_complete=options.complete_models)
+@click.option(
+    "--size",
+    type=_Size(),
+    metavar="PX|HxW",
+    help="Of the image that the outputs' sizes are for.  [default: the checkpoint's crop, else 224]",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from.")
+def command(model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
+    """List the layers of a checkpoint.
+
+    MODEL is a checkpoint's name or folder, skipae-natural by default.  The stride is in pixels of the image from one
+    output to the next, the receptive field is the side of the square that one output sees; the output is channels x
+    height x width for an image of --size.
+    """
+    from skipae import checkpoints
+
+    config = checkpoints.load_config(checkpoints.find_folder(model))
+    height, width = size or (config.preprocessing.crop or 224,) * 2
+    rows = [
+        (layer.name, layer.channels, layer.total_stride, layer.receptive_field, layer.output_size(height, width))
+        for layer in config.architecture.layers
+    ]
+    if as_json:
+        layers = [
+            {
+                "name": name,
+                "channels": channels,
+                "stride": stride,
+                "receptive_field": field,
+                "output": [channels, *output],
+            }
+            for name, channels, stride, field, output in rows
+        ]
+        click.echo(json.dumps({"model": config.name, "image": [height, width], "layers": layers}, indent=2))
+        return
+    table = [HEADINGS] + [
+        (name, str(channels), str(stride), str(field), f"{channels} x {output[0]} x {output[1]}")
+        for name, channels, stride, field, output in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    click.echo(f"{config.name}, image of {height} x {width}")
+    for row in table:
+        click.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

@@ -1,0 +1,129 @@
+"""``skipae visualize``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from skipae.commands import options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from skipae.batch import Advance, Job, Written
+    from skipae.images import Picture
+    from skipae.model import Model
+
+
+@click.command()
+@click.argument("image", metavar="IMAGE", shell_complete=options.complete_files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FIGURE",
+    required=True,
+    help="Image file, whose extension sets the format; - is standard output.",
+)
+@click.option(
+    "--layer",
+    required=True,
+    metavar="NAME",
+    shell_complete=options.complete_layers,
+    help="Layer, for example enc7; see skipae layers.",
+)
+@click.option("--maps", type=click.IntRange(1, 64), default=8, show_default=True, help="Feature maps to show.")
+@click.option(
+    "--blocks",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.25,
+    show_default=True,
+    help="Share of the pixels that blocks of the fill colour cover in the corrupted image.",
+)
+@click.option(
+    "--sigma",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Gaussian noise in the corrupted image, in 8-bit grey levels.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the corruption.")
+@options.resize_options
+@options.model_options()
+@options.max_pixels_option
+@options.overwrite_option
+@options.console_options
+def command(
+    image: str,
+    output: str,
+    layer: str,
+    maps: int,
+    blocks: float,
+    sigma: float,
+    seed: int,
+    resize: int | None,
+    crop: int | None,
+    model: str,
+    device: str,
+    threads: int | None,
+    max_pixels: int,
+    overwrite: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
+
+    The maps are those with the most energy on the clean image; both of a pair have one scale, so that what the
+    corruption changes can be seen (figures 5 and 6 of the paper).
+
+    Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 the device is not available, 4 the model
+    could not be had, 5 IMAGE could not be read, 130 interrupted.
+    """
+    from skipae import batch
+    from skipae.visualize import figure
+
+    console = options.Console(quiet, debug)
+    work = batch.plan([image], output, suffix="maps", overwrite=overwrite)
+
+    def load() -> Model:
+        return options.load_model(model, device, threads, console)
+
+    def draw(loaded: Model, pixels: NDArray[Any]) -> Image:
+        return figure(loaded, pixels, layer, maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
+
+    return batch.run(_Drawing(load, draw, overwrite), work, console, max_pixels=max_pixels).exit_code
+
+
+class _Drawing:
+    """Draws a figure of each image; a :class:`skipae.batch.Task`."""
+
+    def __init__(
+        self, load: Callable[[], Model], draw: Callable[[Model, NDArray[Any]], Image], overwrite: bool
+    ) -> None:
+        self._load = load
+        self._draw = draw
+        self._overwrite = overwrite
+
+    def load(self) -> None:
+        """Load the model."""
+        self._model = self._load()
+
+    def process(self, job: Job, picture: Picture, advance: Advance) -> Callable[[], Written]:
+        """Draw the figure."""
+        from skipae import batch, images
+
+        sheet = self._draw(self._model, picture.rgb())
+
+        def encode(file: BinaryIO) -> None:
+            sheet.save(file, job.format or "PNG", quality=images.QUALITY)
+
+        def write() -> Written:
+            batch.write_result(job, encode, overwrite=self._overwrite)
+            return batch.Written(picture.notes)
+
+        return write
+
+    def trim(self) -> None:
+        """Nothing is kept."""

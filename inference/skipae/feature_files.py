@@ -1,0 +1,387 @@
+"""Features on disk: files of many images each (shards), and a manifest that says what is where.
+
+The manifest is text, a JSON object a line: first ``{"run": ...}`` with all that the values depend on, then for each
+shard its images ``{"file", "sha256", "shard", "row"}`` and a line ``{"shard", "rows"}`` that closes it; images that
+failed are ``{"file", "error"}``.  A shard appears whole, then its lines in one piece, so that what a kill leaves
+behind is known: lines after the last closed shard do not count, and ``--resume`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipae import images
+from skipae.batch import Advance, Job, Write, Written
+from skipae.errors import ImageError, UsageError
+from skipae.features import Extractor, Features, Settings
+
+EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
+"""Each format's file name extension."""
+
+EXTRAS = {"safetensors": "safetensors", "parquet": "pyarrow", "hdf5": "h5py"}
+"""Module that a format needs; the extra of this package that brings it has the format's name."""
+
+SHARD_IMAGES = 10_000
+"""Images in a shard, unless their values reach :data:`SHARD_BYTES` before."""
+
+SHARD_BYTES = 128 << 20
+
+Entry = dict[str, Any]
+"""A line of the manifest."""
+
+Row = tuple[Entry, list[str], Features | ImageError]
+"""An image's entry, notes on what was lost, and its features or why there are none."""
+
+_SAME = ("checkpoint", "layers", "pool", "l2", "dtype", "resize", "crop", "format")
+"""What ``--resume`` refuses to mix; other versions of the programs are noted in the manifest."""
+
+
+class Store:
+    """The files that features are written to."""
+
+    def __init__(
+        self,
+        output: str,
+        run: dict[str, Any],
+        *,
+        format: str | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        """Look at what is there; nothing is written yet.
+
+        Args:
+            output: a folder, or a file whose extension names the format; a second shard then has a number
+                in its name.
+            run: what the values depend on, for the manifest; JSON.
+            format: one of :data:`EXTENSIONS`; by default what ``output`` says, else npz.
+            overwrite: whether what an earlier run wrote there may be replaced.
+            resume: whether to add to it.
+
+        Raises:
+            UsageError: ``output`` does not suit, holds features already, or those of other settings.
+        """
+        self.output = Path(output)
+        named = {extension: name for name, extension in EXTENSIONS.items()}.get(self.output.suffix.lower())
+        self._single = named is not None and not self.output.is_dir()
+        if self._single and format not in (None, named):
+            raise UsageError(f"--format {format} does not suit -o {output}: leave one out, or give a folder")
+        if not self._single and self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"-o {output} is a file: give a folder, or a name in {', '.join(EXTENSIONS.values())}")
+        self.format = (named if self._single else format) or "npz"
+        _need(self.format)
+        self.folder = self.output.parent if self._single else self.output
+        # What reads a folder of Parquet files passes over names that start with _.
+        self.manifest = self.output.with_suffix(".manifest.jsonl") if self._single else self.output / "_manifest.jsonl"
+        self.run = run | {"format": self.format}
+        self.done: set[str] = set()
+        """Images whose features are there."""
+        self._failures: deque[Entry] = deque()
+        self._shards = 0
+        self._replaced: list[Path] = []
+        self._begun = False
+        self._closed = 0  # bytes of the manifest up to the last closed shard
+        self._may_replace = overwrite or resume
+        if overwrite and resume:
+            raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+        if self.manifest.exists():
+            if not self._may_replace:
+                raise UsageError(
+                    f"-o {output} holds features already: give --resume to go on, or --overwrite to replace them"
+                )
+            self._read(resume)
+
+    def begin(self, versions: dict[str, str]) -> None:
+        """Start writing; ``versions`` of programs go into the manifest.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self._replaced:
+                path.unlink(missing_ok=True)
+            with self.manifest.open("ab") as file:
+                file.truncate(self._closed)
+            self._append([{"run": self.run | {"versions": versions}}])
+        except OSError as error:
+            raise UsageError(f"-o {self.output} cannot be written: {error.strerror or error}") from error
+        self._begun = True
+
+    def fail(self, file: str, error: str) -> None:
+        """Note an image that has no features."""
+        self._failures.append({"file": file, "error": error})
+
+    def add(self, entries: list[Entry], rows: list[Features]) -> str:
+        """Write a shard, and return its name.
+
+        Args:
+            entries: of the images in the manifest.
+            rows: their features, the same shapes for all.
+
+        Raises:
+            ImageError: it cannot be written; nothing of it is left.
+        """
+        number = f"{self._shards:05}"
+        stem = number if not self._single else self.output.stem + (f"-{number}" if self._shards else "")
+        name = f"{stem}{'.{layer}' if self.format == 'npy' else ''}{EXTENSIONS[self.format]}"
+        if not self._may_replace:
+            for path in self._paths(name):
+                if os.path.lexists(path):
+                    raise ImageError(f"{path} exists already: give --overwrite to replace it")
+        arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
+        files = [entry["file"].encode(errors="backslashreplace").decode() for entry in entries]
+        if self.format == "npy":
+            for values, path in zip(arrays.values(), self._paths(name), strict=True):
+                images.write_atomically(path, partial(np.save, arr=values))
+        else:
+            write = _WRITERS[self.format]
+            about = {"skipae": json.dumps(self.run)}
+            images.write_atomically(self.folder / name, lambda file: write(file, arrays, files, about))
+        lines = [entry | {"shard": name, "row": row} for row, entry in enumerate(entries)]
+        try:
+            self._append([*lines, {"shard": name, "rows": len(rows)}])
+        except OSError as error:
+            raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
+        self._shards += 1
+        return name
+
+    def end(self) -> None:
+        """Write what is left for the manifest, if anything was begun.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
+        if not self._begun:
+            return
+        try:
+            self._append([])
+        except OSError as error:
+            raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
+
+    def _read(self, resume: bool) -> None:
+        waiting: list[str] = []
+        layers: list[str] = []
+        size = 0
+        try:
+            with self.manifest.open("rb") as file:
+                for line in file:
+                    size += len(line)
+                    try:
+                        entry = json.loads(line)
+                    except ValueError:
+                        break  # half a line, at which the run was killed
+                    if "run" in entry:
+                        if resume:
+                            self._compare(entry["run"])
+                        layers = entry["run"]["layers"]
+                    elif "rows" in entry and resume:
+                        self._shards += 1
+                        self._closed = size
+                        self.done.update(waiting)
+                        waiting = []
+                    elif "rows" in entry:
+                        self._replaced += self._paths(Path(entry["shard"]).name, layers)
+                    elif "row" in entry:
+                        waiting.append(entry["file"])
+        except (OSError, TypeError, KeyError) as error:
+            raise UsageError(f"{self.manifest} is not a manifest that skipae reads: {error}") from error
+
+    def _compare(self, there: dict[str, Any]) -> None:
+        for key in _SAME:
+            if there[key] != self.run[key]:
+                raise UsageError(
+                    f"-o {self.output} holds features with {key} {_short(there[key])}, not {_short(self.run[key])}: "
+                    "they are not mixed; give another -o, or --overwrite"
+                )
+
+    def _append(self, lines: list[Entry]) -> None:
+        while self._failures:
+            lines.insert(0, self._failures.popleft())
+        with self.manifest.open("ab") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _paths(self, name: str, layers: list[str] | None = None) -> list[Path]:
+        """Files of a shard."""
+        named = self.run["layers"] if layers is None else layers
+        return [self.folder / file for file in dict.fromkeys(name.replace("{layer}", layer) for layer in named)]
+
+
+class Collection:
+    """Extracts features of images and hands them to a store, shard by shard; a :class:`skipae.batch.Collector`."""
+
+    def __init__(
+        self, load: Callable[[], tuple[Extractor, dict[str, str]]], store: Store, shard_size: int | None = None
+    ) -> None:
+        """Args: ``load`` gives the extractor and the versions of programs; ``shard_size`` in images."""
+        self._load = load
+        self._store = store
+        self._size = SHARD_IMAGES if shard_size is None else shard_size
+        self._bytes = SHARD_BYTES if shard_size is None else None
+        self._waiting: list[tuple[Entry, list[str], NDArray[Any]]] = []
+        """Entry of the manifest, notes and pixels of images that did not go through the net yet."""
+        self._rows: list[Row] = []
+        """The same of those that did, with their features, or why there are none."""
+        self._held = 0
+        """Bytes of the features in them."""
+        self._shape: tuple[int, ...] = ()
+        """Height and width of the image that was taken in last."""
+
+    def load(self) -> None:
+        """Load the model."""
+        self._extractor, versions = self._load()
+        self._store.begin(versions)
+
+    def collect(self, job: Job, picture: images.Picture, advance: Advance) -> Write | None:
+        """Take an image in; it goes through the net when there are enough of its size."""
+        pixels = self._extractor.prepare(picture.rgb())
+        digest = None if job.source is None else _sha256(job.source)
+        # All work is done before the image is taken in, so that an interrupt leaves what was taken in complete.
+        write = None
+        changed = pixels.shape[:2] != self._shape
+        if changed or len(self._waiting) >= self._extractor.limit(pixels):
+            self._run()
+        mixed = changed and self._rows and self._extractor.settings.pool == "none"  # one shape in a shard
+        if mixed or len(self._rows) + len(self._waiting) >= self._size or self._is_heavy():
+            write = self.flush()
+        self._waiting.append(({"file": job.name, "sha256": digest}, picture.notes, pixels))
+        self._shape = pixels.shape[:2]
+        advance(1)
+        return write
+
+    def flush(self) -> Write:
+        """What writes all that was taken in."""
+        self._run()
+        rows, self._rows, self._held = self._rows, [], 0
+        return lambda: _write(self._store, rows)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note it in the manifest."""
+        self._store.fail(name, reason)
+
+    def trim(self) -> None:
+        """Give back the memory kept from the last image."""
+        self._extractor.session.trim()
+
+    def _is_heavy(self) -> bool:
+        return self._bytes is not None and self._held >= self._bytes
+
+    def _run(self) -> None:
+        if not self._waiting:
+            return
+        found: list[Features | ImageError]
+        try:
+            found = list(self._extractor.run([pixels for _, _, pixels in self._waiting]))
+        except ImageError:
+            found = [self._alone(pixels) for _, _, pixels in self._waiting]
+        waiting, self._waiting = self._waiting, []
+        for (entry, notes, _), features in zip(waiting, found, strict=True):
+            self._rows.append((entry, notes, features))
+            if not isinstance(features, ImageError):
+                self._held += sum(values.nbytes for values in features.values())
+
+    def _alone(self, pixels: NDArray[Any]) -> Features | ImageError:
+        try:
+            return self._extractor.run([pixels])[0]
+        except ImageError as error:
+            return error
+
+
+def describe(settings: Settings, model: str, checkpoint: str) -> dict[str, Any]:
+    """What values depend on, for the manifest; ``checkpoint`` is the sha256 of the net."""
+    return {
+        "model": model,
+        "checkpoint": checkpoint,
+        "layers": list(settings.names),
+        "pool": settings.pool,
+        "l2": settings.l2,
+        "dtype": settings.dtype,
+        "resize": settings.resize,
+        "crop": settings.crop,
+    }
+
+
+def _write(store: Store, rows: list[Row]) -> list[Written | ImageError]:
+    good = [(entry, features) for entry, _, features in rows if not isinstance(features, ImageError)]
+    name = store.add([entry for entry, _ in good], [features for _, features in good]) if good else ""
+    numbers: Iterator[int] = iter(range(len(good)))
+    return [
+        features if isinstance(features, ImageError) else Written(notes, {"shard": name, "row": next(numbers)})
+        for _, notes, features in rows
+    ]
+
+
+def _write_npz(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
+    members: dict[str, Any] = {**arrays, "files": np.array(files), **about}
+    np.savez(file, **members)
+
+
+def _write_safetensors(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
+    from safetensors.numpy import save
+
+    file.write(save(arrays, about | {"files": json.dumps(files)}))
+
+
+def _write_parquet(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {"file": pa.array(files, pa.string())}
+    fields = [pa.field("file", pa.string())]
+    for layer, values in arrays.items():
+        flat = values.reshape(len(values), -1)
+        columns[layer] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+        fields.append(pa.field(layer, columns[layer].type, metadata={"shape": json.dumps(values.shape[1:])}))
+    parquet.write_table(pa.table(list(columns.values()), pa.schema(fields, about)), file)
+
+
+def _write_hdf5(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
+    import h5py
+
+    buffer = io.BytesIO()  # the library reads what it writes
+    with h5py.File(buffer, "w") as root:
+        for layer, values in arrays.items():
+            root[layer] = values
+        root.create_dataset("files", data=files, dtype=h5py.string_dtype())
+        root.attrs.update(about)
+    file.write(buffer.getbuffer())
+
+
+_WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors, "parquet": _write_parquet, "hdf5": _write_hdf5}
+
+
+def _need(format: str) -> None:
+    module = EXTRAS.get(format)
+    if module is None:
+        return
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise UsageError(f'--format {format} needs {module} ({error}): pip install "skipae[{format}]"') from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+def _short(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return text if len(text) < 64 else f"{text[:12]}..."

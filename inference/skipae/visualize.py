@@ -1,0 +1,148 @@
+"""A figure of the strongest feature maps of a layer, for an image and for the same image corrupted (figures 5, 6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipae import features, tiling
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from skipae.model import Model
+
+COLUMNS = 4
+"""Maps beside each other in each half."""
+
+CELL = 160
+"""Width of a map in the figure, in pixels."""
+
+GAP = 6
+LINE = 26
+"""Height of a line of text, in pixels."""
+
+COLOURS = np.array(
+    [
+        (68, 1, 84),
+        (71, 45, 123),
+        (59, 82, 139),
+        (44, 114, 142),
+        (33, 145, 140),
+        (40, 174, 128),
+        (94, 201, 98),
+        (173, 220, 48),
+        (253, 231, 37),
+    ]
+)
+"""From 0 to a map's maximum: matplotlib's viridis, at nine places."""
+
+
+def figure(
+    model: Model,
+    image: Any,
+    layer: str,
+    *,
+    maps: int = 8,
+    blocks: float = 0.25,
+    sigma: float = 0.0,
+    seed: int = 0,
+    resize: int | None = None,
+    crop: int | None = None,
+) -> Image.Image:
+    """Draw the maps of a layer with the most energy on the clean image; each pair has one scale.
+
+    Args:
+        model: a checkpoint.
+        image: of any kind that :meth:`skipae.Model.features` takes.
+        layer: its name.
+        maps: how many, at most.
+        blocks: see :func:`corrupt`.
+        sigma: see :func:`corrupt`.
+        seed: see :func:`corrupt`.
+        resize: see :meth:`skipae.Model.features`.
+        crop: see :meth:`skipae.Model.features`.
+
+    Raises:
+        UsageError: an argument is none of these.
+        ImageError: the image cannot be decoded, or memory runs out.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    settings = features.Settings.check(model.config, layer, "none", resize=resize, crop=crop)
+    extractor = features.Extractor(model, settings)
+    clean = tiling.to_net(extractor.prepare(features.load(image)))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    corrupted = corrupt(clean, model.config.preprocessing.fill, blocks=blocks, sigma=sigma, seed=seed)
+    pair = [extractor.run([pixels])[0][layer] for pixels in (clean, corrupted)]
+    strongest = np.argsort(-np.square(pair[0]).mean((1, 2)), kind="stable")[:maps]
+
+    height, width = clean.shape[:2]
+    cell = CELL, max(1, round(CELL * height / width))
+    rows = -(-len(strongest) // COLUMNS)
+    half = COLUMNS * CELL + (COLUMNS - 1) * GAP
+    top = half * height // width
+    sheet = Image.new("RGB", (2 * half + 3 * GAP, LINE + top + rows * (cell[1] + LINE) + 3 * GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    shares = [f"{blocks:.0%} of the pixels in blocks"] if blocks else []
+    shares += [f"noise of sigma {sigma:g}"] if sigma else []
+    titles = [
+        f"{model.name}, {layer}: the {len(strongest)} strongest of {len(pair[0])} maps",
+        f"{' and '.join(shares) or 'not corrupted'}: cosine similarity of the layer {_cosine(*pair):.3f}",
+    ]
+    for side, (pixels, layer_maps, title) in enumerate(zip((clean, corrupted), pair, titles, strict=True)):
+        left = GAP + side * (half + GAP)
+        draw.text((left, GAP), title, "black", font)
+        picture = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+        sheet.paste(picture.resize((half, top), Image.Resampling.BICUBIC), (left, LINE + GAP))
+        for place, channel in enumerate(strongest):
+            row, column = divmod(place, COLUMNS)
+            x, y = left + column * (CELL + GAP), 2 * GAP + LINE + top + row * (cell[1] + LINE)
+            largest = max(float(values[channel].max()) for values in pair)
+            sheet.paste(_coloured(layer_maps[channel], largest).resize(cell, Image.Resampling.BICUBIC), (x, y))
+            draw.text((x, y + cell[1] + 2), f"map {channel}", "black", font)
+    return sheet
+
+
+def corrupt(
+    clean: NDArray[np.float32],
+    fill: tuple[float, float, float],
+    *,
+    blocks: float = 0.25,
+    sigma: float = 0.0,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Corrupt as in training (section 3.2): small square blocks, then Gaussian noise, clipped to [0, 1].
+
+    Args:
+        clean: [H, W, 3] in [0, 1].
+        fill: colour of the blocks.
+        blocks: share of the pixels that are covered, in [0, 1); squares with sides from 1/8 to 1/4 of the image's.
+        sigma: of the noise, in 8-bit grey levels.
+        seed: the same one gives the same corruption.
+    """
+    random = np.random.default_rng(seed)
+    height, width = clean.shape[:2]
+    side = min(height, width)
+    covered = np.zeros((height, width), bool)
+    while covered.mean() < blocks:
+        size = int(random.integers(max(1, side // 8), max(1, side // 4) + 1))
+        y, x = random.integers(height - size + 1), random.integers(width - size + 1)
+        covered[y : y + size, x : x + size] = True
+    result = np.where(covered[..., None], np.array(fill, np.float32), clean)
+    noise = random.normal(0, sigma / 255, clean.shape) if sigma else 0
+    return (result + noise).clip(0, 1).astype(np.float32)
+
+
+def _coloured(values: NDArray[np.float32], largest: float) -> Image.Image:
+    from PIL import Image
+
+    place = values / (largest or 1) * (len(COLOURS) - 1)
+    channels = [np.interp(place, np.arange(len(COLOURS)), COLOURS[:, k]) for k in range(3)]
+    return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
+
+
+def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    product = float(np.vdot(one, other))
+    return product / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12)

@@ -1,0 +1,459 @@
+"""``skipae features``, ``layers`` and ``visualize``: files, manifest, resume, errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from conftest import tiny_features, tiny_graph, write_checkpoint
+from skipae import cli, feature_files, features, from_pretrained
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    return work
+
+
+@pytest.fixture
+def run(checkpoint: Path, folder: Path) -> Run:
+    """Run ``skipae features`` with the tiny model on one thread of the CPU."""
+
+    def invoke(*arguments: object, model: Path = checkpoint, **options: Any) -> Result:
+        words = ["features", "--model", str(model), "--device", "cpu", "--threads", "1"]
+        return CliRunner().invoke(cli.main, words + [str(word) for word in arguments], **options)
+
+    return invoke
+
+
+def photos(count: int, *sizes: tuple[int, int], into: str = "in") -> list[str]:
+    """Noise, named in order, in turns of these sizes (height, width)."""
+    random = np.random.default_rng(0)
+    paths = [Path(into, f"{k:03}.png") for k in range(count)]
+    for k, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (*(sizes or [(12, 9)])[k % max(len(sizes), 1)], 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return [str(path) for path in paths]
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def manifest(path: str = "out/_manifest.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def read_shard(path: Path, layers: list[str]) -> dict[str, np.ndarray]:
+    """A shard's arrays, whatever its format."""
+    if "{layer}" in path.name:
+        return {name: np.load(str(path).replace("{layer}", name), mmap_mode="r") for name in layers}
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in layers}
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        arrays = {}
+        for name in layers:
+            column = table.column(name).combine_chunks()
+            shape = json.loads(table.schema.field(name).metadata[b"shape"])
+            arrays[name] = np.asarray(column.flatten()).reshape(len(column), *shape)
+        return arrays
+    import h5py
+
+    with h5py.File(path) as root:
+        return {name: root[name][...] for name in layers}
+
+
+def stored(layers: list[str], place: str = "out", name: str = "_manifest.jsonl") -> dict[str, dict[str, np.ndarray]]:
+    """Features by image, as the manifest says where they are; each image once."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for entry in manifest(f"{place}/{name}"):
+        if "row" in entry:
+            assert entry["file"] not in found
+            arrays = read_shard(Path(place, entry["shard"]), layers)
+            found[entry["file"]] = {layer: arrays[layer][entry["row"]] for layer in layers}
+    return found
+
+
+def check(checkpoint: Path, found: dict[str, dict[str, np.ndarray]], paths: list[str], **options: Any) -> None:
+    """What Model.features gives."""
+    assert sorted(found) == sorted(paths)
+    model = from_pretrained(checkpoint, device="cpu", threads=1)
+    for path in paths:
+        for layer, values in model.features(path, **options).items():
+            assert found[path][layer].dtype == values.dtype
+            np.testing.assert_allclose(found[path][layer], values[0], rtol=0, atol=1e-5)
+
+
+def failed(result: Result, code: int, *lines: str) -> None:
+    """Exit code, and one line on standard error that holds each text."""
+    assert result.exit_code == code, result.stderr
+    errors = result.stderr.splitlines()
+    assert len(errors) == len(lines), result.stderr
+    for line, text in zip(errors, lines, strict=True):
+        assert line.startswith("skipae: error: ") and text in line, line
+
+
+@pytest.mark.parametrize("kind", list(feature_files.EXTENSIONS))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_formats(run: Run, checkpoint: Path, kind: str, dtype: str) -> None:
+    paths = photos(7, (12, 9), (10, 13))
+    layers = ["enc2", "enc1"]
+    words = ["--layer", "enc2", "--layer", "enc1", "--pool", "spatial:2", "--dtype", dtype, "--shard-size", 3]
+    result = run("in", "-o", "out", "--format", kind, *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    check(checkpoint, stored(layers), paths, layers=layers, pool="spatial:2", dtype=dtype)
+    assert [entry["rows"] for entry in manifest() if "rows" in entry] == [3, 3, 1]
+
+
+def test_a_shard_says_what_it_holds(run: Run) -> None:
+    import h5py
+    from pyarrow import parquet
+    from safetensors import safe_open
+
+    paths = photos(3)
+    for kind in ("npz", "safetensors", "parquet", "hdf5"):
+        assert run("in", "-o", kind, "--format", kind).exit_code == 0
+    with np.load("npz/00000.npz") as arrays:
+        assert list(arrays["files"]) == paths and json.loads(str(arrays["skipae"]))["pool"] == "avg"
+    with safe_open("safetensors/00000.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["files"]) == paths
+        assert json.loads(file.metadata()["skipae"])["layers"] == ["enc2"]
+    table = parquet.read_table("parquet/00000.parquet")
+    assert table.column("file").to_pylist() == paths
+    assert str(table.schema.field("enc2").type).startswith("fixed_size_list<") and b"skipae" in table.schema.metadata
+    with h5py.File("hdf5/00000.h5") as root:
+        assert list(root["files"].asstr()) == paths and "checkpoint" in root.attrs["skipae"]
+
+
+def test_manifest(run: Run, checkpoint: Path) -> None:
+    paths = photos(2)
+    assert run("in", "-o", "out", "--l2", "--report", "report.jsonl").exit_code == 0
+    first, *images, last = manifest()
+    about = first["run"]
+    net = hashlib.sha256((checkpoint / "onnx" / "features.onnx").read_bytes()).hexdigest()
+    assert (about["model"], about["checkpoint"], about["layers"]) == ("tiny", net, ["enc2"])
+    assert (about["pool"], about["l2"], about["dtype"], about["resize"], about["crop"]) == (
+        "avg", True, "float32", None, None,
+    )  # fmt: skip
+    assert {"skipae", "onnxruntime", "pillow", "numpy", "device"} == set(about["versions"])
+    for row, (path, entry) in enumerate(zip(paths, images, strict=True)):
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        assert entry == {"file": path, "sha256": digest, "shard": "00000.npz", "row": row}
+    assert last == {"shard": "00000.npz", "rows": 2}
+    report = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
+    assert [(line["input"], line["status"], line["output"], line["row"]) for line in report] == [
+        (paths[0], "done", "out", 0),
+        (paths[1], "done", "out", 1),
+    ]
+
+
+def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
+    paths = photos(3)
+    assert run("in/000.png", "-o", "one.parquet").exit_code == 0
+    assert run("in", "-o", "new/all.npz", "--shard-size", 2).exit_code == 0
+    assert names("new") == ["all-00001.npz", "all.manifest.jsonl", "all.npz"]
+    check(checkpoint, stored(["enc2"], "new", "all.manifest.jsonl"), paths)
+    failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
+    failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file: give a folder, or a name in .npz, .npy")
+    failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")
+
+
+def test_batches_and_sizes(run: Run, checkpoint: Path) -> None:
+    paths = photos(9, (12, 9), (12, 9), (10, 13), (12, 9))
+    for size in (1, 2, 16):
+        assert run("in", "-o", f"out{size}", "--batch-size", size, "--pool", "none").exit_code == 0
+        check(checkpoint, stored(["enc2"], f"out{size}"), paths, pool="none")
+        # A shard holds one shape.
+        assert [entry["rows"] for entry in manifest(f"out{size}/_manifest.jsonl") if "rows" in entry] == [2, 1, 3, 1, 2]
+
+
+def test_shards_by_size_in_bytes(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_files, "SHARD_BYTES", 100)
+    paths = photos(8)
+    assert run("in", "-o", "out", "--batch-size", 2).exit_code == 0  # 16 bytes a row: full at 112, in batches
+    assert [entry["rows"] for entry in manifest() if "rows" in entry] == [8]
+    assert run("in", "-o", "more", "--batch-size", 2, "--pool", "spatial:2").exit_code == 0
+    assert [entry["rows"] for entry in manifest("more/_manifest.jsonl") if "rows" in entry] == [2, 2, 2, 2]
+    check(checkpoint, stored(["enc2"], "more"), paths, pool="spatial:2")
+
+
+def test_unreadable_files_in_the_middle(run: Run, checkpoint: Path) -> None:
+    paths = photos(30)
+    Path(paths[10]).write_bytes(Path(paths[10]).read_bytes()[:60])
+    Path(paths[20]).write_text("no image")
+    Image.new("RGB", (3, 3)).save(paths[25])
+    good = [path for k, path in enumerate(paths) if k not in (10, 20, 25)]
+    result = run("in", "-o", "out", "--crop", 8, "--batch-size", 4, "--shard-size", 7, "--report", "r.jsonl")
+    assert result.exit_code == 1
+    assert [line.split(": ")[2] for line in result.stderr.splitlines()] == [paths[10], paths[20], paths[25]]
+    check(checkpoint, stored(["enc2"]), good, crop=8)
+    errors = {entry["file"]: entry["error"] for entry in manifest() if "error" in entry}
+    assert set(errors) == {paths[10], paths[20], paths[25]}
+    assert errors[paths[25]] == "is 3 x 3 pixels, less than the crop of 8: give a larger resize"
+    report = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert sorted(line["input"] for line in report if line["status"] == "failed") == sorted(errors)
+    assert sorted(line["input"] for line in report if line["status"] == "done") == good
+
+
+def test_one_that_fails_in_the_net_does_not_take_its_batch_with_it(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipae.runtime import Session
+
+    paths = photos(6)
+    bad = np.asarray(Image.open(paths[3]), np.float32)[0, 0] / 255
+    run_all = Session.run_all
+
+    def poisoned(self: Session, image: np.ndarray) -> dict[str, np.ndarray]:
+        found = run_all(self, image)
+        for k, pixels in enumerate(image):
+            if np.allclose(pixels[:, 0, 0], bad):
+                found["enc2"][k] = np.nan
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run_all", poisoned)
+        failed(run("in", "-o", "out"), 1, f"{paths[3]}: the model gave values that are not finite numbers")
+    check(checkpoint, stored(["enc2"]), [*paths[:3], *paths[4:]])
+    assert run("in", "-o", "out", "--resume").exit_code == 0  # a failed file is tried again
+    check(checkpoint, stored(["enc2"]), paths)
+
+
+def test_fail_fast(run: Run, checkpoint: Path) -> None:
+    paths = photos(6)
+    Path(paths[3]).write_text("no image")
+    result = run("in", "-o", "out", "--fail-fast")
+    failed(result, 1, paths[3], "stopped at the first failure, as --fail-fast asks; 2 image(s) are left")
+    check(checkpoint, stored(["enc2"]), paths[:3])
+
+
+def test_resume(run: Run, checkpoint: Path) -> None:
+    paths = photos(10)
+    assert run(*paths[:4], "-o", "out", "--shard-size", 2).exit_code == 0
+    failed(run("in", "-o", "out"), 2, "-o out holds features already: give --resume to go on, or --overwrite")
+    # What a kill leaves behind: a shard without lines, lines without the closing one, half a line.
+    Path("out/00002.npz").write_bytes(b"half")
+    with Path("out/_manifest.jsonl").open("a") as file:
+        file.write(json.dumps({"file": paths[4], "sha256": "", "shard": "00002.npz", "row": 0}) + '\n{"file": "in/00')
+    before = Path("out/00001.npz").read_bytes()
+    result = run("in", "-o", "out", "--shard-size", 3, "--resume", "--report", "report.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    check(checkpoint, stored(["enc2"]), paths)
+    assert Path("out/00001.npz").read_bytes() == before
+    assert Path("report.jsonl").read_text().count('"skipped"') == 4
+    assert sum("run" in entry for entry in manifest()) == 2
+    before = Path("out/_manifest.jsonl").read_bytes()
+    assert run("in", "-o", "out", "--resume").exit_code == 0  # nothing is left to do
+    assert Path("out/_manifest.jsonl").read_bytes() == before
+    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "give one of them")
+
+
+def test_resume_does_not_mix(run: Run, tmp_path: Path) -> None:
+    photos(2)
+    words = ["in", "-o", "out", "--layer", "enc2"]
+    assert run(*words).exit_code == 0
+    before = Path("out/_manifest.jsonl").read_bytes()
+    other = write_checkpoint(tmp_path / "other" / "tiny", tiny_graph(1), tiny_features(1))
+    failed(run(*words, "--resume", model=other), 2, "-o out holds features with checkpoint ")
+    for option, text in {
+        "--layer=enc1": "layers enc2, not enc2, enc1: they are not mixed; give another -o, or --overwrite",
+        "--pool=max": "pool avg, not max",
+        "--l2": "l2 False, not True",
+        "--dtype=float16": "dtype float32, not float16",
+        "--resize=9": "resize None, not 9",
+        "--format=npy": "format npz, not npy",
+    }.items():
+        failed(run(*words, option, "--resume"), 2, text)
+    assert Path("out/_manifest.jsonl").read_bytes() == before
+
+
+def test_overwrite(run: Run, checkpoint: Path) -> None:
+    paths = photos(5)
+    words = ["in", "-o", "out", "--format", "npy", "--layer", "enc1"]
+    assert run(*words, "--layer", "enc2", "--shard-size", 2).exit_code == 0
+    Path("out/mine.txt").touch()
+    assert run(*words, "--overwrite").exit_code == 0
+    assert names("out") == ["00000.enc1.npy", "_manifest.jsonl", "mine.txt"]
+    check(checkpoint, stored(["enc1"]), paths, layers="enc1")
+
+
+def test_a_file_that_is_in_the_way(run: Run) -> None:
+    paths = photos(2)
+    Path("out").mkdir()
+    Path("out/00000.npz").write_text("mine")
+    text = "out/00000.npz exists already: give --overwrite to replace it"
+    failed(run("in", "-o", "out"), 1, f"{paths[0]}: {text}", f"{paths[1]}: {text}")
+    assert Path("out/00000.npz").read_text() == "mine"
+    assert sum("error" in entry for entry in manifest()) == 2
+
+
+def test_a_killed_run_goes_on(checkpoint: Path, run: Run) -> None:
+    paths = photos(40, (150, 150))
+    words = [sys.executable, "-m", "skipae", "features", "in", "-o", "out", "--shard-size", "2", "--batch-size", "1"]
+    words += ["--model", str(checkpoint), "--device", "cpu", "--threads", "1"]
+    child = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    while child.poll() is None and not (Path("out/_manifest.jsonl").exists() and len(manifest_lines()) > 5):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert 0 < sum('"rows"' in line for line in manifest_lines()) < 20
+    assert run("in", "-o", "out", "--resume").exit_code == 0
+    assert sorted(stored(["enc2"])) == paths
+
+
+def manifest_lines() -> list[str]:
+    return Path("out/_manifest.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("where", ["collect", "run"])
+def test_an_interrupt_keeps_what_is_done(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    paths = photos(8)
+    owner = feature_files.Collection if where == "collect" else features.Extractor
+    original = getattr(owner, where)
+    calls = 0
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, interrupted)
+        result = run("in", "-o", "out", "--shard-size", 4, "--batch-size", 1)
+    done = 5 if where == "collect" else 6  # the net's sixth call is for an image taken in: it is made again
+    failed(result, 130, f"interrupted: {done} of 8 images are done")
+    check(checkpoint, stored(["enc2"]), paths[:done])
+    assert run("in", "-o", "out", "--resume").exit_code == 0
+    check(checkpoint, stored(["enc2"]), paths)
+
+
+def test_inputs(run: Run, checkpoint: Path) -> None:
+    paths = photos(3)
+    Path("names").write_text("\n".join(paths[1:]))
+    assert run(paths[0], paths[0], "--list", "names", "-o", "in/out").exit_code == 0  # given twice, taken once
+    check(checkpoint, stored(["enc2"], "in/out"), paths)
+    # An output inside the input is not read.
+    Image.new("RGB", (9, 9)).save("in/out/picture.png")
+    assert run("in", "-o", "in/out", "--overwrite").exit_code == 0
+    check(checkpoint, stored(["enc2"], "in/out"), paths)
+    result = run("-", "-o", "stream.npz", input=Path(paths[1]).read_bytes())
+    assert result.exit_code == 0
+    (entry,) = [entry for entry in manifest("stream.manifest.jsonl") if "row" in entry]
+    assert (entry["file"], entry["sha256"]) == ("-", None)
+    result = run(*paths, "-o", "dry", "--dry-run")
+    assert result.exit_code == 0 and result.stdout == "".join(f"{path} -> dry\n" for path in paths)
+    assert not Path("dry").exists()
+
+
+def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
+    photos(1)
+    Path("empty").mkdir()
+    failed(run("empty", "-o", "out"), 5, "empty: holds no images (PNG, JPEG")
+    failed(run("none.png", "-o", "out"), 5, "none.png: no such file")
+    failed(run("in", "-o", "out", "--layer", "enc12"), 2, "no layer 'enc12' (did you mean enc2?): give enc1, enc2")
+    failed(run("in", "-o", "out", "--pool", "mean"), 2, "pool must be none, avg, max or spatial:N")
+    failed(run("-o", "out"), 2, "no input: give images")
+    failed(run("in"), 2, "Missing option '-o'")
+    failed(run("in", "-o", "out", model=Path("nowhere/tiny")), 4, "does not exist: give the folder")
+    assert not Path("out").exists()
+    damaged = write_checkpoint(tmp_path / "damaged", tiny_graph(), tiny_features())
+    with (damaged / "onnx" / "features.onnx").open("ab") as file:
+        file.write(b"x")
+    failed(run("in", "-o", "out", model=damaged), 4, "is not the file its config.json describes (sha256 ")
+    bare = write_checkpoint(tmp_path / "bare", tiny_graph())
+    failed(run("in", "-o", "out", model=bare), 4, "lists no onnx/features.onnx: this checkpoint does not have it")
+
+
+@pytest.mark.parametrize(("kind", "module"), list(feature_files.EXTRAS.items()))
+def test_a_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, module: str) -> None:
+    photos(1)
+    monkeypatch.setitem(sys.modules, module, None)
+    failed(
+        run("in", "-o", "out", "--format", kind),
+        2,
+        f"--format {kind} needs {module}",
+    )
+    assert f'pip install "skipae[{kind}]"' in run("in", "-o", "out", "--format", kind).stderr
+    assert not Path("out").exists()
+
+
+def test_layers(checkpoint: Path) -> None:
+    result = CliRunner().invoke(cli.main, ["layers", str(checkpoint), "--size", "21x30"])
+    assert result.exit_code == 0
+    title, _, *rows = [line.split() for line in result.stdout.splitlines()]
+    assert title == ["tiny,", "image", "of", "21", "x", "30"]
+    assert [" ".join(row) for row in rows] == ["enc1 4 1 3 4 x 21 x 30", "enc2 4 2 5 4 x 11 x 15"]
+    found = json.loads(CliRunner().invoke(cli.main, ["layers", "--json"]).stdout)
+    assert found["model"] == "skipae-natural" and found["image"] == [224, 224] and len(found["layers"]) == 7
+    assert found["layers"][6] == {
+        "name": "enc7", "channels": 384, "stride": 16, "receptive_field": 45, "output": [384, 14, 14],
+    }  # fmt: skip
+    failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
+    failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")
+
+
+def test_visualize(checkpoint: Path, folder: Path) -> None:
+    (path,) = photos(1, (90, 120))
+
+    def draw(*words: object, image: str = path) -> Result:
+        base = ["visualize", image, "--model", str(checkpoint), "--device", "cpu", "--threads", "1"]
+        return CliRunner().invoke(cli.main, base + [str(word) for word in words])
+
+    assert draw("--layer", "enc1", "-o", "a.png").exit_code == 0
+    assert draw("--layer", "enc1", "-o", "b.png", "--sigma", 25, "--blocks", 0).exit_code == 0
+    assert draw("--layer", "enc1", "-o", "same.png").exit_code == 0
+    assert draw("--layer", "enc1", "-o", "c.png", "--seed", 1).exit_code == 0
+    sheets = {name: np.asarray(Image.open(f"{name}.png")) for name in ("a", "b", "c", "same")}
+    assert np.array_equal(sheets["a"], sheets["same"])
+    middle = sheets["a"].shape[1] // 2
+    for name in ("b", "c"):
+        clean = np.s_[40:500, : middle - 6]  # the picture; maps have the pair's scale
+        assert np.array_equal(sheets["a"][clean], sheets[name][clean])
+        assert not np.array_equal(sheets["a"][:, middle:], sheets[name][:, middle:])
+    failed(draw("--layer", "enc1", "-o", "a.png"), 1, "a.png exists already: give --overwrite")
+    failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
+    failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")
+    failed(draw("--layer", "enc1", "-o", "d.png", image="none.png"), 5, "none.png: no such file")
+
+
+def test_corruption() -> None:
+    from skipae.visualize import corrupt
+
+    clean = np.random.default_rng(0).random((80, 100, 3)).astype(np.float32)
+    fill = (0.25, 0.5, 0.75)
+    blocks = corrupt(clean, fill, blocks=0.3)
+    covered = (blocks == np.array(fill, np.float32)).all(2)
+    assert 0.3 <= covered.mean() < 0.36 and np.array_equal(blocks[~covered], clean[~covered])
+    noisy = corrupt(np.full((80, 100, 3), 0.5, np.float32), fill, blocks=0, sigma=10)
+    assert noisy.std() == pytest.approx(10 / 255, rel=0.05)
