@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from skipae_zoo import CheckpointConfig, Preprocessing, network_1, sha256, write_config
+from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256, write_config
 
 CHANNELS = 4
 
@@ -91,3 +91,63 @@ def write_checkpoint(
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose net changes every pixel a little."""
     return write_checkpoint(tmp_path_factory.mktemp("zoo") / "tiny", tiny_graph(), tiny_features())
+
+
+LABELS = ("background", "red", "green", "blue")
+COLOUR_BIAS = (0.25005, 0, 0.0001, 0.0002)
+"""Odd enough that averages of 8-bit pixels never tie."""
+
+
+def colour_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
+    """Logits of :data:`LABELS` that the eye can check: a quarter for the background, and each colour's own brightness.
+
+    They are averaged over 3 x 3 pixels, so that the reach is 1; ``pooled`` averages them over the image, of
+    ``size`` x ``size`` pixels where it is given.
+    """
+    weights = np.zeros((4, 3, 3, 3), np.float32)
+    for k in range(3):
+        weights[k + 1, k] = 1 / 9
+    nodes = [helper.make_node("Conv", ["image", "w", "b"], ["pixels"], pads=[1, 1, 1, 1])]
+    if pooled:
+        nodes += [
+            helper.make_node("GlobalAveragePool", ["pixels"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["logits"]),
+        ]
+    nodes[-1].output[0] = "logits"
+    sides = [size or "h", size or "w"]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, *sides])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, *([] if pooled else sides)])],
+        [
+            numpy_helper.from_array(weights, "w"),
+            numpy_helper.from_array(np.array(COLOUR_BIAS, np.float32), "b"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of images 8 x 8, cut from the middle of images scaled to a short side of 12."""
+    return write_checkpoint(
+        tmp_path_factory.mktemp("zoo") / "tiny-cls",
+        colour_graph(pooled=True, size=8),
+        task="classification",
+        labels=LABELS,
+        head=Head("fc", 4),
+        preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3, (0.5,) * 3, resize=12, crop=8),
+    )
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmenter of images of any size."""
+    return write_checkpoint(
+        tmp_path_factory.mktemp("zoo") / "tiny-seg",
+        colour_graph(pooled=False),
+        task="segmentation",
+        labels=LABELS,
+        head=Head("decoder"),
+    )

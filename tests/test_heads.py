@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import skipae_train
-from skipae import ModelError
+from skipae import ModelError, from_pretrained
 from skipae_train.export import ExportError, build_model, export, export_static, measure_halo, session
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, TransferError, transfer
 from skipae_zoo import ConfigError, Head, network_1, network_2, network_3, read_config, verified_file
@@ -24,7 +24,7 @@ HEADS = {
     "pool-fc": (lambda init="he": Classifier(NET_1, 5, Head("pool-fc"), init=init), ["head.fc"]),
     "conv-pool": (lambda init="he": Classifier(NET_2, 5, Head("conv-pool"), init=init), ["head.conv"]),
     "fc": (
-        lambda init="he": Classifier(NET_3, 5, Head("fc", 6, "sigmoid"), crop=33, init=init),
+        lambda init="he": Classifier(NET_3, 5, Head("fc", 24, "sigmoid"), crop=33, init=init),
         ["head.fc1", "head.fc2", "head.fc3"],
     ),
     "decoder": (lambda init="he": Segmenter(NET_3, 5, init=init), ["head.conv"]),
@@ -53,8 +53,9 @@ def exported(kind, folder, **options):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_weight_gets_a_gradient(kind):
+    torch.manual_seed(0)
     network = HEADS[kind][0]().train()
-    if network.design.kind == "fc":  # dropout may close all of six units
+    if network.design.kind == "fc":  # dropout may close too many units
         network.eval()
     image = torch.rand(2, 3, *(network.size or (29, 31)))
     network(image).square().mean().backward()
@@ -238,6 +239,8 @@ def test_what_cannot_be_exported_is_refused_and_nothing_written(tmp_path):
     refused("x has 5 classes, but 4 labels are given", "pool-fc", LABELS[:4])
     refused(r"takes images of \(33, 33\) pixels only: crop cannot be 29", "fc", crop=29)
     refused("resize must be null or at least 1 pixel", "pool-fc", resize=0)
+    with pytest.raises(ExportError, match="label maps hold 255 classes, not 256"):
+        export(Segmenter(NET_2, 256), tmp_path, name="x", fill=(0.5,) * 3, labels=list(map(str, range(256))))
 
 
 def test_a_segmenters_halo_keeps_what_lies_beyond_it():
@@ -251,6 +254,28 @@ def test_a_segmenters_halo_keeps_what_lies_beyond_it():
     image = np.random.default_rng(5).random((1, 3, 16 * stride + 5, 90)).astype(np.float32)
     whole, part = (model.run(None, {"image": x})[0] for x in (image, image[:, :, 4 * stride :]))
     assert np.abs(part[:, :, halo:] - whole[:, :, 4 * stride + halo :]).max() < 1e-4 * np.abs(whole).max()
+
+
+def test_an_exported_classifier_classifies_as_torch_does(tmp_path):
+    network, _, _ = exported("fc", tmp_path, storage="float32", resize=40)
+    image = np.random.default_rng(3).integers(0, 256, (40, 57, 3), np.uint8)
+    middle = torch.from_numpy(image[3:36, 12:45] / np.float32(255)).permute(2, 0, 1)[None]  # (H, W, C) -> (N, C, H, W)
+    wanted = dict(zip(LABELS, network(middle).sigmoid()[0].tolist(), strict=True))
+    assert dict(from_pretrained(tmp_path, device="cpu").classify(image)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("tile", [None, 150])
+def test_an_exported_segmenter_segments_as_torch_does(tile, tmp_path):
+    network, config, _ = exported("decoder-post", tmp_path, storage="float32")
+    image = np.random.default_rng(3).integers(0, 256, (173, 190, 3), np.uint8)
+    logits = network(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])[
+        0
+    ].detach()  # (H, W, C) -> (N, C, H, W)
+    assert config.halo < 60
+    found = torch.from_numpy(from_pretrained(tmp_path, device="cpu").segment(image, tile=tile)).long()
+    assert len(found.unique()) > 2
+    chosen = logits.gather(0, found[None])[0]
+    assert float((logits.amax(0) - chosen).max()) < 1e-4 * float(logits.abs().max())  # nothing else but ties
 
 
 def test_a_file_for_one_size(tmp_path):

@@ -352,7 +352,7 @@ def test_a_model_that_the_gpu_refuses(gpu: FakeRuntime, checkpoint: Path) -> Non
     with pytest.raises(DeviceError, match="cuda:0 failed to run tiny"):
         model.denoise(image)
     gpu.run_error = RuntimeError("Failed to allocate memory for requested buffer of size 1")
-    with pytest.raises(Exception, match="not enough memory to restore"):
+    with pytest.raises(Exception, match="not enough memory for a window"):
         model.denoise(image)
 
 

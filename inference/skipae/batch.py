@@ -188,7 +188,9 @@ class NoProgress:
         """Nothing."""
 
 
-def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | None = None, suffix: str = "") -> Found:
+def find(
+    inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | None = None, suffixes: Iterable[str] = ()
+) -> Found:
     """Find the inputs.
 
     Args:
@@ -196,7 +198,7 @@ def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | No
             ``-``.  A path that exists is taken as it is before it is taken as a pattern.
         lists: text files with an input per line; ``-`` is standard input.
         results: a folder that is not searched.
-        suffix: of results of earlier runs (``photo.SUFFIX.png``) that folders are searched without, if any.
+        suffixes: of results of earlier runs (``photo.SUFFIX.png``) that folders are searched without.
 
     Raises:
         UsageError: a list cannot be read, or standard input is given twice.
@@ -204,6 +206,7 @@ def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | No
     found = Found()
     named = list(inputs)
     files = list(lists)
+    marks = tuple(f".{suffix}" for suffix in suffixes)
     if named.count(STREAM) + files.count(STREAM) > 1:
         raise UsageError("- (standard input) can be given once")
     for text in files:
@@ -218,7 +221,7 @@ def find(inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | No
             found.single.append(None)
         elif os.path.isdir(path):  # noqa: PTH112 (false, and no error, for names too long)
             before = len(found.failed)
-            below = _walk(path, results, suffix, found)
+            below = _walk(path, results, marks, found)
             found.trees.append((path, below))
             if not below and len(found.failed) == before:
                 found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
@@ -246,6 +249,7 @@ def plan(
     lists: Iterable[str] = (),
     overwrite: bool = False,
     resume: bool = False,
+    earlier: Iterable[str] = (),
 ) -> Work:
     """Find the inputs and name the results.
 
@@ -257,6 +261,7 @@ def plan(
         lists: see :func:`find`.
         overwrite: whether results may replace existing files.
         resume: whether inputs whose result exists are left out, instead of failing.
+        earlier: more suffixes that the command's results have, beside ``suffix``.
 
     Raises:
         UsageError: a result would overwrite an input or another result, ``output`` does not suit the inputs, or
@@ -267,7 +272,7 @@ def plan(
     if overwrite and resume:
         raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
     results = None if output in (None, STREAM) else Path(output)
-    found = find(inputs, lists, results=results, suffix=suffix if output is None else "")
+    found = find(inputs, lists, results=results, suffixes=(suffix, *earlier) if output is None else ())
     work = Work(failed=found.failed, left_out=found.left_out)
     if output == STREAM:
         if found.trees or len(found.single) != 1:
@@ -393,8 +398,13 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
         return
     buffer = io.BytesIO()
     write(buffer)
+    write_stdout(buffer.getbuffer())
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    """Write to standard output, at once; :class:`ImageError` where that fails."""
     try:
-        sys.stdout.buffer.write(buffer.getbuffer())
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
         # Else the interpreter tries again when it ends, and complains on its own.
@@ -658,7 +668,7 @@ def _lines(text: str) -> list[str]:
     return [line for line in lines.splitlines() if line.strip()]
 
 
-def _walk(folder: Path, output: Path | None, suffix: str, found: Found) -> list[Path]:
+def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Found) -> list[Path]:
     """Images below a folder, in order; ``found`` is told of folders that cannot be read and of what is left out."""
 
     def unreadable(error: OSError) -> None:
@@ -675,7 +685,7 @@ def _walk(folder: Path, output: Path | None, suffix: str, found: Found) -> list[
             path = Path(parent, name)
             if name.startswith(".") or not _looks_like_image(path):
                 continue
-            if suffix and path.stem.endswith(f".{suffix}"):
+            if path.stem.endswith(marks):
                 found.left_out += 1
             else:
                 below.append(path)

@@ -30,6 +30,8 @@ COMMANDS = {
     "denoise": "Remove noise from images.",
     "inpaint": "Fill holes in images from their surroundings.",
     "features": "Write what layers of the encoder give for images.",
+    "segment": "Tell the parts of images apart.",
+    "classify": "Tell what images show.",
     "layers": "List the layers of a checkpoint.",
     "visualize": "Draw the strongest feature maps of a layer.",
     "doctor": "Say what is installed, try each device, and give the repair of what does not work.",

@@ -226,7 +226,7 @@ def extract(extractor: Extractor, sources: Any) -> dict[str, NDArray[Any] | list
     return joined
 
 
-def load(image: NDArray[Any] | Image | images.Source) -> NDArray[Any]:
+def load(image: NDArray[Any] | Image | images.Source, max_pixels: int = images.MAX_PIXELS) -> NDArray[Any]:
     """Pixels [H, W] (grey) or [H, W, 3] (RGB), uint8, uint16 or float, of an image of any kind; alpha is left out.
 
     Raises:
@@ -238,7 +238,7 @@ def load(image: NDArray[Any] | Image | images.Source) -> NDArray[Any]:
         if image.ndim == 2:
             return image
         return image[..., 0] if image.shape[2] == 1 else image[..., :3]
-    return images.read(image).rgb()
+    return images.read(image, max_pixels=max_pixels).rgb()
 
 
 def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArray[Any]:

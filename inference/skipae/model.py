@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import checkpoints, features, images, inpainting, runtime, tiling
+from skipae import checkpoints, features, images, inpainting, labelling, runtime, tiling
 from skipae.errors import UsageError
 from skipae_zoo import CheckpointConfig, Layer
 
@@ -294,6 +294,93 @@ class Model:
         settings = features.Settings.check(self.config, layers, pool, l2, dtype, resize, crop)
         return features.extract(features.Extractor(self, settings, batch_size), images)
 
+    def classify(
+        self, image: NDArray[Any] | Image | images.Source, top: int = 5, *, max_pixels: int = images.MAX_PIXELS
+    ) -> list[labelling.Score]:
+        """What an image shows.
+
+        It is scaled and cropped as the checkpoint's ``config.json`` says; alpha is left out.
+
+        Args:
+            image: see :meth:`denoise`.
+            top: how many classes to give, at most.
+            max_pixels: the largest image file to decode, in pixels.
+
+        Returns:
+            (label, score) of the likeliest classes, in order; scores are in [0, 1].
+
+        Raises:
+            UsageError: an argument is none of these.
+            ImageError: the file cannot be decoded, or memory runs out.
+            ModelError: this checkpoint does not classify images.
+        """
+        checkpoints.require_task(self.config, "classification", "classify")
+        check_options(1.0, None, None, None, None, max_pixels)
+        return labelling.classify(self._restoration.run, self.config, features.load(image, max_pixels), top)
+
+    @overload
+    def segment(
+        self,
+        image: NDArray[Any],
+        *,
+        tile: int | None = ...,
+        halo: int | None = ...,
+        max_pixels: int = ...,
+        progress: Callable[[float], None] | None = ...,
+    ) -> labelling.LabelMap: ...
+
+    @overload
+    def segment(
+        self,
+        image: Image | images.Source,
+        *,
+        tile: int | None = ...,
+        halo: int | None = ...,
+        max_pixels: int = ...,
+        progress: Callable[[float], None] | None = ...,
+    ) -> Image: ...
+
+    def segment(
+        self,
+        image: NDArray[Any] | Image | images.Source,
+        *,
+        tile: int | None = None,
+        halo: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+        progress: Callable[[float], None] | None = None,
+    ) -> labelling.LabelMap | Image:
+        """The class of each pixel, a number from 0 that ``config.labels`` names.
+
+        Args:
+            image: see :meth:`denoise`; alpha is left out.
+            tile: as ``halo`` and ``max_pixels``, see :meth:`denoise`.
+            halo: see ``tile``.
+            max_pixels: see ``tile``.
+            progress: is called with the share done, in (0, 1], after each window.
+
+        Returns:
+            Of the image's height and width: for an array uint8 [H, W], else a ``PIL.Image`` of mode P whose indices
+            are the numbers and whose colours are those of PASCAL VOC.
+
+        Raises:
+            UsageError: an argument is none of these.
+            ImageError: the file cannot be decoded, or memory runs out.
+            ModelError: this checkpoint does not segment images.
+        """
+        checkpoints.require_task(self.config, "segmentation", "segment")
+        check_options(1.0, None, None, tile, halo, max_pixels)
+        labels = labelling.segment(
+            self._restoration.run,
+            self.config,
+            features.load(image, max_pixels),
+            area=self._area,
+            tile=tile,
+            halo=halo,
+            progress=progress,
+            shrunk=self._shrink,
+        )
+        return labels if isinstance(image, np.ndarray) else labelling.to_pil(labels)
+
     def encoder(self, layers: tuple[str, ...]) -> runtime.Session:
         """The net up to these layers, each an output; ``layers`` are in the net's order."""
         session = runtime.Session(self.folder, self.config, features.FILE, self.device, layers)
@@ -365,6 +452,8 @@ def _restore_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArra
 
 
 def _bytes_per_pixel(config: CheckpointConfig) -> int:
-    """Estimate of what one run takes: the encoder's and the decoder's layers alive together, and the image thrice."""
+    """Estimate of what one run takes: the encoder's and the decoder's layers alive together, the image, the result."""
     encoder = sum(layer.channels / layer.total_stride**2 for layer in config.architecture.layers)
-    return round(4 * (2.2 * encoder + 9))  # 2.2 as measured on several networks, 2 without copies
+    return round(
+        4 * (2.2 * encoder + 3 + 2 * (len(config.labels) or 3))
+    )  # 2.2 as measured on several networks, 2 without copies

@@ -154,8 +154,10 @@ class Session:
         self._bound = None
         options = load_runtime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device)
-        # Only at the end of a run.
-        self.open().run(None, {"image": np.zeros((1, 3, 8, 8), np.float32)}, options)
+        session = self.open()
+        sides = session.get_inputs()[0].shape[2:]  # numbers where the net takes one size only
+        image = np.zeros((1, 3, *(side if isinstance(side, int) else 8 for side in sides)), np.float32)
+        session.run(None, {"image": image}, options)  # only at the end of a run
 
     def _run_bound(self, session: Any, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         # Windows of one shape follow each other: input and outputs stay where they are on the GPU.  One run at a

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from skipae.errors import ImageError, UsageError
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped."""
+"""A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped, or to logits."""
+
+NOT_FINITE = "the model gave values that are not finite numbers: try the device cpu, or another model"
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
@@ -164,16 +166,69 @@ def restore(
         result = np.empty_like(pixels, order="C")
     except MemoryError:
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
+    scale = _top(pixels)
+
+    def blend(source: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
+        if luma != 1 or chroma != 1:
+            change = part - source
+            brightness = np.tensordot(LUMA, change, 1)
+            part = source + np.float32(chroma) * change + np.float32(luma - chroma) * brightness
+        return _from_net(part, scale, grey=pixels.ndim == 2)
+
+    sweep(
+        run,
+        pixels,
+        result,
+        blend,
+        stride=stride,
+        halo=halo,
+        area=area,
+        tile=tile,
+        progress=progress,
+        shrunk=shrunk,
+    )
+    return result
+
+
+def sweep(
+    run: Run,
+    pixels: NDArray[Any],
+    result: NDArray[Any],
+    finish: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]],
+    *,
+    stride: int,
+    halo: int,
+    area: int,
+    tile: int | None = None,
+    progress: Callable[[float], None] | None = None,
+    shrunk: Callable[[Plan], None] | None = None,
+) -> None:
+    """Run a net over an image window by window.
+
+    Args:
+        run: the net; its output has the input's height and width, and any number C of channels.
+        pixels: see :func:`restore`.
+        result: [H, W, ...], is filled.
+        finish: gives values [h, w, ...] of ``result`` for a part of an image, from the net's input [3, h, w] and
+            output [C, h, w].
+        stride: see :func:`restore` for this and all below, and for the errors.
+        halo: see ``stride``.
+        area: see ``stride``.
+        tile: see ``stride``.
+        progress: see ``stride``.
+        shrunk: see ``stride``.
+    """
+    height, width = pixels.shape[:2]
     windows = plan(height, width, stride=stride, halo=halo, area=area, tile=tile)
     while True:
         try:
-            _restore_windows(run, pixels, result, windows, luma, chroma, progress)
-            return result
+            _sweep(run, pixels, result, finish, windows, progress)
+            return
         except MemoryError:
             smaller = plan(height, width, stride=stride, halo=halo, area=windows.area // 2)
             if smaller.area >= windows.area:
                 raise ImageError(
-                    f"not enough memory to restore a window of {windows.columns.size} x {windows.rows.size} pixels: "
+                    f"not enough memory for a window of {windows.columns.size} x {windows.rows.size} pixels: "
                     "free some memory, or give a smaller halo"
                 ) from None
             windows = smaller
@@ -181,38 +236,28 @@ def restore(
                 shrunk(windows)
 
 
-def _restore_windows(
+def _sweep(
     run: Run,
     pixels: NDArray[Any],
     result: NDArray[Any],
+    finish: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]],
     windows: Plan,
-    luma: float,
-    chroma: float,
     progress: Callable[[float], None] | None,
 ) -> None:
-    scale = _top(pixels)
     done = 0
     for top, first_row, end_row in windows.rows.spans():
         for left, first_column, end_column in windows.columns.spans():
-            window = pixels[top : top + windows.rows.size, left : left + windows.columns.size]
-            noisy = to_net(window)
-            clean = run(noisy)
+            source = to_net(pixels[top : top + windows.rows.size, left : left + windows.columns.size])
+            found = run(source)
             kept = (
+                0,
                 slice(None),
                 slice(first_row - top, end_row - top),
                 slice(first_column - left, end_column - left),
             )
-            part = clean[0][kept]
-            if not np.isfinite(part.sum()):
-                raise ImageError(
-                    "the model gave values that are not finite numbers: try the device cpu, or another model"
-                )
-            if luma != 1 or chroma != 1:
-                source = noisy[0][kept]
-                change = part - source
-                brightness = np.tensordot(LUMA, change, 1)
-                part = source + np.float32(chroma) * change + np.float32(luma - chroma) * brightness
-            result[first_row:end_row, first_column:end_column] = _from_net(part, scale, grey=pixels.ndim == 2)
+            if not np.isfinite(found[kept].sum()):
+                raise ImageError(NOT_FINITE)
+            result[first_row:end_row, first_column:end_column] = finish(source[kept], found[kept])
             done += 1
             if progress is not None:
                 progress(done / windows.count)

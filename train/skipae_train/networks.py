@@ -36,6 +36,30 @@ class Unit(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
 
 
+def initialise(network: nn.Module, init: Init, last: nn.Module) -> None:
+    """Draw all weights anew; biases start at 0, batch norm at the identity.
+
+    ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the layer ``last``, which gives the
+    network's output, is N(0, 0.01) in both.
+    """
+    if init not in ("normal", "he"):
+        raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, Layer):
+            std = 0.01
+            if init == "he" and module is not last:
+                taps = float(module.weight[0].numel())
+                if isinstance(module, nn.ConvTranspose2d):
+                    # Each output of a deconvolution of stride s sums kernel² / s² taps of every input channel.
+                    taps = module.in_channels * module.weight[0, 0].numel() / module.stride[0] ** 2
+                std = (2 / taps) ** 0.5
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class Network(nn.Module):
     """What all networks have: the normalisation of pixels and the encoder, and for some the decoder.
 
@@ -94,27 +118,8 @@ class Network(nn.Module):
         return network.eval()
 
     def initialise(self, init: Init) -> None:
-        """Draw all weights anew; biases start at 0, batch norm at the identity.
-
-        ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the layer that gives the
-        network's output is N(0, 0.01) in both.
-        """
-        if init not in ("normal", "he"):
-            raise ValueError(f"init must be 'normal' (the paper's N(0, 0.01)) or 'he', not {init!r}")
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-            elif isinstance(module, Layer):
-                std = 0.01
-                if init == "he" and module is not self.last:
-                    taps = float(module.weight[0].numel())
-                    if isinstance(module, nn.ConvTranspose2d):
-                        # Each output of a deconvolution of stride s sums kernel² / s² taps of every input channel.
-                        taps = module.in_channels * module.weight[0, 0].numel() / module.stride[0] ** 2
-                    std = (2 / taps) ** 0.5
-                nn.init.normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """Draw all weights anew; see :func:`initialise`."""
+        initialise(self, init, self.last)
 
     @property
     def last(self) -> Layer:

@@ -14,6 +14,9 @@ from skipae_zoo.architecture import Architecture, ArchitectureError
 VERSION = 1
 """Version of the format of ``config.json``; a reader refuses later ones."""
 
+MAX_SEGMENTS = 255
+"""Most classes of a segmenter: label maps have 8 bits, and 255 stands for pixels that have no class."""
+
 Task = Literal["restoration", "classification", "segmentation"]
 HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
 Scores = Literal["softmax", "sigmoid"]
@@ -32,10 +35,10 @@ class Preprocessing:
     fill: tuple[float, float, float]
     """Colour of masked pixels, the same in training and in use."""
     resize: int | None = None
-    """Short side in pixels that images are scaled to (bicubic, antialiased) before ``features`` and ``classify``;
-    None leaves the size."""
+    """Short side in pixels that images are scaled to (bicubic, antialiased) before ``features``, ``classify`` and
+    ``segment``, whose label map is scaled back; None leaves the size."""
     crop: int | None = None
-    """Side of the centre crop after it; None takes the whole image."""
+    """Side of the centre crop after it, not for ``segment``; None takes the whole image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ class CheckpointConfig:
             raise ConfigError(f"{source}: a {task} checkpoint cannot have the head {data['head']!r}")
         if (task == "restoration") != (not config.labels):
             raise ConfigError(f"{source}: a {task} checkpoint cannot have {len(config.labels)} labels")
+        if task == "segmentation" and len(config.labels) > MAX_SEGMENTS:
+            raise ConfigError(f"{source}: label maps hold {MAX_SEGMENTS} classes, not {len(config.labels)}")
         if config.head is not None and config.head.kind == "fc" and config.preprocessing.crop is None:
             raise ConfigError(f"{source}: preprocessing.crop must give the image size of the fully connected head")
         return config

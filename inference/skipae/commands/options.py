@@ -218,6 +218,14 @@ class Console:
         """Why an input failed."""
         self._line(f"skipae: error: {text}")
 
+    def print(self, text: str) -> None:
+        """Lines on standard output; :class:`ImageError` where they cannot be written."""
+        from skipae.batch import write_stdout
+
+        if self._bar is not None:
+            self._bar.clear()
+        write_stdout(f"{text}\n".encode())
+
     @contextmanager
     def progress(self, total: int) -> Iterator[Progress]:
         """A bar over ``total`` images."""

@@ -1,0 +1,153 @@
+"""Classes of images and of their pixels: from a net's logits to scores, label maps and pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipae import features, tiling
+from skipae.errors import ImageError, UsageError
+from skipae_zoo import CheckpointConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LabelMap = NDArray[np.uint8]
+"""[H, W], the number of each pixel's class."""
+
+
+class Score(NamedTuple):
+    """A class and how sure the net is of it."""
+
+    label: str
+    score: float
+    """In [0, 1]; where an image has one class, all classes together have 1."""
+
+
+class Area(NamedTuple):
+    """How much of an image a class covers."""
+
+    label: str
+    pixels: int
+    share: float
+    """Of the image, in (0, 1]."""
+
+
+def classify(run: tiling.Run, config: CheckpointConfig, pixels: NDArray[Any], top: int) -> list[Score]:
+    """The ``top`` classes of an image, the likeliest first; see :meth:`skipae.Model.classify`."""
+    if top < 1:
+        raise UsageError(f"top must be at least 1, not {top}")
+    resize, crop = config.preprocessing.resize, config.preprocessing.crop
+    if resize is None and crop is not None and min(pixels.shape[:2]) < crop:
+        resize = crop
+    prepared = tiling.to_net(features.prepare(pixels, resize, crop))
+    try:
+        logits = run(prepared)[0].astype(np.float64)
+    except MemoryError:
+        height, width = prepared.shape[2:]
+        raise ImageError(f"not enough memory to classify {width} x {height} pixels") from None
+    if not np.isfinite(logits.sum()):
+        raise ImageError(tiling.NOT_FINITE)
+    if config.head is not None and config.head.scores == "sigmoid":
+        scores = 1 / (1 + np.exp(-logits.clip(-500, 500)))
+    else:
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [Score(config.labels[k], float(scores[k])) for k in order]
+
+
+def segment(
+    run: tiling.Run,
+    config: CheckpointConfig,
+    pixels: NDArray[Any],
+    *,
+    area: int,
+    tile: int | None = None,
+    halo: int | None = None,
+    progress: Callable[[float], None] | None = None,
+    shrunk: Callable[[tiling.Plan], None] | None = None,
+) -> LabelMap:
+    """The likeliest class of each pixel; see :meth:`skipae.Model.segment`.
+
+    The classes are chosen window by window, so that logits are never kept for more than a window.
+    """
+    size = pixels.shape[:2]
+    scaled = features.prepare(pixels, config.preprocessing.resize, None)
+    labels = np.empty(scaled.shape[:2], np.uint8)
+
+    tiling.sweep(
+        run,
+        scaled,
+        labels,
+        lambda _, logits: logits.argmax(0),
+        stride=config.architecture.total_stride,
+        halo=config.halo if halo is None else halo,
+        area=area,
+        tile=tile,
+        progress=progress,
+        shrunk=shrunk,
+    )
+    if labels.shape == size:
+        return labels
+    from PIL import Image
+
+    return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def areas(labels: LabelMap, names: Sequence[str]) -> list[Area]:
+    """The classes that a label map holds, the largest first."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(names))
+    return [
+        Area(names[k], int(counts[k]), float(counts[k] / labels.size))
+        for k in np.argsort(-counts, kind="stable")
+        if counts[k]
+    ]
+
+
+def colour_map() -> NDArray[np.uint8]:
+    """The colours [256, 3] that PASCAL VOC gives to class numbers.
+
+    The bits of the number, lowest three first, go to the highest bits of red, green and blue, and so on down.
+    """
+    numbers = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def to_pil(labels: LabelMap) -> Image:
+    """A palette image whose indices are the class numbers, in the colours of :func:`colour_map`."""
+    from PIL import Image
+
+    image = Image.fromarray(labels)
+    image.putpalette(colour_map().tobytes())
+    return image
+
+
+def overlay(pixels: NDArray[Any], labels: LabelMap, names: Sequence[str]) -> NDArray[np.uint8]:
+    """The image in half its strength with the classes' colours in the other half; ``background`` stays as it is.
+
+    Args:
+        pixels: [H, W] or [H, W, 3] of uint8 or uint16.
+        labels: of the same height and width.
+        names: of the classes.
+
+    Returns:
+        [H, W, 3].
+    """
+    colours = colour_map()
+    result = np.empty((*labels.shape, 3), np.uint8)
+    shift = 8 * (pixels.dtype.itemsize - 1)
+    result[:] = (pixels >> shift if shift else pixels)[..., None] if pixels.ndim == 2 else pixels >> shift
+    tinted = np.ones(256, bool)
+    tinted[[k for k, name in enumerate(names) if name == "background"]] = False
+    for row, line in zip(result, labels, strict=True):  # by rows, to need no second image
+        where = tinted[line]
+        row[where] = row[where] // 2 + colours[line[where]] // 2
+    return result

@@ -1,0 +1,364 @@
+"""Classifying and segmenting: ``Model.classify``, ``Model.segment``, and their commands."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+from conftest import COLOUR_BIAS, LABELS, colour_graph, write_checkpoint
+from skipae import ImageError, ModelError, UsageError, cli, from_pretrained, labelling
+from skipae.labelling import Area
+from skipae_zoo import Head, Preprocessing, read_config, write_config
+
+Run = Callable[..., Result]
+
+
+def stripes(height: int = 24, width: int = 30) -> NDArray[np.uint8]:
+    """Red, green, blue and black columns of equal width."""
+    image = np.zeros((height, width, 3), np.uint8)
+    for k in range(3):
+        image[:, k * width // 4 : (k + 1) * width // 4, k] = 255
+    return image
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def by_hand(image: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """What the tiny segmenter's graph says."""
+    padded = np.pad(image / 255, ((1, 1), (1, 1), (0, 0)))
+    height, width = image.shape[:2]
+    mean = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
+    logits = np.concatenate([np.zeros((height, width, 1)), mean], axis=-1) + COLOUR_BIAS
+    return np.asarray(logits.argmax(-1))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+
+    def invoke(command: str, model: Path, *arguments: object, **options: Any) -> Result:
+        words = [command, "--model", str(model), "--device", "cpu", "--threads", "1", *map(str, arguments)]
+        return CliRunner().invoke(cli.main, words, **options)
+
+    return invoke
+
+
+def test_classes_in_order_with_their_scores(classifier: Path) -> None:
+    model = from_pretrained(classifier, device="cpu")
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[..., 0] = 255
+    scores = model.classify(red, top=3)
+    assert [score.label for score in scores] == ["red", "background", "blue"]
+    # The graph sees 8 x 8 pixels of red, less the zero padding: 1 - 2 * 24 / 8 / 24.
+    logits = np.array([(22 / 24) ** 2, 0, 0, 0]) + [COLOUR_BIAS[k] for k in (1, 0, 3, 2)]
+    np.testing.assert_allclose([s.score for s in scores], (np.exp(logits) / np.exp(logits).sum())[:3], rtol=1e-5)
+    assert sum(score.score for score in model.classify(red, top=9)) == pytest.approx(1)
+    assert len(model.classify(red, top=9)) == 4
+
+
+def test_all_kinds_of_images_give_the_same_class(classifier: Path, tmp_path: Path) -> None:
+    model = from_pretrained(classifier, device="cpu")
+    green = np.zeros((13, 40, 3), np.uint8)
+    green[..., 1] = 200
+    Image.fromarray(green).save(tmp_path / "green.png")
+    expected = model.classify(green)
+    assert expected[0].label == "green"
+    opaque = np.concatenate([green, np.full_like(green[..., :1], 9)], axis=-1)
+    for image in (tmp_path / "green.png", (tmp_path / "green.png").read_bytes(), Image.fromarray(green), opaque):
+        assert model.classify(image) == expected
+    for image in (green.astype(np.uint16) * 257, green / 255):
+        for found, wanted in zip(model.classify(image), expected, strict=True):
+            assert found.label == wanted.label and found.score == pytest.approx(wanted.score, abs=1e-5)
+    assert model.classify(np.zeros((13, 40), np.uint8))[0].label == "background"
+    # The middle of the image counts: 8 x 8 of the 12 x 37 that it is scaled to.
+    green[:, :15], green[:, 25:] = (255, 0, 0), (255, 0, 0)
+    assert model.classify(green)[0].label == "green"
+
+
+def test_an_image_smaller_than_the_crop_is_enlarged(tmp_path: Path) -> None:
+    pixels = Preprocessing((0.5,) * 3, (0.5,) * 3, (0.5,) * 3, crop=10)
+    folder = write_checkpoint(
+        tmp_path / "x",
+        colour_graph(pooled=True, size=10),
+        task="classification",
+        labels=LABELS,
+        head=Head("fc", 4, "sigmoid"),
+        preprocessing=pixels,
+    )
+    model = from_pretrained(folder, device="cpu")
+    blue = np.zeros((3, 5, 3), np.uint8)
+    blue[..., 2] = 255
+    scores = model.classify(blue)
+    assert scores[0].label == "blue"
+    # Independent scores: each the sigmoid of its logit.
+    np.testing.assert_allclose([s.score for s in scores[1:]], [1 / (1 + np.exp(-0.25005)), 0.5, 0.5], rtol=1e-4)
+    model.trim()
+
+
+@pytest.mark.parametrize("size", [(24, 30), (1, 1), (33, 47), (64, 5)])
+def test_a_label_map_has_the_size_of_the_image(segmenter: Path, size: tuple[int, int]) -> None:
+    model = from_pretrained(segmenter, device="cpu")
+    image = noise(*size)
+    labels = model.segment(image)
+    assert (labels.shape, labels.dtype) == (size, np.uint8)
+    np.testing.assert_array_equal(labels, by_hand(image))
+
+
+@pytest.mark.parametrize("size", [(61, 90), (64, 64), (37, 200)])
+def test_windows_change_nothing(segmenter: Path, size: tuple[int, int]) -> None:
+    model = from_pretrained(segmenter, device="cpu")
+    image = noise(*size)
+    shares: list[float] = []
+    labels = model.segment(image, tile=24, progress=shares.append)
+    np.testing.assert_array_equal(labels, model.segment(image))
+    assert len(shares) > 4 and shares == sorted(shares) and shares[-1] == 1
+
+
+def test_an_image_in_memory_or_a_file_gives_a_palette_image(segmenter: Path, tmp_path: Path) -> None:
+    model = from_pretrained(segmenter, device="cpu")
+    Image.fromarray(stripes()).save(tmp_path / "a.png")
+    for image in (Image.fromarray(stripes()), tmp_path / "a.png", str(tmp_path / "a.png")):
+        found = model.segment(image)
+        assert found.mode == "P" and found.size == (30, 24)
+        np.testing.assert_array_equal(np.asarray(found), by_hand(stripes()))
+        assert found.convert("RGB").getpixel((3, 5)) == (128, 0, 0)
+
+
+def test_a_segmenter_with_a_scale_works_at_it(segmenter: Path, tmp_path: Path) -> None:
+    config = read_config(segmenter)
+    folder = write_checkpoint(
+        tmp_path / "scaled",
+        colour_graph(pooled=False),
+        task="segmentation",
+        labels=LABELS,
+        head=Head("decoder"),
+        preprocessing=replace(config.preprocessing, resize=12),
+    )
+    labels = from_pretrained(folder, device="cpu").segment(stripes(48, 64))
+    assert labels.shape == (48, 64)
+    assert labels[24, 5::16].tolist() == [1, 2, 3, 0]
+    blocks = labels.reshape(12, 4, 16, 4)
+    assert (blocks == blocks[:, :1, :, :1]).all()  # each pixel of the scaled image is 4 x 4 of the result
+
+
+def test_the_colour_map_is_that_of_voc() -> None:
+    colours = labelling.colour_map()
+    # From the development kit's documentation: background, aeroplane .. tvmonitor, void.
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 12: (64, 0, 128)}
+    known |= {15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {k: tuple(colours[k].tolist()) for k in known} == known
+    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+
+
+def test_areas_are_sorted_and_complete() -> None:
+    labels = np.array([[2, 2, 0], [2, 2, 0]], np.uint8)
+    assert labelling.areas(labels, LABELS) == [Area("green", 4, 4 / 6), Area("background", 2, 2 / 6)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_an_overlay_tints_all_but_the_background(dtype: type, grey: bool) -> None:
+    labels = np.array([[0, 1], [2, 0]], np.uint8)
+    white = 255 if dtype == np.uint8 else 65535
+    pixels = np.full((2, 2) if grey else (2, 2, 3), white, dtype)
+    found = labelling.overlay(pixels, labels, LABELS)
+    assert found.tolist() == [[[255] * 3, [191, 127, 127]], [[127, 191, 127], [255] * 3]]
+
+
+def test_a_checkpoint_that_cannot_says_which_can(checkpoint: Path, classifier: Path, segmenter: Path) -> None:
+    with pytest.raises(ModelError, match=r"tiny is for restoration and cannot classify: these can: .*skipae-cifar10,"):
+        from_pretrained(checkpoint, device="cpu").classify(stripes())
+    with pytest.raises(ModelError, match=r"cannot segment: these can: skipae-voc12-seg, skipae-camvid-seg"):
+        from_pretrained(classifier, device="cpu").segment(stripes())
+    with pytest.raises(ModelError, match=r"tiny-seg is for segmentation and cannot denoise"):
+        from_pretrained(segmenter, device="cpu").denoise(stripes())
+
+
+def test_bad_arguments(classifier: Path, segmenter: Path) -> None:
+    with pytest.raises(UsageError, match=r"top must be at least 1, not 0"):
+        from_pretrained(classifier, device="cpu").classify(stripes(), top=0)
+    model = from_pretrained(segmenter, device="cpu")
+    with pytest.raises(UsageError, match=r"tile is 3 pixels"):
+        model.segment(stripes(), tile=3)
+    with pytest.raises(UsageError, match=r"floats must be in \[0, 1\]"):
+        model.segment(stripes() * 1.0)
+    with pytest.raises(ImageError, match=r"more than --max-pixels 10"):
+        buffer = io.BytesIO()
+        Image.fromarray(stripes()).save(buffer, "PNG")
+        model.segment(buffer.getvalue(), max_pixels=10)
+
+
+def test_memory_that_runs_out(classifier: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = from_pretrained(segmenter, device="cpu")
+    whole = model._restoration.run
+
+    def small_only(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if image.shape[2] * image.shape[3] > 3000:
+            raise MemoryError
+        return whole(image)
+
+    monkeypatch.setattr(model._restoration, "run", small_only)
+    image = noise(90, 110)
+    np.testing.assert_array_equal(model.segment(image), by_hand(image))
+
+    def none(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise MemoryError
+
+    other = from_pretrained(classifier, device="cpu")
+    for each in (model, other):
+        monkeypatch.setattr(each._restoration, "run", none)
+    with pytest.raises(ImageError, match=r"not enough memory for a window of"):
+        model.segment(image)
+    with pytest.raises(ImageError, match=r"not enough memory to classify 8 x 8 pixels"):
+        other.classify(image)
+
+
+def save(path: str, image: NDArray[np.uint8] | None = None, **options: Any) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(stripes() if image is None else image).save(path, **options)
+    return Path(path)
+
+
+def test_classify_prints_a_table(run: Run, classifier: Path) -> None:
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[..., 0] = 255
+    save("photos/a.png", red)
+    save("photos/b.png", red[..., ::-1].copy())
+    result = run("classify", classifier, "photos", "--top", 2)
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, *lines = result.stdout.splitlines()
+    assert first == "photos/a.png" and lines[2] == "photos/b.png"
+    assert [line.split()[1] for line in (lines[0], lines[1], lines[3], lines[4])] == [
+        "red",
+        "background",
+        "blue",
+        "background",
+    ]
+    assert [float(line.split()[0]) for line in lines[:2]] == pytest.approx([0.4, 0.21], abs=0.1)
+
+
+def test_classify_prints_json_and_goes_on_after_a_bad_file(run: Run, classifier: Path) -> None:
+    save("a.png")
+    Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    result = run("classify", classifier, "a.png", "bad.png", "gone.png", "--json", "--report", "r.jsonl")
+    assert result.exit_code == 1
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert found["input"] == "a.png" and len(found["classes"]) == 4
+    assert set(found["classes"][0]) == {"label", "score"}
+    assert [text.split(": ")[2] for text in result.stderr.splitlines()] == ["gone.png", "bad.png"]
+    report = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert next(entry for entry in report if entry["status"] == "done")["classes"] == found["classes"]
+    assert run("classify", classifier, "bad.png").exit_code == 5
+
+
+def test_classify_standard_input(run: Run, classifier: Path) -> None:
+    result = run("classify", classifier, "-", "--json", input=save("a.png").read_bytes())
+    assert json.loads(result.stdout)["input"] == "-"
+
+
+@pytest.mark.parametrize("command", ["classify", "segment"])
+def test_the_wrong_model(run: Run, checkpoint: Path, command: str) -> None:
+    save("a.png")
+    result = run(command, checkpoint, "a.png")
+    assert result.exit_code == 4 and result.stdout == ""
+    assert f"cannot {command}: these can: skipae-" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["a.png"]
+
+
+def test_segment_writes_a_palette_png_beside_the_image(run: Run, segmenter: Path) -> None:
+    save("photo.jpg", quality=100, subsampling=0)
+    result = run("segment", segmenter, "photo.jpg")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    with Image.open("photo.segmented.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "P", (30, 24))
+        labels = np.asarray(image)
+        palette = image.getpalette()
+    assert labels[12, [3, 11, 18, 26]].tolist() == [1, 2, 3, 0]
+    assert palette is not None and palette[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+
+
+def test_segment_prints_areas(run: Run, segmenter: Path) -> None:
+    save("in/photo.png")
+    result = run("segment", segmenter, "in", "-o", "out", "--json", "--report", "r.jsonl")
+    entry = json.loads(result.stdout)
+    assert entry["input"] == "in/photo.png" and entry["output"] == "out/photo.png"
+    labels = by_hand(stripes())
+    assert {area["label"]: area["pixels"] for area in entry["areas"]} == {
+        name: int((labels == k).sum()) for k, name in enumerate(LABELS)
+    }
+    assert sum(area["share"] for area in entry["areas"]) == pytest.approx(1, abs=1e-5)
+    assert json.loads(Path("r.jsonl").read_text())["areas"] == entry["areas"]
+
+
+def test_segment_writes_an_overlay_in_the_images_own_format(run: Run, segmenter: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a place"
+    save("photo.png", dpi=(72, 72), exif=exif)
+    assert run("segment", segmenter, "photo.png", "--overlay").exit_code == 0
+    with Image.open("photo.overlay.png") as image:
+        assert image.mode == "RGB" and image.getexif()[0x010E] == "a place"
+        assert [image.getpixel((x, 12)) for x in (3, 11, 26)] == [(191, 0, 0), (0, 191, 0), (0, 0, 0)]
+    # A second run over the folder takes neither result for an image.
+    run("segment", segmenter, ".", "--json")
+    result = run("segment", segmenter, ".", "--overlay", "--overwrite", "--json")
+    assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["photo.png"]
+    assert "left out 2 result(s)" in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "I;16", "P", "1"])
+def test_all_modes_can_be_segmented(run: Run, segmenter: Path, mode: str) -> None:
+    image = Image.fromarray(stripes())
+    image = (
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else image.convert(mode)
+    )
+    name = "photo.tif" if mode == "CMYK" else "photo.png"
+    image.save(name)
+    assert run("segment", segmenter, name).exit_code == 0
+    result = run("segment", segmenter, name, "--overlay")
+    assert result.exit_code == 0, result.stderr
+    with Image.open(f"photo.overlay{Path(name).suffix}") as shown, Image.open("photo.segmented.png") as labels:
+        assert shown.size == labels.size == (30, 24)
+        assert ("A" in shown.mode) == ("A" in mode)
+
+
+def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:
+    data = save("a.png").read_bytes()
+    result = run("segment", segmenter, "-", "-o", "-", input=data)
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        np.testing.assert_array_equal(np.asarray(image), by_hand(stripes()))
+    for arguments, message in (
+        (["-", "-o", "-", "--json"], "--json and -o - both write to standard output"),
+        (["a.png", "-o", "b.jpg"], "b.jpg: a label map is a PNG"),
+        (["a.png", "--quality", "90"], "--quality is of pictures with --overlay"),
+        (["a.png", "--tile", "3"], "tile is 3 pixels"),
+    ):
+        result = run("segment", segmenter, *arguments, input=data)
+        assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+    save("a.jpg")
+    assert "would both be out/a.png" in run("segment", segmenter, "a.png", "a.jpg", "-o", "out/").stderr
+
+
+def test_a_damaged_checkpoint(run: Run, segmenter: Path, tmp_path: Path) -> None:
+    config = read_config(segmenter)
+    (tmp_path / "model/onnx").mkdir(parents=True)
+    (tmp_path / "model/onnx/model.onnx").write_bytes(b"nothing")
+    write_config(tmp_path / "model", config)
+    save("a.png")
+    result = run("segment", tmp_path / "model", "a.png")
+    assert result.exit_code == 4 and "is not the file its config.json describes" in result.stderr
