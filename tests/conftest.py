@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256, write_config
+
+# No test uses the internet; read by the Hub's client when it is loaded, here and in processes that tests start.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 
 CHANNELS = 4
 

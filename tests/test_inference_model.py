@@ -209,7 +209,9 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not published yet.*skipae-train pretrain imagenet"):
         from_pretrained("skipae-imagenet")
     with pytest.raises(ModelError, match="does not exist"):
-        from_pretrained("some/folder")
+        from_pretrained("./some/folder")
+    with pytest.raises(ModelError, match="does not exist"):
+        from_pretrained(Path("some/folder"))
     with pytest.raises(ModelError, match=r"no config\.json"):
         from_pretrained(tmp_path)
     with pytest.raises(UsageError, match="not int"):
@@ -228,6 +230,7 @@ def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         checkpoints.find_folder(name)
     for place in ("mirror", "bundled"):
         (places[place] / name).mkdir(parents=True)
+        (places[place] / name / "config.json").touch()
         assert checkpoints.find_folder(name) == places[place] / name
     (places["here"] / name / "config.json").touch()
     assert checkpoints.find_folder(name) == Path(name)

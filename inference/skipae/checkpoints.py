@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from skipae.errors import ModelError
-from skipae_zoo import CHECKPOINTS, CheckpointConfig, ConfigError, Task, find_checkpoint, read_config
+from skipae.hub import Access, Hub, Mirror
+from skipae_zoo import CHECKPOINTS, CheckpointConfig, ConfigError, Task, find_checkpoint, read_config, verified_file
 
 DEFAULT = "skipae-natural"
 """The checkpoint that comes with the package."""
@@ -16,47 +18,98 @@ BUNDLED = Path(__file__).parent / "weights"
 """Folder of the checkpoints in the package."""
 
 MIRROR = "SKIPAE_MIRROR"
-"""Environment variable: a folder that holds checkpoint folders."""
+"""Environment variable: a folder, or the URL of one, that holds checkpoint folders."""
+
+INFERENCE = "onnx/"
+"""What the paths of the weight files begin with that this package needs."""
+
+ACCESS = Access()
+
+HUB_ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/(?!\.{1,2}$)[\w.-]+")
+"""``org/name``, and no path like ``./name``."""
 
 
-def find_folder(name: str | Path) -> Path:
-    """Folder of a checkpoint: a path to one, a bundled one, or one in the folder ``$SKIPAE_MIRROR``.
+def find_folder(
+    name: str | os.PathLike[str],
+    *,
+    files: str = INFERENCE,
+    extra: tuple[str, ...] = (),
+    revision: str | None = None,
+    access: Access = ACCESS,
+) -> Path:
+    """Folder of a checkpoint: a path, the bundled one, or one of the mirror, the Hub's cache or the Hub.
+
+    Args:
+        name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
+        files: what the paths of the weight files begin with that must be there; "" for all that ``config.json`` lists.
+        extra: further files to fetch from a mirror or the Hub.
+        revision: commit sha, branch or tag on the Hub; given, neither the bundled one nor the mirror will do.
+        access: how the Hub and the mirror may be used.
 
     Raises:
-        ModelError: there is none; the message says why and what to do.
+        ModelError: there is none, or it cannot be had; the message says why and what to do.
     """
-    text = str(name)
+    text = os.fspath(name)
     path = Path(name).expanduser()
+    entry = find_checkpoint(text)
     bare = path.name == text
-    entry = find_checkpoint(text) if bare else None
+    repo = text if isinstance(name, str) and HUB_ID.fullmatch(text) else entry.repo if entry else None
     # A folder of that name that is no checkpoint, an output folder for example, does not hide a named one.
     if (path / "config.json").is_file() or (path.is_dir() and entry is None):
         return path
-    mirror = os.environ.get(MIRROR)
-    if bare:
-        if (BUNDLED / text).is_dir():
-            return BUNDLED / text
-        if mirror and (Path(mirror) / text).is_dir():
-            return Path(mirror) / text
-    else:
+    if not bare and repo is None:
         what = "is not a folder" if path.exists() else "does not exist"
         raise ModelError(
             f"model {text!r} {what}: give the folder that holds its config.json, or one of {', '.join(_names())}"
         )
+    if revision is None and bare and _holds(BUNDLED / text, files):
+        return BUNDLED / text
+    mirror = os.environ.get(MIRROR) if revision is None else None
+    if mirror:
+        found = _in_mirror(mirror, text, files, extra, access)
+        if found is not None:
+            return found
     looked = f"; {MIRROR}={mirror} does not hold it" if mirror else ""
-    if entry is None:
+    if repo is None:
         close = difflib.get_close_matches(text, _names(), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelError(
-            f"unknown model {text!r}{hint}: give a checkpoint folder or one of {', '.join(_names())}{looked}"
+            f"unknown model {text!r}{hint}: give a checkpoint folder, org/name of the Hub, or one of "
+            f"{', '.join(_names())}{looked}"
         )
-    if entry.bundled:
-        raise ModelError(f"model {text} should come with skipae, but {BUNDLED / text} is missing: install skipae again")
-    raise ModelError(
-        f"the weights of {text} are not published yet, and this version of skipae does not download any{looked}: make "
-        f"them with 'skipae-train pretrain {entry.recipe}' and give the folder, or set {MIRROR} to a folder that "
-        f"holds {text}/"
-    )
+    published = entry.published if entry else None
+    if entry and published is None and revision is None:
+        if entry.bundled and files == INFERENCE:
+            raise ModelError(
+                f"model {text} should come with skipae, but {BUNDLED / text} is missing: install skipae again"
+            )
+        kind = " for training" if entry.bundled else ""
+        raise ModelError(
+            f"the weights of {text}{kind} are not published yet{looked}: make them with '{entry.command}' and "
+            f"give the folder, or set {MIRROR} to a folder that holds {text}/"
+        )
+    pinned = published if revision is None else None
+    source = Hub(repo, pinned.revision if pinned else revision or "main", access)
+    return source.fetch(files, config_digest=pinned.config if pinned else None, extra=extra)
+
+
+def _holds(folder: Path, files: str) -> bool:
+    """Whether this is a checkpoint folder with these files; what inference needs is missed when it is loaded."""
+    if not (folder / "config.json").is_file():
+        return False
+    if files == INFERENCE:
+        return True
+    return all((folder / file).is_file() for file in load_config(folder).files if file.startswith(files))
+
+
+def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], access: Access) -> Path | None:
+    if not mirror.startswith(("http://", "https://")):
+        folder = Path(mirror).expanduser() / name
+        return folder if _holds(folder, files) else None
+    try:
+        return Mirror(mirror, name, access).fetch(files, extra=extra)
+    except FileNotFoundError:
+        return None
 
 
 def load_config(folder: Path) -> CheckpointConfig:
@@ -65,6 +118,25 @@ def load_config(folder: Path) -> CheckpointConfig:
         return read_config(folder)
     except ConfigError as error:
         raise ModelError(str(error)) from error
+
+
+def problems(folder: Path, needed: str) -> list[str]:
+    """What is wrong with the files of a checkpoint folder.
+
+    All that ``config.json`` lists are checked, but only those whose path begins with ``needed`` may not be missing.
+    """
+    try:
+        config = read_config(folder)
+    except ConfigError as error:
+        return [str(error)]
+    found = []
+    for file in config.files:
+        if file.startswith(needed) or (folder / file).exists():
+            try:
+                verified_file(folder, config, file)
+            except ConfigError as error:
+                found.append(str(error))
+    return found
 
 
 def require_task(config: CheckpointConfig, task: Task, verb: str) -> None:

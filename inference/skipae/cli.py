@@ -34,6 +34,7 @@ COMMANDS = {
     "classify": "Tell what images show.",
     "layers": "List the layers of a checkpoint.",
     "visualize": "Draw the strongest feature maps of a layer.",
+    "models": "List, fetch and check models.",
     "doctor": "Say what is installed, try each device, and give the repair of what does not work.",
     "bench": "Measure speed and memory on the devices of this machine.",
     "completion": "Print the script with which a shell completes commands, options, models and layers.",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipae import checkpoints, features, images, inpainting, labelling, runtime, tiling
 from skipae.errors import UsageError
+from skipae.hub import Access
 from skipae_zoo import CheckpointConfig, Layer
 
 if TYPE_CHECKING:
@@ -399,16 +400,26 @@ def from_pretrained(
     name: str | os.PathLike[str] = checkpoints.DEFAULT,
     *,
     device: str = "auto",
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
     threads: int | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
-    """Load a checkpoint.
+    """Load a checkpoint: the bundled one, a folder, or one of ``SKIPAE_MIRROR``, the Hub's cache or the Hub.
 
     Args:
-        name: of a checkpoint, or the path of its folder.
+        name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
         device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``openvino``.
+        revision: commit sha, branch or tag of the repository on the Hub; by default the sha that this release of
+            skipae pins, or ``main``.
+        cache_dir: folder of the Hub's cache; by default the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``).
+        token: for private and gated repositories; by default the one of ``hf auth login`` or ``HF_TOKEN``.
+        local_files_only: make no request, as with ``HF_HUB_OFFLINE=1``.
         threads: CPU threads; None takes the cores that this process may use.
-        notify: is told in one line which device ``auto`` took and why; by default the log "skipae" is.
+        notify: is told in one line what is fetched, and which device ``auto`` took and why; by default the log
+            "skipae" is.
 
     Raises:
         ModelError: the checkpoint cannot be had or is damaged.
@@ -417,7 +428,11 @@ def from_pretrained(
     """
     if not isinstance(name, str | os.PathLike):
         raise UsageError(f"name must be a checkpoint's name or folder, not {type(name).__name__}")
-    folder = checkpoints.find_folder(name if isinstance(name, str) else Path(name))
+    folder = checkpoints.find_folder(
+        name if isinstance(name, str) else Path(name),
+        revision=revision,
+        access=Access(cache_dir, token, local_files_only, notify),
+    )
     config = checkpoints.load_config(folder)
     model = Model(folder, config, runtime.choose_device(device, threads, notify))
     model.open()

@@ -6,6 +6,23 @@ from dataclasses import dataclass
 
 from skipae_zoo.config import Task
 
+OWNER = "skipae"
+"""Organisation on the Hub that holds the named checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A checkpoint's repository on the Hub as this release of skipae uses it; ``skipae-train publish`` prints it."""
+
+    revision: str
+    """Commit sha."""
+    config: str
+    """sha256 of its ``config.json``, which holds those of the weights."""
+    size: int
+    """Bytes of the ONNX files."""
+    licence: str
+    """Licence of the weights, as the card states it."""
+
 
 @dataclass(frozen=True, slots=True)
 class NamedCheckpoint:
@@ -20,8 +37,18 @@ class NamedCheckpoint:
     """The auto-encoder it was fine-tuned from."""
     bundled: bool = False
     """Whether it comes with the package."""
-    revision: str | None = None
-    """Commit sha on the Hub that this release of skipae uses; None until it is published."""
+    published: Published | None = None
+    """None while there are no weights on the Hub."""
+
+    @property
+    def repo(self) -> str:
+        """Its repository on the Hub."""
+        return f"{OWNER}/{self.name}"
+
+    @property
+    def command(self) -> str:
+        """The command that makes it."""
+        return f"skipae-train {'pretrain' if self.task == 'restoration' else 'finetune'} {self.recipe}"
 
 
 CHECKPOINTS: tuple[NamedCheckpoint, ...] = (

@@ -140,7 +140,7 @@ class CheckpointConfig:
                 labels=tuple(_string(v, "labels", source) for v in data["labels"]),
                 head=_head(data["head"], source),
                 files={
-                    _string(k, "files", source): _string(v, f"files[{k!r}]", source)
+                    _relative(k, source): _string(v, f"files[{k!r}]", source)
                     for k, v in _mapping(data.get("files", {}), "files", source).items()
                 },
             )
@@ -213,6 +213,14 @@ def _mapping(value: object, key: str, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{source}: {key} must be an object, not {value!r}")
     return value
+
+
+def _relative(value: object, source: str) -> str:
+    """A path that stays inside the folder, wherever the folder came from."""
+    path = _string(value, "files", source)
+    if "\\" in path or ":" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ConfigError(f"{source}: files must name paths inside the folder, not {path!r}")
+    return path
 
 
 def _string(value: object, key: str, source: str) -> str:

@@ -1,0 +1,252 @@
+"""``skipae models``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skipae.commands import options
+from skipae.errors import ModelError
+
+if TYPE_CHECKING:
+    from skipae_zoo import CheckpointConfig, NamedCheckpoint
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+@click.group()
+def command() -> None:
+    """List, fetch and check models.
+
+    A model is found as a folder of that name, the one that comes with skipae, in SKIPAE_MIRROR (a folder of model
+    folders, or its URL), in the Hugging Face cache, or on the Hub, in this order.
+    """
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the named models: task, size, licence, and whether they are here."""
+    from skipae_zoo import CHECKPOINTS
+
+    rows = [_facts(entry) for entry in CHECKPOINTS]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = [("name", "task", "size", "licence", "state", "recipe")]
+    table += [(r["name"], r["task"], _size(r["size"]), r["licence"] or "-", r["state"], r["recipe"]) for r in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@command.command()
+@click.argument("name", metavar="NAME|DIR")
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """Show what a model is: network, layers, files and their sha256.  Makes no request."""
+    from skipae import checkpoints
+    from skipae_zoo import find_checkpoint
+
+    entry = find_checkpoint(name)
+    facts = _facts(entry) if entry else {}
+    folder = _local(name)
+    if folder is None and entry is None:
+        checkpoints.find_folder(name, access=_no_requests())  # says why there is none
+    if folder is not None:
+        facts |= {"folder": str(folder), "size": _bytes(folder), "licence": _licence(folder)}
+        facts |= checkpoints.load_config(folder).to_dict()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    if folder is not None:
+        config = checkpoints.load_config(folder)
+        shown = ("name", "task", "summary", "state", "size", "licence", "folder", "command")
+        facts = {key: facts[key] for key in shown if key in facts} | _described(config)
+    for key, value in facts.items():
+        if value is not None:
+            click.echo(f"{key.replace('_', ' ')}: {_size(value) if key == 'size' else value}")
+
+
+@command.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--to", "target", metavar="DIR", help="Copy each to DIR/NAME, for SKIPAE_MIRROR=DIR on another machine.")
+@click.option("--revision", help="Commit sha, branch or tag on the Hub.  [default: the one this release pins, or main]")
+@click.option("--safetensors", is_flag=True, help="With the weights for training frameworks.")
+@options.console_options
+def pull(
+    names: tuple[str, ...], target: str | None, revision: str | None, safetensors: bool, quiet: bool, debug: bool
+) -> int:
+    """Fetch models into the cache, check them, and print their folders.
+
+    NAME is a named model, or org/name of a repository on the Hub.  A damaged file of the cache is fetched again.
+    """
+    from skipae import checkpoints
+    from skipae.hub import Access
+
+    console = options.Console(quiet, debug)
+    code = 0
+    for name in names:
+        try:
+            folder = checkpoints.find_folder(
+                name,
+                files="" if safetensors else checkpoints.INFERENCE,
+                extra=("README.md",),
+                revision=revision,
+                access=Access(notify=console.remark),
+            )
+            for problem in checkpoints.problems(folder, "" if safetensors else checkpoints.INFERENCE):
+                raise ModelError(problem)
+            if target is not None:
+                label = name if checkpoints.HUB_ID.fullmatch(name) else checkpoints.load_config(folder).name
+                folder = _copy(folder, Path(target) / label, safetensors)
+            click.echo(folder)
+        except ModelError as error:
+            console.error(str(error))
+            code = ModelError.exit_code
+    return code
+
+
+@command.command()
+@click.argument("names", metavar="NAME|DIR...", nargs=-1)
+@options.console_options
+def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
+    """Check the files of models by their sha256.  [default: all named models that are here]
+
+    DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
+    """
+    from skipae import checkpoints
+    from skipae_zoo import CHECKPOINTS
+
+    console = options.Console(quiet, debug)
+    folders: dict[str, Path] = {}
+    for name in names or [entry.name for entry in CHECKPOINTS]:
+        inside = sorted(file.parent for file in Path(name).glob("**/config.json")) if Path(name).is_dir() else []
+        if inside and inside[0] != Path(name):
+            folders |= {str(folder): folder for folder in inside}
+        elif (found := _local(name)) is not None:
+            folders[name] = found
+        elif names:
+            checkpoints.find_folder(name, access=_no_requests())  # says why there is none
+    code = 0
+    for name, folder in folders.items():
+        found_problems = checkpoints.problems(folder, "onnx/")
+        for problem in found_problems:
+            console.error(problem)
+            code = ModelError.exit_code
+        if not found_problems:
+            click.echo(f"{name}: whole")
+    return code
+
+
+@command.command()
+@click.argument("name", metavar="[NAME]", required=False)
+def path(name: str | None) -> None:
+    """Print the folder of a model that is here; without NAME the folder of the cache."""
+    from skipae import checkpoints
+
+    if name is None:
+        from huggingface_hub import constants
+
+        click.echo(constants.HF_HUB_CACHE)
+        return
+    click.echo(checkpoints.find_folder(name, access=_no_requests()))
+
+
+def _no_requests() -> Any:
+    from skipae.hub import Access
+
+    return Access(local_files_only=True)
+
+
+def _local(name: str) -> Path | None:
+    """Its folder on this machine."""
+    from skipae import checkpoints
+
+    with suppress(ModelError):
+        return checkpoints.find_folder(name, access=_no_requests())
+    return None
+
+
+def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
+    """A named model as far as it is known without a request."""
+    from skipae import checkpoints
+
+    folder, published = _local(entry.name), entry.published
+    if folder is not None:
+        state = "bundled" if folder.parent == checkpoints.BUNDLED else "here"
+    else:
+        state = "to fetch" if published else "not published"
+    return {
+        "name": entry.name,
+        "task": entry.task,
+        "summary": entry.summary,
+        "size": _bytes(folder) if folder else published.size if published else None,
+        "licence": _licence(folder) if folder else published.licence if published else None,
+        "state": state,
+        "revision": published.revision if published else None,
+        "recipe": entry.recipe,
+        "command": entry.command,
+        "base_model": entry.base_model,
+        "folder": str(folder) if folder else None,
+    }
+
+
+def _bytes(folder: Path) -> int:
+    """Size of the ONNX files."""
+    return sum(file.stat().st_size for file in (folder / "onnx").glob("*.onnx"))
+
+
+def _licence(folder: Path) -> str | None:
+    """Licence in the head of the card."""
+    with suppress(OSError):
+        head = (folder / "README.md").read_text(encoding="utf-8").split("\n---", 1)[0]
+        fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+        licence = fields.get("license")
+        return fields.get("license_name", licence) if licence == "other" else licence
+    return None
+
+
+def _described(config: CheckpointConfig) -> dict[str, str]:
+    """The contents of ``config.json`` for people."""
+    network = config.architecture
+    shape = f", m = {network.m}" if network.m else ""
+    last = network.layers[-1]
+    facts = {
+        "network": f"{network.network}{shape}, n = {network.n}, shortcuts {network.shortcuts}",
+        "layers": f"{len(network.layers)}, the last with {last.channels} channels, stride {last.total_stride}, "
+        f"receptive field {last.receptive_field}",
+    }
+    if config.labels:
+        facts["classes"] = f"{len(config.labels)}: {', '.join(config.labels)}"
+    return facts | {file: f"sha256 {digest}" for file, digest in config.files.items()}
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
+    """Copy a model; each file appears whole, ``config.json`` last."""
+    from skipae import checkpoints
+
+    weights = [f for f in checkpoints.load_config(folder).files if safetensors or f.startswith(checkpoints.INFERENCE)]
+    try:
+        for file in (*weights, "README.md", "config.json"):
+            if not (folder / file).is_file() or (target / file).resolve() == (folder / file).resolve():
+                continue
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            partial = target / f"{file}.partial"
+            try:
+                shutil.copyfile(folder / file, partial)
+                partial.replace(target / file)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"{target} cannot be written: {error.strerror}; give another folder after --to") from error
+    return target

@@ -1,0 +1,318 @@
+"""Checkpoints from afar: the Hugging Face Hub, its cache, and mirrors by HTTP.
+
+The one module that knows huggingface_hub, which is loaded when a checkpoint is not at hand.  That client does the
+requests, retries, resuming, cache and progress bars.  It never looks at content, so every file that ``config.json``
+lists is checked by its sha256 here, when it arrives and each time it is taken from the cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
+
+from skipae import __version__
+from skipae.errors import ModelError
+from skipae_zoo import ConfigError, read_config, sha256
+
+log = logging.getLogger("skipae")
+
+CONFIG = "config.json"
+SHA = re.compile(r"[0-9a-f]{40}")
+SERVER_ERRORS = 500
+USE_A_MIRROR = "set SKIPAE_MIRROR to a copy ('skipae models pull --to DIR' makes one)"
+WAITS = (1, 4)
+"""Seconds before each new try when a file's body is answered by a server error, which the client does not retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the Hub and mirrors may be used."""
+
+    cache_dir: str | os.PathLike[str] | None = None
+    """Folder of the Hub's cache; None takes the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``)."""
+    token: str | bool | None = None
+    """For private and gated repositories; None takes the one of ``hf auth login`` or ``HF_TOKEN``, False none."""
+    local_files_only: bool = False
+    """Make no request, as with ``HF_HUB_OFFLINE=1``."""
+    notify: Callable[[str], None] | None = None
+    """Is told in one line what is fetched; by default the log "skipae" is."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether requests are forbidden."""
+        from huggingface_hub import is_offline_mode
+
+        return self.local_files_only or is_offline_mode()
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        (self.notify or log.info)(text)
+
+
+class Source(ABC):
+    """A place that checkpoint folders are fetched from."""
+
+    where: str
+    """Its name in messages."""
+
+    def __init__(self, access: Access) -> None:
+        """Args: how it may be used."""
+        self.access = access
+
+    @abstractmethod
+    def find(self, file: str) -> Path | None:
+        """The local copy of a file, without a request; None where there is none, or where it may be outdated."""
+
+    @abstractmethod
+    def download(self, file: str) -> Path:
+        """Fetch a file; errors: see :meth:`fetch`."""
+
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[object]:
+        """Held by the process that replaces damaged files."""
+
+    def pin(self, folder: Path) -> None:  # noqa: B027 - a mirror has nothing to pin
+        """Take the files to come from the same commit as those in ``folder``."""
+
+    def fetch(self, prefix: str, *, config_digest: str | None = None, extra: tuple[str, ...] = ()) -> Path:
+        """Local folder that holds ``config.json``, the weight files whose path begins so, and the files ``extra``.
+
+        Raises:
+            ModelError: they cannot be had; the message says why and what to do.
+        """
+        folder = self.get(CONFIG, config_digest).parent
+        self.pin(folder)
+        try:
+            config = read_config(folder)
+        except ConfigError as error:
+            raise ModelError(f"{self.where}: {error}") from error
+        for file, digest in config.files.items():
+            if file.startswith(prefix):
+                self.get(file, digest)
+        for file in extra:
+            self.get(file)
+        return folder
+
+    def get(self, file: str, digest: str | None = None) -> Path:
+        """A file with this sha256, from the local copy or fetched; a damaged one is removed and fetched once more."""
+        path = self.find(file) or self.download(file)
+        if digest is None or sha256(path) == digest:
+            return path
+        with self.lock():
+            for _ in range(2):
+                path = self.find(file) or self.download(file)  # another process may have replaced it meanwhile
+                found = sha256(path)
+                if found == digest:
+                    return path
+                _remove(path)
+                self.access.say(f"{path} had the sha256 {found[:12]}..., not {digest[:12]}..., and was removed")
+        raise ModelError(
+            f"{file} arrives damaged from {self.where} (sha256 {found[:12]}..., expected {digest[:12]}...) and was "
+            f"removed: try again later, or from another network or mirror"
+        )
+
+
+class Hub(Source):
+    """A repository on the Hub, by way of its cache."""
+
+    def __init__(self, repo: str, revision: str, access: Access) -> None:
+        """Args: ``org/name``, a commit sha, branch or tag, and how the Hub may be used."""
+        from huggingface_hub import constants
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        super().__init__(access)
+        try:
+            validate_repo_id(repo)
+        except HFValidationError as error:
+            raise ModelError(f"{repo!r} cannot be the name of a repository on the Hub: {_first_line(error)}") from error
+        self.repo = repo
+        self.revision = revision
+        self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self.where = f"{repo} on {self.endpoint}"
+        self.cache = Path(access.cache_dir or constants.HF_HUB_CACHE)
+
+    def pin(self, folder: Path) -> None:
+        """The cache's folders are named by their commit."""
+        self.revision = folder.name
+
+    def find(self, file: str) -> Path | None:
+        """From the cache; a branch or tag may have moved, so it is looked up there only when offline."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if not SHA.fullmatch(self.revision) and not self.access.offline:
+            return None
+        found = try_to_load_from_cache(self.repo, file, cache_dir=self.cache, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def download(self, file: str) -> Path:
+        """From the Hub into the cache; for a branch or tag the cache's copy if the Hub cannot be reached."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        if self.access.offline:
+            raise ModelError(
+                f"{file} of {self.repo} (revision {self.revision}) is not in the cache {self.cache}, and requests are "
+                f"forbidden (local_files_only or HF_HUB_OFFLINE): run 'skipae models pull' where there is a network"
+            )
+        if file == CONFIG and try_to_load_from_cache(self.repo, file, self.cache, self.revision) is None:
+            self.access.say(f"fetching {self.where}, revision {self.revision[:12]}, into {self.cache}")
+        for wait in (*WAITS, None):
+            try:
+                path = hf_hub_download(
+                    self.repo,
+                    file,
+                    revision=self.revision,
+                    cache_dir=self.cache,
+                    token=self.access.token,
+                    endpoint=self.endpoint,
+                    library_name="skipae",
+                    library_version=__version__,
+                )
+                return Path(path)
+            except Exception as error:  # the client's exceptions have no common base
+                if wait is not None and _status(error) >= SERVER_ERRORS:
+                    time.sleep(wait)
+                    continue
+                raise ModelError(_reason(error, self, file)) from error
+        raise AssertionError
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Beside the client's own locks."""
+        from huggingface_hub.utils import WeakFileLock
+
+        path = self.cache / ".locks" / f"skipae--{self.repo.replace('/', '--')}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return WeakFileLock(path)
+
+
+class Mirror(Source):
+    """A folder of a web server, copied to the folder of the Hub client's cache for such things."""
+
+    def __init__(self, url: str, name: str, access: Access) -> None:
+        """Args: URL of the folder of checkpoint folders, the checkpoint's name there, and how it may be used."""
+        from huggingface_hub import cached_assets_path
+
+        super().__init__(access)
+        self.url = f"{url.rstrip('/')}/{name}"
+        self.where = re.sub(r"//[^/@]*@", "//", self.url)  # no password in messages
+        assets = Path(access.cache_dir) if access.cache_dir else None
+        self.folder = cached_assets_path("skipae", "mirror", quote(self.where, safe=""), assets_dir=assets)
+
+    def find(self, file: str) -> Path | None:
+        """The copy; that of ``config.json`` may be outdated, and those of other files are checked against it."""
+        path = self.folder / file
+        return path if path.is_file() and (file != CONFIG or self.access.offline) else None
+
+    def download(self, file: str) -> Path:
+        """From the mirror; raises :class:`FileNotFoundError` where it does not hold the checkpoint."""
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import httpx
+
+        path = self.folder / file
+        if self.access.offline:
+            raise FileNotFoundError(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
+        try:
+            with partial.open("wb") as target:
+                http_get(f"{self.url}/{quote(file)}", target, displayed_filename=file)
+            partial.replace(path)
+        except Exception as error:
+            if file == CONFIG and _status(error) == 404:
+                raise FileNotFoundError(path) from error
+            if file == CONFIG and path.is_file() and isinstance(error, httpx.TransportError):
+                return path
+            raise ModelError(_reason(error, self, file)) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Beside the copy."""
+        from huggingface_hub.utils import WeakFileLock
+
+        return WeakFileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+
+
+def _remove(path: Path) -> None:
+    """Delete a file of the cache: the link in the snapshot, and the blob that it leads to."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink(missing_ok=True)
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def _status(error: Exception) -> int:
+    """Status of the response that an error is about, or 0."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
+def _reason(error: Exception, source: Source, file: str) -> str:
+    """What went wrong, and what to do, in one line."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what came of the first request
+    where, status = source.where, _status(error)
+    log_in = "log in with 'hf auth login' or set HF_TOKEN"
+    if isinstance(source, Hub):
+        if isinstance(error, errors.GatedRepoError):
+            page = f"{source.endpoint}/{source.repo}"
+            return f"{where} is gated: accept its terms on {page}, then {log_in}"
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return f"{where} does not exist or is private, and is no folder here: check the name; if private, {log_in}"
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"{where} has no revision {source.revision}: give a commit sha, branch or tag that it has"
+    if status == 404:
+        return f"{where} holds no {file}: it is not a whole skipae checkpoint"
+    if status in (401, 403):
+        return f"{where} refuses access ({status}): the token is wrong, has expired or may not read it; {log_in} anew"
+    if status == 407 or isinstance(error, httpx.ProxyError):
+        return f"the proxy refuses to reach {where} ({_first_line(error)}): check HTTPS_PROXY and NO_PROXY"
+    if status == 429:
+        return f"{where} takes no more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
+    if status:
+        return f"{where} answers {status} for {file}: try again later, or {USE_A_MIRROR}"
+    if isinstance(error, httpx.TransportError):
+        if "CERTIFICATE" in str(error).upper():
+            return f"the certificate of {where} is not trusted: set SSL_CERT_FILE to your network's CA file"
+        return (
+            f"{where} cannot be reached ({_first_line(error)}): check the network, set HTTPS_PROXY behind a proxy, "
+            f"or {USE_A_MIRROR}"
+        )
+    if isinstance(error, errors.FileMetadataError):
+        return f"what answers for {where} is no Hub: check HF_ENDPOINT, and whether a login page or proxy answers"
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full: make room for {file} of {where}, or set HF_HOME to a folder on another disk"
+        if error.errno is None:  # the client's own: the body ended early
+            return f"{file} of {where} arrived incomplete: try again"
+        name = error.filename or "the cache"
+        return f"{name} cannot be written ({error.strerror}): set HF_HOME to a folder that can be"
+    return f"{file} of {where} cannot be fetched: {_first_line(error)}"
+
+
+def _wait(error: Exception) -> str:
+    """What the server says about when to come again."""
+    with suppress(AttributeError):
+        headers = error.response.headers  # type: ignore[attr-defined]
+        limit = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
+        seconds = limit[1] if limit else headers.get("retry-after")
+        return f", again in {seconds} s" if seconds else ""
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,432 @@
+"""Fetching: the real Hub client against the server of hub_server.py.  No test needs the internet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http, httpx
+from PIL import Image
+
+from conftest import tiny_graph, write_checkpoint
+from hub_server import HubServer
+from skipae import ModelError, checkpoints, cli, from_pretrained, hub
+from skipae.checkpoints import find_folder
+from skipae.hub import Access
+from skipae_zoo import NamedCheckpoint, Published, sha256
+
+CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with an empty cache, for this process; the client's waits between tries take no time."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for module in (_http, file_download, hub):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    with HubServer() as hub_server:
+        monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
+        yield hub_server
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with all that is published."""
+    folder = tmp_path_factory.mktemp("published") / "tiny"
+    contents = {FEATURES: b"features" * 999, "model.safetensors": b"weights" * 999}
+    write_checkpoint(folder, tiny_graph(), name="skipae-imagenet")
+    config = json.loads((folder / CONFIG).read_text())
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        config["files"][name] = sha256(folder / name)
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return folder
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, server: HubServer, folder: Path) -> str:
+    """Put a folder on the server as skipae-imagenet, and pin it."""
+    sha = server.add("skipae/skipae-imagenet", folder)
+    entry = NamedCheckpoint(
+        "skipae-imagenet",
+        "restoration",
+        "for features",
+        "imagenet",
+        published=Published(sha, sha256(folder / CONFIG), 123_456, "apache-2.0"),
+    )
+    entries = tuple(entry if e.name == entry.name else e for e in checkpoints.CHECKPOINTS)
+    for module in ("skipae_zoo", "skipae_zoo.checkpoints", "skipae.checkpoints"):
+        monkeypatch.setattr(f"{module}.CHECKPOINTS", entries)
+    return sha
+
+
+def same(found: Path, folder: Path, *files: str) -> None:
+    for file in files:
+        assert (found / file).read_bytes() == (folder / file).read_bytes()
+
+
+def resolve(sha: str, *files: str, repo: str = "skipae/skipae-imagenet") -> list[str]:
+    return [f"{method} /{repo}/resolve/{sha}/{file}" for file in files for method in ("HEAD", "GET")]
+
+
+def test_requests_of_a_first_and_of_a_cached_load(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
+) -> None:
+    sha = publish(monkeypatch, server, whole)
+    said: list[str] = []
+    model = from_pretrained("skipae-imagenet", device="cpu", notify=said.append)
+    assert model.denoise(np.zeros((4, 4), np.uint8)).shape == (4, 4)
+    assert server.take_requests() == resolve(sha, CONFIG, MODEL, FEATURES)
+    (line,) = said
+    assert line.startswith(f"fetching skipae/skipae-imagenet on {server.url}, revision {sha[:12]}, into ")
+    same(model.folder, whole, CONFIG, MODEL, FEATURES)
+
+    assert from_pretrained("skipae-imagenet", device="cpu", notify=said.append).folder == model.folder
+    assert find_folder("skipae-imagenet", revision=sha) == model.folder
+    assert server.take_requests() == [] and len(said) == 1
+
+    # For training, the rest of the files is fetched then.
+    same(find_folder("skipae-imagenet", files="model.safetensors"), whole, "model.safetensors")
+    assert server.take_requests() == resolve(sha, "model.safetensors")
+
+
+def test_a_repository_of_one_s_own_asks_for_its_config_alone(server: HubServer, whole: Path) -> None:
+    first = server.add("someone/net", whole)
+    folder = find_folder("someone/net")
+    assert folder.name == first
+    assert len(server.take_requests()) == 6
+    assert find_folder("someone/net") == folder
+    assert server.take_requests() == ["HEAD /someone/net/resolve/main/config.json"]
+    server.repositories["someone/net"].commit({"README.md": b"new"})
+    assert find_folder("someone/net").name != first
+    # The same content under another commit is linked, not fetched again.
+    assert [r for r in server.take_requests() if r.startswith("GET")] == []
+    assert find_folder("someone/net", revision=first) == folder
+
+
+def test_without_requests(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
+    sha = publish(monkeypatch, server, whole)
+    only = Access(local_files_only=True)
+    with pytest.raises(ModelError, match=r"config\.json .*is not in the cache .*skipae models pull"):
+        find_folder("skipae-imagenet", access=only)
+    with pytest.raises(ModelError, match="is not in the cache"):
+        from_pretrained("someone/net", local_files_only=True)
+    assert server.take_requests() == []
+    server.add("someone/net", whole)
+    folder = find_folder("skipae-imagenet")
+    other = find_folder("someone/net")
+    server.take_requests()
+    assert find_folder("skipae-imagenet", access=only) == folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_folder("skipae-imagenet") == folder
+    assert find_folder("skipae-imagenet", revision=sha) == folder
+    assert find_folder("someone/net") == other
+    assert server.take_requests() == []
+
+
+def test_private_and_gated(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
+    server.add("someone/net", whole)
+    server.repositories["someone/net"].token = "secret"
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(ModelError, match=r"someone/net .* does not exist or is private.*hf auth login"):
+        find_folder("someone/net")
+    same(find_folder("someone/net", access=Access(token="secret")), whole, MODEL)
+    server.add("someone/gated", whole)
+    server.repositories["someone/gated"].gated = True
+    with pytest.raises(ModelError, match=r"is gated: accept its terms on http.*/someone/gated"):
+        find_folder("someone/gated")
+
+
+@pytest.mark.parametrize(
+    ("what", "method", "path", "times", "headers", "message"),
+    [
+        (401, "HEAD", CONFIG, 9, {"X_Error_Message": "Invalid credentials in Authorization header"}, r"access \(401\)"),
+        (403, "HEAD", CONFIG, 9, {}, r"refuses access \(403\): the token"),
+        (404, "HEAD", CONFIG, 9, {"X_Error_Code": "EntryNotFound"}, r"holds no config\.json: it is not"),
+        (404, "HEAD", CONFIG, 9, {"X_Error_Code": "RevisionNotFound"}, "has no revision"),
+        (407, "HEAD", CONFIG, 9, {}, "proxy refuses"),
+        (429, "HEAD", CONFIG, 99, {"ratelimit": '"api";r=0;t=55'}, r"\(429\), again in 55 s: try later"),
+        (429, "GET", MODEL, 99, {"Retry_After": "7"}, r"\(429\), again in 7 s"),
+        (503, "HEAD", CONFIG, 99, {}, "answers 503 for config.json: try again later"),
+        (502, "GET", MODEL, 99, {}, "answers 502 for onnx/model.onnx"),
+        ("drop", "GET", MODEL, 99, {}, "cannot be reached|arrived incomplete"),
+        ("stall", "GET", MODEL, 99, {}, "cannot be reached"),
+        ("flip", "GET", MODEL, 99, {}, "onnx/model.onnx arrives damaged from .* and was removed"),
+        ("flip", "GET", CONFIG, 99, {}, "config.json arrives damaged"),
+    ],
+)
+def test_faults_that_stay(
+    monkeypatch: pytest.MonkeyPatch,
+    server: HubServer,
+    whole: Path,
+    what: int | str,
+    method: str,
+    path: str,
+    times: int,
+    headers: dict[str, str],
+    message: str,
+) -> None:
+    publish(monkeypatch, server, whole)
+    if what == "stall":
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    server.fault(what, path, method, times, **headers)
+    with pytest.raises(ModelError, match=message) as caught:
+        find_folder("skipae-imagenet")
+    assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+    if path == MODEL:  # nothing damaged or half is left to be used
+        assert not list(Path(constants.HF_HUB_CACHE).rglob("model.onnx"))
+    server.faults.clear()
+    same(find_folder("skipae-imagenet"), whole, CONFIG, MODEL)
+
+
+@pytest.mark.parametrize("what", ["drop", "flip", "stall", 429, 503])
+def test_faults_that_pass(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, what: int | str) -> None:
+    sha = publish(monkeypatch, server, whole)
+    if what == "stall":
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    server.fault(what, MODEL)
+    said: list[str] = []
+    same(find_folder("skipae-imagenet", access=Access(notify=said.append)), whole, MODEL)
+    assert server.take_requests().count(f"GET /skipae/skipae-imagenet/resolve/{sha}/{MODEL}") == 2
+    assert [text for text in said if "removed" in text] == ([] if what != "flip" else said[1:])
+    assert len(said) == 1 + (what == "flip")
+
+
+def test_a_file_of_the_cache_that_was_damaged_is_fetched_again(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
+) -> None:
+    publish(monkeypatch, server, whole)
+    path = find_folder("skipae-imagenet") / MODEL
+    blob = path.resolve()
+    blob.write_bytes(b"damaged" + blob.read_bytes()[7:])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said: list[str] = []
+    with pytest.raises(ModelError, match=r"model\.onnx .* is not in the cache"):
+        from_pretrained("skipae-imagenet", notify=said.append)
+    assert not path.exists() and not blob.exists() and "and was removed" in said[0]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server.take_requests()
+    same(find_folder("skipae-imagenet"), whole, MODEL)
+    assert len(server.take_requests()) == 2
+
+
+def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:
+    with pytest.raises(ModelError, match=r"'some\.\.one/net' cannot be the name of a repository"):
+        find_folder("some..one/net")
+    refused = "http://127.0.0.1:1"
+    monkeypatch.setenv("HF_ENDPOINT", refused)
+    with pytest.raises(ModelError, match=rf"someone/net on {refused} cannot be reached .*HTTPS_PROXY"):
+        find_folder("someone/net")
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")  # a web server that is no Hub
+    server.mirror["someone/net/resolve/main/config.json"] = b"login page"
+    with pytest.raises(ModelError, match="is no Hub: check HF_ENDPOINT"):
+        find_folder("someone/net")
+    for error, message in (
+        (httpx.ProxyError("407 Proxy Authentication Required"), "the proxy refuses to reach .*407"),
+        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "is not trusted: set SSL_CERT_FILE"),
+        (OSError(28, "No space left on device"), "the disk is full: make room"),
+        (PermissionError(13, "Permission denied", "/cache"), r"/cache cannot be written \(Permission denied\): set HF"),
+    ):
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", raising(error))
+        with pytest.raises(ModelError, match=message):
+            find_folder("someone/net")
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
+    """A real one: a file system of 64 KiB, where this process may mount one."""
+    server.add("someone/net", whole)
+    server.repositories["someone/net"].commit({MODEL: bytes(1 << 20)})
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", cache], capture_output=True).returncode:
+        pytest.skip("cannot mount a file system")
+    try:
+        with pytest.raises(ModelError, match="the disk is full"), pytest.warns(UserWarning, match="disk space"):
+            find_folder("someone/net")
+    finally:
+        subprocess.run(["umount", cache], check=True)
+
+
+def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
+    for file in (CONFIG, MODEL, FEATURES):
+        server.mirror[f"models/skipae-imagenet/{file}"] = (whole / file).read_bytes()
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url.replace('//', '//me:secret@')}/mirror/models/")
+    server.fault("drop", MODEL)
+    server.fault("flip", FEATURES)
+    folder = find_folder("skipae-imagenet")
+    same(folder, whole, CONFIG, MODEL, FEATURES)
+    assert len(server.take_requests()) == 5
+    assert find_folder("skipae-imagenet") == folder
+    assert server.take_requests() == ["GET /mirror/models/skipae-imagenet/config.json"]
+
+    with pytest.raises(ModelError, match=r"skipae-stl10 are not published yet; SKIPAE_MIRROR=.* does not hold it"):
+        find_folder("skipae-stl10")
+    server.fault(500, CONFIG)
+    with pytest.raises(ModelError, match=r"on|http://127.* answers 500") as caught:
+        find_folder("skipae-imagenet")
+    assert "secret" not in str(caught.value)
+    server.take_requests()
+    assert find_folder("skipae-imagenet", access=Access(local_files_only=True)) == folder
+    assert server.take_requests() == []
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", raising(httpx.ConnectError("refused")))
+    assert find_folder("skipae-imagenet") == folder  # the copy, since the mirror cannot be reached
+    with pytest.raises(ModelError, match="cannot be reached"):
+        find_folder("skipae-stl10")
+
+
+def environment(tmp_path: Path, server: HubServer) -> dict[str, str]:
+    return os.environ | {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+    }
+
+
+def skipae(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "skipae", *map(str, words)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_eight_processes_at_once(server: HubServer, whole: Path, tmp_path: Path) -> None:
+    sha = server.add("someone/net", whole)
+    server.fault("flip", MODEL)  # the first one to come gets a damaged file
+    start = """
+import sys
+from skipae.checkpoints import find_folder
+sys.stdin.readline()
+print(find_folder("someone/net"))
+"""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", start]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment(tmp_path, server)
+                )
+            )
+            for _ in range(8)
+        ]
+        outputs = [process.communicate("\n", timeout=120) for process in processes]
+    folders = {output.strip() for output, _ in outputs}
+    assert [process.returncode for process in processes] == [0] * 8, outputs
+    assert len(folders) == 1
+    same(Path(folders.pop()), whole, CONFIG, MODEL, FEATURES)
+    requests = server.take_requests()
+    assert requests.count(f"GET /someone/net/resolve/{sha}/{MODEL}") == 2
+    assert requests.count(f"GET /someone/net/resolve/{sha}/{FEATURES}") == 1
+
+
+def test_a_bundle_works_without_a_network(server: HubServer, whole: Path, tmp_path: Path) -> None:
+    server.add("someone/net", whole)
+    bundle = tmp_path / "bundle"
+    env = environment(tmp_path, server)
+    pulled = skipae("models", "pull", "someone/net", "skipae-natural", "--to", bundle, "--quiet", env=env)
+    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.stdout.splitlines() == [str(bundle / "someone/net"), str(bundle / "skipae-natural")]
+    assert pulled.stderr == ""
+    same(bundle / "someone/net", whole, CONFIG, MODEL, FEATURES, "README.md")
+    server.take_requests()
+
+    image = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image)
+    # Away from every network where the system lets us; elsewhere away from the Hub, which counts its requests.
+    away = ["unshare", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*away, "true"], capture_output=True).returncode:
+        away = []
+    env |= {"SKIPAE_MIRROR": str(bundle), "HF_HOME": str(tmp_path / "nothing")}
+    for words in (
+        ["denoise", image, "--model", "someone/net", "--device", "cpu"],
+        ["models", "verify", bundle],
+    ):
+        command = [*away, sys.executable, "-m", "skipae", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{bundle}/skipae-natural: whole", f"{bundle}/someone/net: whole"]
+    assert (tmp_path / "photo.denoised.png").is_file()
+    assert server.take_requests() == []
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(word) for word in words])
+
+
+def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
+    sha = publish(monkeypatch, server, whole)
+    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").output)}
+    assert len(rows) == len(checkpoints.CHECKPOINTS)
+    assert rows["skipae-natural"]["state"] == "bundled" and rows["skipae-natural"]["size"] > 5e6
+    assert rows["skipae-stl10"] | {
+        "state": "not published", "size": None, "licence": None, "command": "skipae-train finetune stl10"
+    } == rows["skipae-stl10"]  # fmt: skip
+    expected = {"state": "to fetch", "size": 123_456, "licence": "apache-2.0", "revision": sha, "folder": None}
+    assert rows["skipae-imagenet"] | expected == rows["skipae-imagenet"]
+    assert json.loads(run("models", "info", "skipae-imagenet", "--json").output) == rows["skipae-imagenet"]
+    assert "size: 0.1 MB" in run("models", "info", "skipae-imagenet").output
+    assert server.take_requests() == []
+
+    assert run("models", "pull", "skipae-imagenet").exit_code == 0
+    server.take_requests()
+    lines = [line.split() for line in run("models", "list").output.splitlines()]
+    assert ["skipae-imagenet", "restoration", "0.0", "MB", "apache-2.0", "here", "imagenet"] in lines
+    facts = json.loads(run("models", "info", "skipae-imagenet", "--json").output)
+    assert facts["files"][MODEL] == sha256(whole / MODEL) and facts["licence"] == "apache-2.0"
+    assert f"{MODEL}: sha256 {sha256(whole / MODEL)}" in run("models", "info", "skipae-imagenet").output
+    assert run("models", "path", "skipae-imagenet").output.strip() == facts["folder"]
+    assert run("models", "path").output.strip() == constants.HF_HUB_CACHE
+    assert server.take_requests() == []
+
+
+def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, tmp_path: Path) -> None:
+    publish(monkeypatch, server, whole)
+    pulled = run("models", "pull", "skipae-imagenet", "--safetensors", "--to", tmp_path / "bundle")
+    assert pulled.exit_code == 0
+    copy = tmp_path / "bundle" / "skipae-imagenet"
+    same(copy, whole, CONFIG, MODEL, FEATURES, "model.safetensors", "README.md")
+    assert run("models", "verify").output.splitlines() == ["skipae-natural: whole", "skipae-imagenet: whole"]
+    (copy / FEATURES).unlink()
+    (copy / "model.safetensors").write_bytes(b"damaged")
+    checked = run("models", "verify", tmp_path / "bundle")
+    assert checked.exit_code == 4 and checked.stdout == ""
+    errors = checked.stderr.splitlines()
+    assert len(errors) == 2 and all(line.startswith("skipae: error: ") for line in errors)
+    assert "features.onnx cannot be read" in checked.stderr
+    assert "model.safetensors is not the file its config.json describes" in checked.stderr
+    # A copy elsewhere is its owner's: it is refused, not changed.
+    assert run("models", "pull", copy).exit_code == 4
+    assert (copy / "model.safetensors").read_bytes() == b"damaged"
+    for words, message in (
+        (("verify", "skipae-stl10"), "not published yet"),
+        (("path", "someone/net"), "is not in the cache"),
+        (("info", "nothing"), "unknown model 'nothing'"),
+        (("pull", "someone/net", "skipae-stl10"), "does not exist or is private"),
+        (("pull", "skipae-natural", "--to", whole / CONFIG), "cannot be written"),
+    ):
+        refused = run("models", *words)
+        assert refused.exit_code == 4 and message in refused.stderr
