@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hub_server import HubServer
 from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256, write_config
 
 # No test uses the internet; read by the Hub's client when it is loaded, here and in processes that tests start.
@@ -155,3 +158,24 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels=LABELS,
         head=Head("decoder"),
     )
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with an empty cache, for this process; the client's waits between tries take no time."""
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    from skipae import hub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for module in (_http, file_download, hub):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    with HubServer() as hub_server:
+        monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
+        yield hub_server

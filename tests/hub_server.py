@@ -107,6 +107,11 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
         with hub.lock:
             hub.requests.append(f"{self.command} {path}")
             fault = next(

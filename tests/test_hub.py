@@ -8,42 +8,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http, httpx
+from huggingface_hub import constants
+from huggingface_hub.utils import httpx
 from PIL import Image
 
 from conftest import tiny_graph, write_checkpoint
 from hub_server import HubServer
-from skipae import ModelError, checkpoints, cli, from_pretrained, hub
+from skipae import ModelError, checkpoints, cli, from_pretrained
 from skipae.checkpoints import find_folder
 from skipae.hub import Access
 from skipae_zoo import NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with an empty cache, for this process; the client's waits between tries take no time."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
-    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
-    monkeypatch.chdir(tmp_path)
-    for module in (_http, file_download, hub):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
-    with HubServer() as hub_server:
-        monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
-        yield hub_server
 
 
 @pytest.fixture(scope="session")

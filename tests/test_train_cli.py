@@ -65,10 +65,13 @@ def test_scores_are_recorded_and_the_card_is_made_of_them(checkpoint, photos, tm
     assert 27.5 < scores[1]["before"] < 29
     assert scores[1]["command"] == "skipae-train evaluate skipae-tiny --pairs DIR --every 2"
 
-    (checkpoint / "training" / "notes.md").write_text("For tests only.\n")
+    sections = "## What it is for\n\nTests.\n\n## What it is not for\n\nUse.\n\n## Data and terms\n\nNone.\n"
+    notes = f"---\nlicense: cc0-1.0\n---\nFor tests only.\n\n{sections}"
+    (checkpoint / "training" / "notes.md").write_text(notes)
     assert run("card", checkpoint).exit_code == 0
     card = (checkpoint / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: skipae\n")
+    assert card.startswith("---\nlibrary_name: skipae\nlicense: cc0-1.0\n")
+    assert f"| {scores[0]['std']:.2f} |" in card
     assert "For tests only." in card
     assert f"**{scores[0]['after']:.2f}**" in card
     for digest in json.loads((checkpoint / "config.json").read_text())["files"].values():

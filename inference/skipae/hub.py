@@ -183,7 +183,7 @@ class Hub(Source):
                 if wait is not None and _status(error) >= SERVER_ERRORS:
                     time.sleep(wait)
                     continue
-                raise ModelError(_reason(error, self, file)) from error
+                raise ModelError(reason(error, self, file)) from error
         raise AssertionError
 
     def lock(self) -> AbstractContextManager[object]:
@@ -232,7 +232,7 @@ class Mirror(Source):
                 raise FileNotFoundError(path) from error
             if file == CONFIG and path.is_file() and isinstance(error, httpx.TransportError):
                 return path
-            raise ModelError(_reason(error, self, file)) from error
+            raise ModelError(reason(error, self, file)) from error
         finally:
             partial.unlink(missing_ok=True)
         return path
@@ -258,13 +258,13 @@ def _status(error: Exception) -> int:
     return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
-def _reason(error: Exception, source: Source, file: str) -> str:
-    """What went wrong, and what to do, in one line."""
+def reason(error: Exception, source: Source, file: str) -> str:
+    """Why a request for a file failed, and what to do, in one line; takes any exception of the Hub's client."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what came of the first request
+    if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what came of the request
     where, status = source.where, _status(error)
     log_in = "log in with 'hf auth login' or set HF_TOKEN"
     if isinstance(source, Hub):
@@ -301,7 +301,7 @@ def _reason(error: Exception, source: Source, file: str) -> str:
             return f"{file} of {where} arrived incomplete: try again"
         name = error.filename or "the cache"
         return f"{name} cannot be written ({error.strerror}): set HF_HOME to a folder that can be"
-    return f"{file} of {where} cannot be fetched: {_first_line(error)}"
+    return f"{file} of {where} failed: {_first_line(error)}"
 
 
 def _wait(error: Exception) -> str:

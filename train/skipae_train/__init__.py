@@ -23,6 +23,8 @@ def load(name: str | os.PathLike[str]) -> Network:
     from skipae_zoo import ConfigError
 
     try:
-        return Network.from_checkpoint(find_folder(name if isinstance(name, str) else Path(name)))
+        return Network.from_checkpoint(
+            find_folder(name if isinstance(name, str) else Path(name), files="model.safetensors")
+        )
     except ConfigError as error:
         raise ModelError(str(error)) from error

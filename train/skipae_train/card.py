@@ -1,25 +1,38 @@
 """Model cards: the README.md of a checkpoint folder, made from what its run and its measurements left there.
 
 Read from the folder: ``config.json``; ``training/recipe.json``, ``training/environment.json`` and
-``training/parity.json`` (written by ``skipae-train export``); ``training/metrics.json`` (written by
-``skipae-train evaluate --record``); and ``training/notes.md``, the only part written by hand: what the
-checkpoint is for, its training data and its terms.
+``training/parity.json`` (written by ``skipae-train export``); the scores ``training/metrics.json`` (written by
+``skipae-train evaluate --record``) and ``training/result.json`` (by a fine-tuning run); ``training/speed.json``
+(by ``skipae-train card --speed``); the pictures in ``assets/``; and ``training/notes.md``, the only part written by
+hand: the licence and further metadata of the Hub between ``---`` lines, what the checkpoint is for, its data and terms.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from skipae_zoo import CheckpointConfig, read_config
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from skipae_zoo import CheckpointConfig, find_checkpoint, read_config
+from skipae_zoo.checkpoints import OWNER
 
 PIPELINE_TAG = {
     "restoration": "image-to-image",
     "classification": "image-classification",
     "segmentation": "image-segmentation",
 }
+TAGS = {"restoration": ["denoising", "image-restoration"], "classification": [], "segmentation": []}
 ARXIV = "1611.09119"
+SECTIONS = ("## What it is for", "## What it is not for", "## Data and terms", "## Measured", "## Files")
+"""Without these a card is not published."""
 
 
 class CardError(ValueError):
@@ -28,27 +41,109 @@ class CardError(ValueError):
 
 def write_card(folder: Path) -> Path:
     """Write ``README.md`` into a checkpoint folder; :class:`CardError` if a part is missing."""
+    path = folder / "README.md"
+    path.write_text(make_card(folder), encoding="utf-8")
+    return path
+
+
+def make_card(folder: Path) -> str:
+    """The card of a checkpoint folder; :class:`CardError` if a part is missing or wrong."""
     config = read_config(folder)
     notes = folder / "training" / "notes.md"
     if not notes.exists():
         raise CardError(f"{notes} is missing: write there what the checkpoint is for, its data and its terms")
-    text = "\n".join(
+    head, text = _split_notes(notes)
+    scores = _scores(folder)
+    pictures = sorted(path.name for path in (folder / "assets").glob("*.png"))
+    card = "\n".join(
         [
-            _front_matter(config),
+            _front_matter(config, head, scores),
             f"# {config.name}\n",
-            notes.read_text(encoding="utf-8").strip() + "\n",
-            _metrics(_read(folder, "metrics", "skipae-train evaluate --record")),
+            text.strip() + "\n",
+            *(f"![{name.removesuffix('.png').replace('-', ' ')}](assets/{name})\n" for name in pictures),
+            _metrics(scores),
             _use(config),
             _architecture(config),
             _training(
                 _read(folder, "recipe", "skipae-train export"), _read(folder, "environment", "skipae-train export")
             ),
-            _files(config, _read(folder, "parity", "skipae-train export")),
+            _files(folder, config, _read(folder, "parity", "skipae-train export")),
         ]
     )
-    path = folder / "README.md"
-    path.write_text(text, encoding="utf-8")
-    return path
+    check_card(card, str(notes))
+    return card
+
+
+def check_card(card: str, source: str) -> None:
+    """Raise :class:`CardError` where the Hub would not take a card, or a part that users need is missing.
+
+    Makes no request.
+    """
+    try:
+        data = ModelCard(card, ignore_metadata_errors=False).data
+    except ValueError as error:
+        raise CardError(f"{source}: the Hub would not read the head of the card: {error}") from error
+    if not data.license:
+        raise CardError(f"{source}: the head has no 'license': write one, with 'license_name' where it is 'other'")
+    if data.license == "other" and not data.get("license_name"):
+        raise CardError(f"{source}: the licence 'other' needs a 'license_name' in the head")
+    if not data.eval_results:
+        raise CardError(f"{source}: there are no scores: record some with skipae-train evaluate --record")
+    for section in SECTIONS:
+        if f"\n{section}\n" not in card:
+            raise CardError(f"{source}: the section '{section}' is missing")
+
+
+def measure_speed(folder: Path) -> None:
+    """Write ``training/speed.json``: seconds that ONNX Runtime takes on this machine's CPU, the median of three."""
+    import numpy as np
+    import onnxruntime
+
+    config = read_config(folder)
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    side = config.preprocessing.crop or 1024
+    image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        session.run(None, {"image": image})
+        seconds.append(time.perf_counter() - start)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts = {
+        "seconds": round(statistics.median(seconds[1:]), 4),
+        "size": [side, side],
+        "hardware": f"{platform.processor() or platform.machine()}, {threads} threads",
+        "onnxruntime": onnxruntime.__version__,
+    }
+    (folder / "training" / "speed.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _split_notes(path: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and text of ``notes.md``."""
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith("---\n"):
+        return {}, text
+    head, _, body = text[4:].partition("\n---\n")
+    try:
+        data = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        raise CardError(f"{path}: what stands between the --- lines is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise CardError(f"{path}: between the --- lines there must be fields, for example 'license: apache-2.0'")
+    return data, body
+
+
+def _scores(folder: Path) -> list[dict[str, Any]]:
+    """Rows of ``metrics.json`` and the one of ``result.json``."""
+    training = folder / "training"
+    rows: list[dict[str, Any]] = []
+    if (training / "result.json").exists():
+        result = json.loads((training / "result.json").read_text(encoding="utf-8"))
+        data = _read(folder, "recipe", "skipae-train export")["epochs"]["data"]
+        rows.append({"set": data, "metric": result["metric"], "images": result["images"], "mean": result["value"]})
+    if (training / "metrics.json").exists() or not rows:
+        rows += _read(folder, "metrics", "skipae-train evaluate --record")
+    return rows
 
 
 def _read(folder: Path, name: str, command: str) -> Any:
@@ -58,52 +153,111 @@ def _read(folder: Path, name: str, command: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _front_matter(config: CheckpointConfig) -> str:
-    return f"""---
-library_name: skipae
-license: other
-license_name: see-terms-below
-pipeline_tag: {PIPELINE_TAG[config.task]}
-tags:
-- onnx
-- safetensors
-- denoising
-- image-restoration
-- autoencoder
-- arxiv:{ARXIV}
----
-"""
-
-
-def _metrics(scores: list[dict[str, Any]]) -> str:
-    lines = [
-        "## Measured",
-        "",
-        "Mean RGB PSNR in dB over the pictures of a set; the net is never told the noise level.",
-        "",
+def _front_matter(config: CheckpointConfig, head: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
+    entry = find_checkpoint(config.name)
+    base = f"{OWNER}/{entry.base_model}" if entry and entry.base_model else None
+    fields = {
+        "library_name": "skipae",
+        "pipeline_tag": PIPELINE_TAG[config.task],
+        "tags": ["onnx", "safetensors", *TAGS[config.task], "autoencoder", f"arxiv:{ARXIV}"],
+        "base_model": base,
+        **head,
+    }
+    results = [
+        EvalResult(
+            task_type=PIPELINE_TAG[config.task],
+            dataset_name=score["set"],
+            dataset_type=score["set"].lower().replace(",", "").replace(" ", "-"),
+            metric_type=score.get("metric", "psnr"),
+            metric_name=f"PSNR in dB; {score['label']}" if "label" in score else score["metric"],
+            metric_value=round(score["after"] if "after" in score else score["mean"], 4),
+            metric_args={"images": score["images"], "seeds": score.get("seeds", 1), "std": score.get("std")},
+        )
+        for score in scores
     ]
-    lines += ["| set | damage | pictures | before | after | command |", "| --- | --- | --- | --- | --- | --- |"]
-    for score in scores:
+    data = ModelCardData(model_name=config.name, eval_results=results, **fields)
+    return f"---\n{data.to_yaml().strip()}\n---\n"
+
+
+def _metrics(scores: Sequence[dict[str, Any]]) -> str:
+    lines = ["## Measured", ""]
+    restored = [score for score in scores if "after" in score]
+    if restored:
+        lines += [
+            "Mean RGB PSNR in dB over the pictures of a set, and its standard deviation between them where it was",
+            "recorded; the net is never told the noise level.",
+            "",
+            "| set | damage | pictures | before | after | std | command |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+    for score in restored:
         lines.append(
             f"| {score['set']} | {score['label']} | {score['images']} | {score['before']:.2f} | "
-            f"**{score['after']:.2f}** | `{score['command']}` |"
+            f"**{score['after']:.2f}** | {_std(score, 2)} | `{score['command']}` |"
+        )
+    others = [score for score in scores if "after" not in score]
+    if others:
+        lines += [
+            "Mean over runs that differ by their seed, and its standard deviation between them.",
+            "",
+            "| set | metric | runs | images | mean | std |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+    for score in others:
+        lines.append(
+            f"| {score['set']} | {score['metric']} | {score.get('seeds', 1)} | {score['images']} | "
+            f"**{score['mean']:.4f}** | {_std(score, 4)} |"
         )
     return "\n".join([*lines, ""])
 
 
+def _std(score: dict[str, Any], digits: int) -> str:
+    return "-" if score.get("std") is None else f"{score['std']:.{digits}f}"
+
+
+USE = {
+    "restoration": (
+        'model.denoise(Image.open("photo.jpg")).save("photo.denoised.png")',
+        "`restored`, float32 [N, 3, H, W] like the input, not clamped",
+        'restored = session.run(["restored"], {"image": pixels})[0][0].transpose(1, 2, 0)\n'
+        'Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save("photo.denoised.png")',
+    ),
+    "classification": (
+        'print(model.classify(Image.open("photo.jpg")))',
+        "`logits`, float32 [N, K]",
+        'logits = session.run(["logits"], {"image": pixels})[0][0]\nprint(logits.argmax())',
+    ),
+    "segmentation": (
+        'mask = model.segment(Image.open("photo.jpg"))',
+        "`logits`, float32 [N, K, H, W]",
+        'logits = session.run(["logits"], {"image": pixels})[0][0]\n'
+        'Image.fromarray(logits.argmax(0).astype(np.uint8)).save("photo.classes.png")',
+    ),
+}
+"""By task: the call in skipae, the output of the graph, and what to do with it."""
+
+
 def _use(config: CheckpointConfig) -> str:
-    return f"""## Use
+    call, output, then = USE[config.task]
+    name = config.name if find_checkpoint(config.name) else f"ORG/{config.name}"
+    resize, crop = config.preprocessing.resize, config.preprocessing.crop
+    steps = ([f"its short side scaled to {resize} pixels"] if resize else []) + (
+        [f"the {crop} pixels square in its middle"] if crop else []
+    )
+    picture = f", of each picture {', then '.join(steps)}" if steps else ", any N, H and W"
+    text = f"""## Use
 
 ```python
 from PIL import Image
 from skipae import from_pretrained
 
-from_pretrained("{config.name}").denoise(Image.open("photo.jpg")).save("photo.denoised.png")
+model = from_pretrained("{name}")
+{call}
 ```
 
-Without skipae, `onnx/model.onnx` is enough: input `image`, output `restored`, both float32 [N, 3, H, W], RGB in
-[0, 1], any N, H and W; `onnx/features.onnx` gives every encoder layer after ReLU (`enc1` to
-`{config.architecture.layers[-1].name}`).
+Without skipae, `onnx/model.onnx` is enough. Input: `image`, float32 [N, 3, H, W], RGB in [0, 1]{picture}.
+Output: {output}. `onnx/features.onnx` gives every encoder layer after ReLU,
+`enc1` to `{config.architecture.layers[-1].name}`.
 
 ```python
 import numpy as np, onnxruntime
@@ -111,13 +265,25 @@ from PIL import Image
 
 session = onnxruntime.InferenceSession("onnx/model.onnx")
 pixels = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
-restored = session.run(["restored"], {{"image": pixels}})[0][0].transpose(1, 2, 0)
-Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save("photo.denoised.png")
+{then}
 ```
 
+In torch, with the training package or by the plain names in `model.safetensors`:
+
+```python
+import skipae_train
+from safetensors.torch import load_file
+
+network = skipae_train.load("{name}")  # a torch.nn.Module, RGB [N, 3, H, W] in [0, 1]
+weights = load_file("model.safetensors")  # "encoder.enc1.conv.weight", ...
+```
+"""
+    if config.task == "restoration":
+        text += f"""
 To fill masked places, set them to the colour {tuple(config.preprocessing.fill)} (RGB in [0, 1]) first: the net
 was trained on holes of that colour.
 """
+    return text
 
 
 def _architecture(config: CheckpointConfig) -> str:
@@ -150,13 +316,22 @@ Recipe `{recipe["name"]}` (`skipae-train pretrain {recipe["name"]} --data PHOTOS
 """
 
 
-def _files(config: CheckpointConfig, parity: dict[str, Any]) -> str:
+def _files(folder: Path, config: CheckpointConfig, parity: dict[str, Any]) -> str:
+    path = folder / "training" / "speed.json"
+    speed = ""
+    if path.exists():
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        height, width = facts["size"]
+        speed = (
+            f"\n{height} x {width} pixels take {facts['seconds']:g} s with ONNX Runtime {facts['onnxruntime']} on "
+            f"{facts['hardware']}.\n"
+        )
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files
 
-Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by
-at most {parity["output"]:.1g} (image, of 1) and {parity["features"]:.1g} (features, of a layer's largest value).
-
+Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by at
+most {parity["output"]:.1g} (output, of its range) and {parity["features"]:.1g} (features, of a layer's largest value).
+{speed}
 | file | sha256 |
 | --- | --- |
 {rows}

@@ -162,11 +162,44 @@ def evaluate(
 
 @cli.command()
 @click.argument("checkpoint", type=EXISTING)
-def card(checkpoint: Path) -> None:
-    """Write README.md of a CHECKPOINT folder from its run and its measurements."""
-    from skipae_train.card import write_card
+@click.option("--speed", is_flag=True, help="Measure the speed on this machine's CPU first.")
+def card(checkpoint: Path, speed: bool) -> None:
+    """Write README.md of a CHECKPOINT folder from its run and its measurements.
 
+    What no run can tell, its licence, use, data and terms, is taken from training/notes.md.
+    """
+    from skipae_train.card import measure_speed, write_card
+
+    if speed:
+        measure_speed(checkpoint)
     click.echo(write_card(checkpoint))
+
+
+@cli.command()
+@click.argument("checkpoint", metavar="NAME|DIR")
+@click.option("--repo", metavar="ORG/NAME", required=True, help="Repository on the Hub, made where there is none.")
+@click.option("--private", is_flag=True, help="Make the repository a private one.")
+@click.option("--pr", is_flag=True, help="Open a pull request on an existing repository instead.")
+@click.option("--dry-run", is_flag=True, help="Check the checkpoint, list its files, and make no request.")
+def publish(checkpoint: str, repo: str, private: bool, pr: bool, dry_run: bool) -> None:
+    """Publish a checkpoint on the Hugging Face Hub, fetch it again, and print what the zoo must say to use it.
+
+    It is checked first: sha256, ONNX files against torch, card, licence, data, scores. Log in with 'hf auth login',
+    or set HF_TOKEN to a token that may write.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    from skipae_train.publish import publish
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    published = publish(checkpoint, repo, private=private, pull_request=pr, dry_run=dry_run, notify=say)
+    if published is not None:
+        click.echo(f"published={published}")
 
 
 @cli.command(hidden=True)

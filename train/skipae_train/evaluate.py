@@ -23,6 +23,8 @@ class Score:
     images: int
     before: float
     after: float
+    std: float
+    """Of ``after``, between the pictures."""
     command: str
     """``skipae-train`` arguments that measure it again."""
 
@@ -106,4 +108,4 @@ def _score(
     for clean, noisy in pairs:
         before.append(psnr(clean, noisy, peak))
         after.append(psnr(clean, model.denoise(noisy), peak))
-    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), command)
+    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)

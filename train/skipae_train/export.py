@@ -312,12 +312,18 @@ PARITY_SIZES = ((1, 1, 1), (2, 29, 31), (1, 64, 48), (3, 45, 100))
 
 @torch.no_grad()
 def measure_parity(network: Network, config: CheckpointConfig, storage: str) -> Parity:
+    """What :func:`compare` finds for the graphs as they would be written with weights of type ``storage``."""
+    network = network.eval().float().cpu()
+    model, features = session(build_model(network, config, storage)), session(build_features(network, config, storage))
+    return compare(network, model, features, storage)
+
+
+@torch.no_grad()
+def compare(network: Network, model: InferenceSession, features: InferenceSession, storage: str) -> Parity:
     """Compare both graphs with torch, on noise in [0, 1] and at the sizes of :data:`PARITY_SIZES`.
 
     A classifier with fully connected layers has one size only; its batches are as many.
     """
-    network = network.eval().float().cpu()
-    model, features = session(build_model(network, config, storage)), session(build_features(network, config, storage))
     generator = torch.Generator().manual_seed(0)
     worst = worst_feature = 0.0
     for n, height, width in PARITY_SIZES:

@@ -52,9 +52,11 @@ def complete_layers(context: click.Context, _: click.Parameter, text: str) -> li
 
     from skipae import checkpoints
     from skipae.errors import SkipaeError
+    from skipae.hub import Access
 
     try:
-        folder = checkpoints.find_folder(context.params.get("model") or checkpoints.DEFAULT)
+        name = context.params.get("model") or checkpoints.DEFAULT
+        folder = checkpoints.find_folder(name, access=Access(local_files_only=True))
         layers = checkpoints.load_config(folder).architecture.layers
     except SkipaeError:
         return []
