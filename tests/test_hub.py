@@ -21,7 +21,7 @@ from PIL import Image
 
 from conftest import tiny_graph, write_checkpoint
 from hub_server import HubServer
-from skipae import ModelError, checkpoints, cli, from_pretrained
+from skipae import ModelError, checkpoints, cli, from_pretrained, hub
 from skipae.checkpoints import find_folder
 from skipae.hub import Access
 from skipae_zoo import NamedCheckpoint, Published, sha256
@@ -208,6 +208,17 @@ def test_a_file_of_the_cache_that_was_damaged_is_fetched_again(
     server.take_requests()
     same(find_folder("skipae-imagenet"), whole, MODEL)
     assert len(server.take_requests()) == 2
+
+
+def test_a_damaged_file_of_a_cache_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
+) -> None:
+    publish(monkeypatch, server, whole)
+    path = find_folder("skipae-imagenet") / MODEL
+    path.resolve().write_bytes(b"damaged")
+    monkeypatch.setattr(hub, "_remove", raising(PermissionError(13, "Permission denied", str(path))))
+    with pytest.raises(ModelError, match=r"model\.onnx cannot be written \(Permission denied\): set HF_HOME"):
+        find_folder("skipae-imagenet")
 
 
 def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:

@@ -106,16 +106,24 @@ class Source(ABC):
     def get(self, file: str, digest: str | None = None) -> Path:
         """A file with this sha256, from the local copy or fetched; a damaged one is removed and fetched once more."""
         path = self.find(file) or self.download(file)
-        if digest is None or sha256(path) == digest:
+        if digest is None:
             return path
-        with self.lock():
-            for _ in range(2):
-                path = self.find(file) or self.download(file)  # another process may have replaced it meanwhile
-                found = sha256(path)
-                if found == digest:
-                    return path
-                _remove(path)
-                self.access.say(f"{path} had the sha256 {found[:12]}..., not {digest[:12]}..., and was removed")
+        with suppress(FileNotFoundError):  # another process has just found it damaged
+            if sha256(path) == digest:
+                return path
+        try:
+            with self.lock():
+                for _ in range(2):
+                    path = self.find(file) or self.download(file)  # another process may have replaced it meanwhile
+                    found = sha256(path)
+                    if found == digest:
+                        return path
+                    _remove(path)
+                    self.access.say(f"{path} had the sha256 {found[:12]}..., not {digest[:12]}..., and was removed")
+        except OSError as error:
+            if error.errno is None:  # not the system's
+                raise
+            raise ModelError(reason(error, self, file)) from error
         raise ModelError(
             f"{file} arrives damaged from {self.where} (sha256 {found[:12]}..., expected {digest[:12]}...) and was "
             f"removed: try again later, or from another network or mirror"

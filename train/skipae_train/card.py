@@ -83,11 +83,11 @@ def check_card(card: str, source: str) -> None:
         data = ModelCard(card, ignore_metadata_errors=False).data
     except ValueError as error:
         raise CardError(f"{source}: the Hub would not read the head of the card: {error}") from error
-    if not data.license:
+    if not data.get("license"):
         raise CardError(f"{source}: the head has no 'license': write one, with 'license_name' where it is 'other'")
-    if data.license == "other" and not data.get("license_name"):
+    if data.get("license") == "other" and not data.get("license_name"):
         raise CardError(f"{source}: the licence 'other' needs a 'license_name' in the head")
-    if not data.eval_results:
+    if not data.get("eval_results"):
         raise CardError(f"{source}: there are no scores: record some with skipae-train evaluate --record")
     for section in SECTIONS:
         if f"\n{section}\n" not in card:

@@ -110,7 +110,7 @@ def check(folder: Path) -> tuple[CheckpointConfig, str]:
     if not path.exists() or path.read_text(encoding="utf-8") != card:
         raise PublishError(f"the card of {config.name} is missing or outdated: run 'skipae-train card DIR' and read it")
     data = ModelCard(card).data
-    return config, data.get("license_name") or data.license
+    return config, data.get("license_name") or data.get("license")
 
 
 @contextmanager
