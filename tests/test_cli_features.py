@@ -385,7 +385,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     failed(run("in", "-o", "out", "--pool", "mean"), 2, "pool must be none, avg, max or spatial:N")
     failed(run("-o", "out"), 2, "no input: give images")
     failed(run("in"), 2, "Missing option '-o'")
-    failed(run("in", "-o", "out", model=Path("nowhere/tiny")), 4, "does not exist: give the folder")
+    failed(run("in", "-o", "out", model=Path("/nowhere/tiny")), 4, "does not exist: give the folder")
     assert not Path("out").exists()
     damaged = write_checkpoint(tmp_path / "damaged", tiny_graph(), tiny_features())
     with (damaged / "onnx" / "features.onnx").open("ab") as file:
