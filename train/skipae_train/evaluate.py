@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipae import Model
 from skipae_train.data import DataError, find_images, load_rgb
+from skipae_train.metrics import psnr
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,6 @@ class Score:
     def __str__(self) -> str:
         """One line for people."""
         return f"{self.label}: {self.before:.2f} -> {self.after:.2f} dB over {self.images} images"
-
-
-def psnr(clean: NDArray[np.number], other: NDArray[np.number], peak: float) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels."""
-    error = float(np.square(clean.astype(np.float64) - other.astype(np.float64)).mean())
-    return float(10 * np.log10(peak**2 / error)) if error else float("inf")
 
 
 def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: bool) -> NDArray[np.number]:
@@ -106,6 +101,6 @@ def _score(
 ) -> Score:
     before, after = [], []
     for clean, noisy in pairs:
-        before.append(psnr(clean, noisy, peak))
-        after.append(psnr(clean, model.denoise(noisy), peak))
+        before.append(psnr(clean[None], noisy[None], peak).item())
+        after.append(psnr(clean[None], model.denoise(noisy)[None], peak).item())
     return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)

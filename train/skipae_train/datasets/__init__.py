@@ -1,0 +1,108 @@
+"""Readers of the data sets of the paper, in the formats their authors publish.
+
+``load(name, root, split)`` finds a set below the folder that contains it:
+
+=====================  ==========================================================  ================================
+name                   below ``root``                                              splits
+=====================  ==========================================================  ================================
+``cifar10``            ``cifar-10-batches-py``, ``cifar-10-batches-bin``, or the    train, test
+                       published ``.tar.gz``
+``cifar100``           ``cifar-100-python``, ``cifar-100-binary``, or ``.tar.gz``   train, test
+``stl10``              ``stl10_binary`` or ``stl10_binary.tar.gz``                  train, test, unlabeled
+``imagenet``           ``imagenet``, ``ILSVRC2012`` or ``ILSVRC/Data/CLS-LOC``      train, val (class folders)
+``imagenet-animal``    the same, hyponyms of "mammal" or "bird" alone              train, val
+``imagenet-vehicle``   the same, hyponyms of "conveyance, transport" alone         train, val
+``tiny-imagenet``      ``tiny-imagenet-200``                                       train, val
+``voc07``              ``VOCdevkit/VOC2007``                                       train, val, trainval, test
+``voc12``              ``VOCdevkit/VOC2012`` (masks)                               train, val, trainval
+``camvid``             ``CamVid-voc`` (masks)                                      train, val
+``folder``             any images                                                  all
+``hub:ORG/NAME``       (the Hub, or a folder in its formats)                        as the set names them
+=====================  ==========================================================  ================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from skipae_train.data import DataError
+from skipae_train.datasets.archives import cifar10, cifar100, stl10, stl10_folds
+from skipae_train.datasets.folders import class_folder, image_folder, imagenet, synsets
+from skipae_train.datasets.hub import hub
+from skipae_train.datasets.sets import (
+    VOID,
+    Batch,
+    ImageSet,
+    MemorySet,
+    StreamedSet,
+    View,
+    balanced,
+    hold_out,
+    mix,
+    plan,
+    uniforms,
+)
+from skipae_train.datasets.voc import COARSE, VOC_CLASSES, voc_classification, voc_segmentation
+
+__all__ = [
+    "COARSE",
+    "SETS",
+    "VOC_CLASSES",
+    "VOID",
+    "Batch",
+    "ImageSet",
+    "MemorySet",
+    "StreamedSet",
+    "View",
+    "balanced",
+    "cifar10",
+    "cifar100",
+    "class_folder",
+    "hold_out",
+    "hub",
+    "image_folder",
+    "imagenet",
+    "load",
+    "mix",
+    "plan",
+    "stl10",
+    "stl10_folds",
+    "synsets",
+    "uniforms",
+    "voc_classification",
+    "voc_segmentation",
+]
+
+_IMAGENET = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
+
+SETS: dict[str, Callable[[Path, str], ImageSet]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "stl10": stl10,
+    "imagenet": lambda root, split: imagenet(_below(root, *_IMAGENET), split),
+    "imagenet-animal": lambda root, split: imagenet(_below(root, *_IMAGENET), split, hypernym="animal"),
+    "imagenet-vehicle": lambda root, split: imagenet(_below(root, *_IMAGENET), split, hypernym="vehicle"),
+    "tiny-imagenet": lambda root, split: imagenet(_below(root, "tiny-imagenet-200"), split, short_side=64),
+    "voc07": lambda root, split: voc_classification(_below(root, "VOCdevkit/VOC2007"), split),
+    "voc12": lambda root, split: voc_segmentation(_below(root, "VOCdevkit/VOC2012"), split),
+    "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),
+    "folder": lambda root, split: image_folder(root),
+}
+
+
+def load(name: str, root: Path, split: str) -> ImageSet:
+    """A split of the set ``name`` below ``root``; :class:`DataError` says what is missing or damaged."""
+    if name.startswith("hub:"):
+        return hub(name.removeprefix("hub:"), split)
+    if name not in SETS:
+        raise DataError(f"there is no data set {name!r}: choose one of {', '.join(SETS)}, hub:ORG/NAME")
+    return SETS[name](root, split)
+
+
+def _below(root: Path, *names: str) -> Path:
+    """The first of the folders that exists below ``root``."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root} holds no {' or '.join(names)}: --data is the folder that contains it, unpacked")

@@ -1,0 +1,268 @@
+"""CIFAR-10, CIFAR-100 and STL-10 as their authors publish them: unpacked folders, or the ``.tar.gz`` itself."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skipae_train.data import DataError
+from skipae_train.datasets.sets import MemorySet
+
+Bytes = NDArray[np.uint8]
+_CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_STL_SITE = "https://cs.stanford.edu/~acoates/stl10/"
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """Where one of the CIFAR sets keeps what."""
+
+    python: tuple[str, str, str]
+    """Folder, archive and description of the pickled form."""
+    binary: tuple[str, str, str]
+    """The same of the binary form; its batches end in ``.bin``, its description is one class name per line."""
+    batches: dict[str, list[str]]
+    labels: str
+    """Key of a pickled batch."""
+    names: str
+    """Key of the pickled description."""
+    skip: int
+    """Label bytes of a binary record before the one wanted."""
+
+
+_CIFAR10 = _Cifar(
+    ("cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"),
+    ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "batches.meta.txt"),
+    {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+    "labels",
+    "label_names",
+    skip=0,
+)
+_CIFAR100 = _Cifar(
+    ("cifar-100-python", "cifar-100-python.tar.gz", "meta"),
+    ("cifar-100-binary", "cifar-100-binary.tar.gz", "fine_label_names.txt"),
+    {"train": ["train"], "test": ["test"]},
+    "fine_labels",
+    "fine_label_names",
+    skip=1,
+)
+
+
+def cifar10(root: Path, split: str) -> MemorySet:
+    """CIFAR-10: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
+
+    Below ``root``: ``cifar-10-batches-py``, ``cifar-10-batches-bin``, or an archive of either.
+    """
+    return _cifar(_CIFAR10, root, split)
+
+
+def cifar100(root: Path, split: str) -> MemorySet:
+    """CIFAR-100 with its 100 fine classes: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
+
+    Below ``root``: ``cifar-100-python``, ``cifar-100-binary``, or an archive of either.
+    """
+    return _cifar(_CIFAR100, root, split)
+
+
+def stl10(root: Path, split: str) -> MemorySet:
+    """STL-10: ``train`` (5,000), ``test`` (8,000) or ``unlabeled`` (100,000, 2.8 GB in memory), 96 x 96.
+
+    Below ``root``: ``stl10_binary`` or ``stl10_binary.tar.gz``.
+    """
+    labelled = _check_split(split, ("train", "test", "unlabeled")) != "unlabeled"
+    wanted = [f"{split}_X.bin", *([f"{split}_y.bin"] if labelled else []), "class_names.txt"]
+    where, files = _stl(root, wanted)
+    pixels = files[f"{split}_X.bin"]
+    if not len(pixels) or len(pixels) % (3 * 96 * 96):
+        raise _damaged(where, f"{split}_X.bin", f"{len(pixels)} bytes are no whole number of 96 x 96 images", _STL_SITE)
+    # Column-major in the file: a view, so that 2.8 GB are not copied.
+    images = torch.from_numpy(pixels).view(-1, 3, 96, 96).transpose(-1, -2)
+    classes = tuple(files["class_names.txt"].tobytes().decode().split())
+    if not labelled:
+        return MemorySet(images, None, classes)
+    labels = torch.from_numpy(files[f"{split}_y.bin"]).long() - 1
+    _check_labels(where, f"{split}_y.bin", labels, len(images), len(classes), _STL_SITE, first=1)
+    return MemorySet(images, labels, classes)
+
+
+def stl10_folds(root: Path) -> list[Tensor]:
+    """The ten folds of STL-10's training set, each as positions, int64 [1000]."""
+    where, files = _stl(root, ["fold_indices.txt", "train_y.bin"])
+    try:
+        folds = [np.array(line.split(), np.int64) for line in files["fold_indices.txt"].tobytes().decode().splitlines()]
+    except (ValueError, OverflowError) as error:
+        raise _damaged(where, "fold_indices.txt", str(error), _STL_SITE) from None
+    images = len(files["train_y.bin"])
+    if not folds or any(len(fold) == 0 or fold.min() < 0 or fold.max() >= images for fold in folds):
+        raise _damaged(where, "fold_indices.txt", f"a fold is empty or points past the {images} images", _STL_SITE)
+    return [torch.from_numpy(fold) for fold in folds]
+
+
+def _cifar(spec: _Cifar, root: Path, split: str) -> MemorySet:
+    batches = spec.batches[_check_split(split, tuple(spec.batches))]
+    python, binary = [*batches, spec.python[2]], [*(f"{name}.bin" for name in batches), spec.binary[2]]
+    where, files = _read(root, [(*spec.python[:2], python), (*spec.binary[:2], binary)], _CIFAR_SITE)
+    *names, meta = files
+    parse = _binary_batches if meta == spec.binary[2] else _pickled_batches
+    classes, batches_read = parse(spec, where, files, meta)
+    for name, (rows, labels) in zip(names, batches_read, strict=True):
+        _check_labels(where, name, labels, len(rows), len(classes), _CIFAR_SITE)
+    images = np.concatenate([rows for rows, _ in batches_read]).reshape(-1, 3, 32, 32)
+    return MemorySet(torch.from_numpy(images), torch.cat([labels for _, labels in batches_read]), classes)
+
+
+def _binary_batches(
+    spec: _Cifar, where: Path, files: dict[str, Bytes], meta: str
+) -> tuple[tuple[str, ...], list[tuple[Bytes, Tensor]]]:
+    """Class names, and per batch the pixels, uint8 [N, 3072], and the labels."""
+    size, batches = spec.skip + 1 + 3072, []
+    for name, data in files.items():
+        if name != meta:
+            if not len(data) or len(data) % size:
+                raise _damaged(
+                    where, name, f"{len(data)} bytes are no whole number of {size}-byte records", _CIFAR_SITE
+                )
+            records = data.reshape(-1, size)
+            batches.append((records[:, -3072:], torch.from_numpy(records[:, spec.skip].astype(np.int64))))
+    return tuple(files[meta].tobytes().decode().split()), batches
+
+
+def _pickled_batches(
+    spec: _Cifar, where: Path, files: dict[str, Bytes], meta: str
+) -> tuple[tuple[str, ...], list[tuple[Bytes, Tensor]]]:
+    """The same of pickles."""
+    described = _unpickle(where, meta, files[meta], spec.names)
+    batches = []
+    for name, data in files.items():
+        if name != meta:
+            batch = _unpickle(where, name, data, "data", spec.labels)
+            rows = batch["data"]
+            count = described.get("num_cases_per_batch", len(rows))  # CIFAR-100 does not state it
+            if not (isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape == (count, 3072) and count):
+                found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
+                raise _damaged(where, name, f"its data is {found}, not uint8 [{count or 'N'}, 3072]", _CIFAR_SITE)
+            try:
+                labels = torch.tensor(batch[spec.labels], dtype=torch.int64)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise _damaged(where, name, f"its labels cannot be read ({error})", _CIFAR_SITE) from None
+            batches.append((rows, labels))
+    return tuple(_text(name) for name in described[spec.names]), batches
+
+
+def _stl(root: Path, wanted: list[str]) -> tuple[Path, dict[str, Bytes]]:
+    return _read(root, [("stl10_binary", "stl10_binary.tar.gz", wanted)], _STL_SITE)
+
+
+def _read(root: Path, places: Sequence[tuple[str, str, list[str]]], site: str) -> tuple[Path, dict[str, Bytes]]:
+    """The wanted files of the first folder or archive that exists, in the order asked for, and where it is."""
+    for folder, archive, wanted in places:
+        if (root / folder).is_dir():
+            return root / folder, {name: _read_file(root / folder / name, site) for name in wanted}
+        if (root / archive).is_file():
+            return root / archive, _read_archive(root / archive, wanted, site)
+    expected = ", ".join(name for folder, archive, _ in places for name in (folder, archive))
+    raise DataError(
+        f"{root} holds none of {expected}: --data is the folder that contains one of them; get it at {site}"
+    )
+
+
+def _read_file(path: Path, site: str) -> Bytes:
+    try:
+        return np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise _damaged(path.parent, path.name, "it is missing", site) from None
+
+
+def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
+    found: dict[str, Bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name in wanted and member.isfile() and (source := archive.extractfile(member)):
+                    found[name] = _fill(source, member.size)
+                if len(found) == len(wanted):
+                    break
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is truncated or no tar.gz ({error}): download it again from {site}") from error
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise _damaged(path, missing[0], "it is missing", site)
+    return {name: found[name] for name in wanted}
+
+
+def _fill(source: Any, size: int) -> Bytes:
+    """``size`` bytes of a stream, without a second copy (STL-10's unlabelled images are 2.8 GB)."""
+    data = np.empty(size, np.uint8)
+    view, done = data.data, 0
+    while done < size:
+        read = source.readinto(view[done:])
+        if not read:
+            raise EOFError(f"{done} of {size} bytes")
+        done += read
+    return data
+
+
+def _unpickle(where: Path, name: str, data: Bytes, *keys: str) -> dict[str, Any]:
+    """Load a pickle of arrays, lists, strings and numbers; anything else in it is an error and is not run."""
+    try:
+        loaded = _Unpickler(io.BytesIO(data.data), encoding="bytes").load()
+    except DataError as error:
+        raise _damaged(where, name, str(error), _CIFAR_SITE) from None
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise _damaged(where, name, f"it is no whole pickle ({error})", _CIFAR_SITE) from error
+    entries = {_text(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+    missing = [key for key in keys if key not in entries]
+    if missing:
+        raise _damaged(where, name, f"it has no {missing[0]!r}", _CIFAR_SITE)
+    return entries
+
+
+def _text(stored: object) -> str:
+    """A string of Python 2 or 3."""
+    return stored.decode() if isinstance(stored, bytes) else str(stored)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that CIFAR's pickles use, and those that Python 3 and numpy 2 write for the same, no others."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """Look a global up in the list of allowed ones."""
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)  # type: ignore[no-any-return]
+        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
+            return cast(Callable[..., Any], np.empty(0).__reduce__()[0])
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return lambda text, _: text.encode("latin-1")
+        raise DataError(f"it asks for {module}.{name}, which no CIFAR file needs")
+
+
+def _check_split(split: str, allowed: tuple[str, ...]) -> str:
+    if split not in allowed:
+        raise DataError(f"there is no split {split!r}: choose one of {', '.join(allowed)}")
+    return split
+
+
+def _check_labels(where: Path, name: str, labels: Tensor, images: int, classes: int, site: str, first: int = 0) -> None:
+    """One label per image, each in [0, classes); ``first`` is what the file calls class 0."""
+    if labels.ndim != 1 or len(labels) != images:
+        raise _damaged(where, name, f"it has {len(labels)} labels for {images} images", site)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        wrong = (low if low < 0 else high) + first
+        raise _damaged(where, name, f"label {wrong} is out of range {first}..{classes - 1 + first}", site)
+
+
+def _damaged(where: Path, name: str, why: str, site: str) -> DataError:
+    return DataError(f"{where / name} cannot be used: {why}; download the set again from {site}")

@@ -1,0 +1,141 @@
+"""VOCdevkit: classification (2007) and segmentation (2012), and any set in its layout, such as CamVid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from PIL import Image
+
+from skipae_train.data import DataError
+from skipae_train.datasets.folders import FileSet
+from skipae_train.datasets.sets import VOID
+
+COARSE = {
+    "animal": ["bird", "cat", "cow", "dog", "horse", "sheep"],
+    "vehicle": ["aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train"],
+    "indoor": ["bottle", "chair", "diningtable", "pottedplant", "sofa", "tvmonitor"],
+    "person": ["person"],
+}
+"""The coarse classes of table 5."""
+VOC_CLASSES = sorted(name for names in COARSE.values() for name in names)
+
+
+def voc_classification(
+    folder: Path, split: str, *, classes: Sequence[str] | None = None, short_side: int = 256
+) -> FileSet:
+    """Which objects are in each image: labels int8 [N, K], 1 present, 0 absent, -1 only as difficult ones.
+
+    ``folder`` holds ``ImageSets/Main``, ``Annotations`` and ``JPEGImages`` (``VOCdevkit/VOC2007``).  ``classes``
+    default to those that have a list ``ImageSets/Main/<class>_<split>.txt``, or else to VOC's 20; objects of
+    other classes do not count.
+    """
+    names = _image_list(folder, "Main", split)
+    if classes is None:
+        lists = (folder / "ImageSets" / "Main").glob(f"*_{split}.txt")
+        classes = sorted(path.stem.removesuffix(f"_{split}") for path in lists) or VOC_CLASSES
+    labels = np.zeros((len(names), len(classes)), np.int8)
+    for row, name in zip(labels, names, strict=True):
+        path = folder / "Annotations" / f"{name}.xml"
+        try:
+            found = [(o.findtext("name"), o.findtext("difficult", "0")) for o in ElementTree.parse(path).iter("object")]
+        except (OSError, ElementTree.ParseError) as error:
+            raise DataError(
+                f"{path} cannot be read ({error}), but {split}.txt names it: unpack the set again"
+            ) from None
+        for number, wanted in enumerate(classes):
+            difficult = [flag.strip() == "1" for label, flag in found if label == wanted]
+            if difficult:
+                row[number] = -1 if all(difficult) else 1
+    return FileSet(_images(folder, names, split), torch.from_numpy(labels), classes, short_side=short_side)
+
+
+def voc_segmentation(
+    folder: Path, split: str, *, classes: Sequence[str] | None = None, short_side: int = 256
+) -> SegmentationSet:
+    """Images with masks.
+
+    ``folder`` holds ``ImageSets/Segmentation``, ``SegmentationClass`` and ``JPEGImages`` (``VOCdevkit/VOC2012``,
+    ``CamVid-voc``).  ``classes`` default to ``classes.txt`` in it (lines ``INDEX NAME``) if there is one, or else to
+    background and VOC's 20.
+    """
+    names = _image_list(folder, "Segmentation", split)
+    if classes is None:
+        classes = _listed_classes(folder / "classes.txt") or ["background", *VOC_CLASSES]
+    masks = [folder / "SegmentationClass" / f"{name}.png" for name in names]
+    _check_files(masks, split)
+    return SegmentationSet(_images(folder, names, split), masks, classes, short_side=short_side)
+
+
+class SegmentationSet(FileSet):
+    """Images with a palette mask each: index k is class k, :data:`VOID` is no label."""
+
+    masked = True
+
+    def __init__(
+        self, files: Sequence[Path], masks: Sequence[Path], classes: Sequence[str], *, short_side: int
+    ) -> None:
+        super().__init__(files, None, classes, short_side=short_side)
+        self.masks = masks
+
+    def _mask(self, row: int) -> Image.Image:
+        path = self.masks[row]
+        try:
+            with Image.open(path) as image:
+                image.load()
+                mode, indices = image.mode, np.array(image)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be decoded ({error}): unpack the set again") from error
+        if mode not in ("P", "L"):
+            raise DataError(f"{path} is a mask of mode {mode}: masks are palette or grey PNGs whose values are classes")
+        unknown = set(np.unique(indices).tolist()) - {*range(len(self.classes)), VOID}
+        if unknown:
+            raise DataError(
+                f"{path} has palette index {min(unknown)}: allowed are 0 to {len(self.classes) - 1}, the classes, "
+                f"and {VOID} for none; repair the mask or give all classes"
+            )
+        return Image.fromarray(indices)
+
+
+def _image_list(folder: Path, kind: str, split: str) -> list[str]:
+    """Names of a list's images, without suffix."""
+    path = folder / "ImageSets" / kind / f"{split}.txt"
+    try:
+        names = path.read_text().split()
+    except FileNotFoundError:
+        known = sorted(p.stem for p in path.parent.glob("*.txt") if "_" not in p.stem)
+        there = f"there are {', '.join(known)}" if known else f"{path.parent} has no lists; unpack VOCdevkit there"
+        raise DataError(f"{path} is missing: {there}") from None
+    if not names:
+        raise DataError(f"{path} names no images: unpack the set again")
+    return names
+
+
+def _images(folder: Path, names: Sequence[str], split: str) -> list[Path]:
+    files = [folder / "JPEGImages" / f"{name}.jpg" for name in names]
+    _check_files(files, split)
+    return files
+
+
+def _check_files(files: Sequence[Path], split: str) -> None:
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(
+            f"{missing[0]}{more} is missing, but {split}.txt names it: unpack the set again, or edit the list"
+        )
+
+
+def _listed_classes(path: Path) -> list[str]:
+    """Class names of ``INDEX NAME`` lines, in order; empty without such a file."""
+    if not path.exists():
+        return []
+    pairs = [re.fullmatch(r"(\d+)\s+(.+)", line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    named = [(int(pair[1]), pair[2]) for pair in pairs if pair and int(pair[1]) != VOID]
+    if None in pairs or [index for index, _ in named] != list(range(len(named))):
+        raise DataError(f"{path} must have lines 'INDEX NAME', indices 0, 1, 2, ... (and {VOID} for no label)")
+    return [name for _, name in named]

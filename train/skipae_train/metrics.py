@@ -1,0 +1,96 @@
+"""Scores of the paper's tables: accuracy, PSNR, SSIM, VOC's average precision, mean IoU.
+
+torchmetrics counts where it has the same definition; the definition of VOC 2007's average precision it has not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from skipae_train.datasets.sets import VOID
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of samples whose highest score, float [N, K], is at their label, int64 [N]."""
+    return float((scores.argmax(1) == labels).double().mean())
+
+
+def psnr(clean: Tensor | NDArray[np.number], other: Tensor | NDArray[np.number], peak: float = 1.0) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image, over its pixels and channels.
+
+    Takes [N, C, H, W] (or [N, H, W, C]), tensors or arrays, in units where the largest value is ``peak``; returns
+    float64 [N], infinite for equal images.
+    """
+    clean, other = (torch.tensor(x) if isinstance(x, np.ndarray) else x for x in (clean, other))
+    return peak_signal_noise_ratio(
+        other.double(), clean.double(), data_range=peak, reduction="none", dim=tuple(range(1, clean.ndim))
+    )
+
+
+def ssim(clean: Tensor, other: Tensor, peak: float = 1.0) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5), float64 [N].
+
+    Takes [N, C, H, W], H and W at least 11, in units where the largest value is ``peak``; averaged over channels.
+    """
+    value = structural_similarity_index_measure(
+        other.double(), clean.double(), data_range=peak, reduction="none", sigma=1.5, k1=0.01, k2=0.03
+    )
+    if isinstance(value, tuple):
+        raise TypeError("torchmetrics returned more than the similarity")
+    return value.reshape(len(clean))
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """VOC 2007's 11-point interpolated average precision of one class, as ``VOCevalcls.m`` of the devkit counts it.
+
+    The mean, over recalls 0, 0.1, ..., 1, of the highest precision at that recall or more (0 where it is not
+    reached).  ``scores`` are float [N]; ``labels`` int8 [N]: 1 present, 0 absent, -1 difficult, which counts neither
+    way.  Equal scores keep the order of the samples.  Recalls are compared as fractions, where the devkit's
+    0:0.1:1 rounds.  NaN if the class occurs nowhere.
+    """
+    counted = labels >= 0
+    scores, found = scores[counted], labels[counted] > 0
+    found = found[torch.sort(scores, descending=True, stable=True).indices]
+    hits = found.long().cumsum(0)
+    total = int(found.sum())
+    if not total:
+        return float("nan")
+    precision = hits.double() / torch.arange(1, len(hits) + 1, device=hits.device)
+    best = [precision[10 * hits >= tenth * total].max() for tenth in range(11)]
+    return float(torch.stack(best).mean())
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Mean of :func:`average_precision` over the classes that occur, and that of each class, float64 [K].
+
+    Takes float [N, K] and int8 [N, K].
+    """
+    each = torch.tensor([average_precision(s, t) for s, t in zip(scores.T, labels.T, strict=True)], dtype=torch.float64)
+    return float(each.nanmean()), each
+
+
+def confusion(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
+    """Pixels of true class i that were called j, int64 [classes, classes]; :data:`VOID` pixels do not count.
+
+    Takes classes as integers of one shape.  Matrices of batches and processes add up to that of the set.
+    """
+    matrix = multiclass_confusion_matrix(
+        predicted.long().flatten(), masks.long().flatten(), classes, ignore_index=VOID, validate_args=False
+    )
+    return matrix.long()
+
+
+def mean_iou(matrix: Tensor) -> tuple[float, Tensor]:
+    """Intersection over union, from one confusion matrix of the whole set, [K, K]: the mean, and each class's, [K].
+
+    A class that is neither there nor predicted is NaN and left out of the mean.
+    """
+    matrix = matrix.double()
+    both = matrix.diagonal()
+    each = both / (matrix.sum(0) + matrix.sum(1) - both)
+    return float(each.nanmean()), each
