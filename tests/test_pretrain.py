@@ -10,19 +10,10 @@ from PIL import Image
 from skipae_train.corruption import GaussianNoise, PhotoDamage
 from skipae_train.data import DataError, Photos, augment_photos
 from skipae_train.export import export
+from skipae_train.loop import Cosine, Milestones, Session, TrainingError, Trapezoid
 from skipae_train.muon import orthogonal
-from skipae_train.pretrain import (
-    Cosine,
-    Milestones,
-    Phase,
-    Pretrain,
-    TrainingError,
-    Trapezoid,
-    load_run,
-    pretrain,
-    reconstruction_loss,
-)
-from skipae_train.recipes import load_recipe, recipe_names, smoke
+from skipae_train.pretrain import Phase, Pretrain, load_run, pretrain, reconstruction_loss
+from skipae_train.recipes import pretrain_recipe, recipe_names
 from skipae_zoo import network_1
 
 
@@ -52,8 +43,9 @@ RECIPE = Pretrain(
 )
 
 
-def run(out, data, recipe=RECIPE, **options):
-    return pretrain(recipe, data, out, precision="fp32", device="cpu", quiet=True, validate_every=3, **options)
+def run(out, data, recipe=RECIPE, start=None, **options):
+    session = Session(**{"precision": "fp32", "device": "cpu", "quiet": True, "validate_every": 3, **options})
+    return pretrain(recipe, data, out, session, start=start)
 
 
 def read_log(folder):
@@ -85,7 +77,7 @@ def test_training_lowers_the_loss(tmp_path, photos, lr, muon_lr):
     phases, noise = (Phase(120, 32, 4),), GaussianNoise((30, 30))
     network = network_1((2, 2, 0, 0), 8, topology="post")
     recipe = replace(RECIPE, architecture=network, corruption=noise, phases=phases, ema=0.0, lr=lr, muon_lr=muon_lr)
-    pretrain(recipe, photos, tmp_path, precision="fp32", device="cpu", quiet=True, validate_every=30)
+    run(tmp_path, photos, recipe, validate_every=30)
     losses = [float(row["loss"]) for row in read_log(tmp_path)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -236,10 +228,8 @@ def test_augmentation_keeps_range_and_geometry():
     assert len(places) > 4
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_runs_at_the_smoke_budget(tmp_path, photos, name):
-    recipe = smoke(load_recipe(name))
-    network = pretrain(recipe, photos, tmp_path, precision="fp32", device="cpu", quiet=True)
+def test_natural_runs_at_the_smoke_budget(tmp_path, photos):
+    network = run(tmp_path, photos, pretrain_recipe("natural", budget="smoke"))
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
 
 

@@ -85,14 +85,34 @@ def test_unclipped_noise_is_the_papers_protocol(checkpoint, photos):
 
 
 def test_recipes_are_listed():
-    assert "natural  network-1, m = (" in run("recipes").output
+    lines = run("recipes").output.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "fig2", "fig3", "table1", "table2", "table3", "table4", "table5", "fig4", "fig5", "fig6", "suppC", "suppD",
+        "natural",
+    ]  # fmt: skip
+    assert lines[3].startswith("table2  cifar10-4k: ")
+    assert "Expected:" in run("recipes", "cifar10-4k").output
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 2, "there is no recipe 'nature': choose one of"),
+        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 1, "there is no recipe 'nature': choose one of"),
         (["pretrain", "natural", "--data", "{empty}", "--out", "{empty}/run"], 1, "holds no images"),
+        (
+            ["finetune", "cifar10", "--data", "{empty}", "--out", "{empty}/x"],
+            1,
+            "cifar10 needs the run of a pre-training",
+        ),
+        (["finetune", "imagenet", "--data", "{empty}", "--out", "x"], 1, "the recipe imagenet has nothing to finetune"),
+        (
+            ["finetune", "cifar10", "--fold", "1", "--data", "{empty}", "--out", "x"],
+            2,
+            "--fold is for recipes on STL-10",
+        ),
+        (["probe", "{empty}", "--data", "{empty}", "--out", "x"], 1, "is not the folder of a run"),
+        (["reproduce", "table9", "--data", "{empty}"], 2, "there is no result 'table9': choose one of fig2, fig3"),
+        (["reproduce", "table2", "--budget", "smoke", "--data", "{empty}", "--out", "{empty}/r"], 1, "holds none of"),
         (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 1, "is not the folder of a run"),
         (["evaluate", "skipae-natural"], 2, "nothing to measure"),
         (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
@@ -118,7 +138,7 @@ def test_export_for_one_size(checkpoint, tmp_path):
     for arguments, message in (
         (("--size", "21", "--out", tmp_path / "x.onnx"), "--size must be height x width in pixels"),
         (("--size", "21x32", "--out", tmp_path), "--out must be a file that ends in .onnx"),
-        (("--out", tmp_path), "--name and --images are needed"),
+        (("--out", tmp_path), "--name is needed"),
     ):
         refused = run("export", checkpoint, *arguments)
         assert refused.exit_code == 2 and message in refused.output

@@ -304,12 +304,19 @@ def _architecture(config: CheckpointConfig) -> str:
 
 
 def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
-    phases = ", ".join(f"{p['steps']:,} steps of {p['batch']} crops of {p['crop']} pixels" for p in recipe["phases"])
+    phases = ", ".join(
+        f"{p['steps']:,} steps of {p['batch']} crops of {p['crop']} pixels" for p in recipe.get("phases", ())
+    )
+    if epochs := recipe.get("epochs"):
+        phases = f"{epochs['count']} epochs of {epochs['data']}, batches of {epochs['batch']}, {epochs['crop']} pixels"
+    command = f"finetune {recipe['name']} --start RUN" if "head" in recipe else f"pretrain {recipe['name']}"
+    data = "DATA" if epochs else "PHOTOS"
+    loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 
-Recipe `{recipe["name"]}` (`skipae-train pretrain {recipe["name"]} --data PHOTOS --out RUN`): {phases}; ADAM at
-{recipe["lr"]:g}, loss {recipe["loss"]}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
+Recipe `{recipe["name"]}` (`skipae-train {command} --data {data} --out RUN`): {phases}; ADAM at
+{recipe["lr"]:g}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
 `training/log.csv`.
 
 {facts}

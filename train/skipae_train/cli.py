@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from skipae import __version__
 
 if TYPE_CHECKING:
-    from skipae_train.pretrain import Precision
+    from skipae_train.loop import Session
+    from skipae_train.recipes.budgets import Budget
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -24,72 +26,179 @@ def cli() -> None:
     """Train skipae checkpoints, export them, measure them."""
 
 
-@cli.command()
-def recipes() -> None:
-    """List the recipes, one per line."""
-    from skipae_train.recipes import load_recipe, recipe_names
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        network = recipe.architecture
-        shape = f"m = {network.m}, " if network.m else ""
-        click.echo(f"{name}  {network.network}, {shape}n = {network.n}, {recipe.steps:,} steps")
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+data_option = click.option(
+    "--data", type=EXISTING, required=True, help="Folder that contains the sets (cifar-10-batches-py, VOCdevkit, ...)."
+)
+out_option = click.option(
+    "--out", type=FOLDER, required=True, help="Folder of the run; a run that was stopped goes on there."
+)
+budget_option = click.option(
+    "--budget",
+    type=click.Choice(["smoke", "cpu", "paper"]),
+    default="paper",
+    show_default=True,
+    help="How much to cut.",
+)
+recipe_options = _together(
+    click.option("--variant", default="", metavar="NAME[+NAME]", help="What to change of the recipe: no-shortcut, ..."),
+    budget_option,
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+)
+session_options = _together(
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option("--device", help="cpu, or what accelerate finds."),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Cut each process's share of a batch into this many parts, for less memory.",
+    ),
+    click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Minutes between saved states."),
+    click.option(
+        "--validate-every", type=click.IntRange(min=1), help="Steps.  [default: an epoch; on photos 1000 steps]"
+    ),
+    click.option("--quiet", is_flag=True, help="No progress bar."),
+)
+
+
+def _session(threads: int | None, **options: Any) -> Session:
+    import torch
+
+    from skipae_train.loop import Session
+
+    if threads:
+        torch.set_num_threads(threads)
+    return Session(**options)
+
+
+@cli.command()
+@click.argument("recipe", required=False)
+def recipes(recipe: str | None) -> None:
+    """List the results of the paper with their recipes, or describe one RECIPE."""
+    from skipae_train.recipes import describe
+    from skipae_train.reproduce import RESULTS
+
+    if recipe is not None:
+        click.echo(describe(recipe))
+        return
+    for name, result in RESULTS.items():
+        click.echo(f"{name:<7} {', '.join(result.recipes)}: {result.title}")
+    click.echo(f"{'natural':<7} natural: the bundled denoiser, no result of the paper")
 
 
 @cli.command()
 @click.argument("recipe")
-@click.option("--data", type=EXISTING, required=True, help="Folder of training images, searched recursively.")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the run; a run that was stopped goes on there.")
-@click.option("--budget", type=click.Choice(["smoke", "full"]), default="full", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--device", help="cpu, or what accelerate finds.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
-@click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Minutes between saved states.")
-@click.option("--validate-every", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps.")
+@click.option(
+    "--data",
+    type=EXISTING,
+    required=True,
+    help="Folder that contains the set; for natural, a folder of photos, searched recursively.",
+)
+@out_option
+@recipe_options
 @click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@session_options
 def pretrain(
+    recipe: str, data: Path, out: Path, variant: str, budget: Budget, seed: int, start: Path | None, **options: Any
+) -> None:
+    """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
+    from skipae_train.pretrain import pretrain
+    from skipae_train.recipes import pretrain_recipe
+
+    chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed)
+    pretrain(chosen, data, out, _session(**options), start=start)
+
+
+@cli.command()
+@click.argument("recipe")
+@data_option
+@out_option
+@recipe_options
+@click.option("--start", type=EXISTING, help="Run folder of the pre-training, or a checkpoint folder.")
+@click.option("--fold", type=click.IntRange(0, 9), help="Of STL-10.")
+@session_options
+def finetune(
     recipe: str,
     data: Path,
     out: Path,
-    budget: str,
-    precision: Precision,
-    device: str | None,
-    threads: int | None,
-    save_minutes: float,
-    validate_every: int,
+    variant: str,
+    budget: Budget,
+    seed: int,
     start: Path | None,
-    quiet: bool,
+    fold: int | None,
+    **options: Any,
 ) -> None:
-    """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
-    import torch
+    """Fine-tune a classifier or segmenter by RECIPE, or go on in --out; then test it."""
+    from dataclasses import replace
 
-    from skipae_train.pretrain import pretrain
-    from skipae_train.recipes import load_recipe, recipe_names, smoke
+    from skipae_train.finetune import finetune
+    from skipae_train.recipes import finetune_recipe
 
-    if recipe not in recipe_names():
-        raise click.UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(recipe_names())}")
-    if threads:
-        torch.set_num_threads(threads)
-    chosen = load_recipe(recipe)
-    pretrain(
-        smoke(chosen) if budget == "smoke" else chosen,
-        data,
-        out,
-        precision=precision,
-        device=device,
-        save_minutes=save_minutes,
-        validate_every=validate_every,
-        start=start,
-        quiet=quiet,
-    )
+    chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed)
+    if fold is not None:
+        if chosen.fold is None:
+            raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe}")
+        chosen = replace(chosen, fold=fold)
+    found = finetune(chosen, data, out, _session(**options), start=start)
+    if found is not None:
+        click.echo(f"{out}: {found['metric']} {found['value']:.2f} % on {found['images']} test images")
+
+
+@cli.command()
+@click.argument("run", type=EXISTING)
+@data_option
+@out_option
+@budget_option
+@session_options
+def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> None:
+    """Measure what each encoder layer of a RUN can classify and reconstruct."""
+    from skipae_train.finetune import load_network
+    from skipae_train.probe import Probe, probe
+    from skipae_train.recipes.budgets import cut
+
+    network, recipe = load_network(run)
+    chosen = cut(Probe(name=f"probe {recipe['name']}", architecture=network.architecture), budget)
+    for row in probe(chosen, network, data, out, _session(**options)):
+        click.echo(f"{row['layer']}: accuracy {row['accuracy']:.2f} %, PSNR {row['psnr']:.2f} dB")
+
+
+@cli.command()
+@click.argument("result", metavar="ID")
+@data_option
+@budget_option
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Whole repetitions.")
+@click.option("--out", type=FOLDER, help="Folder of the result, and of its runs.  [default: results/ID, results/runs]")
+@session_options
+def reproduce(result: str, data: Path, budget: Budget, seeds: int, out: Path | None, **options: Any) -> None:
+    """Make the table or figure ID of the paper: run what is missing, and compare."""
+    from skipae_train.reproduce import RESULTS, reproduce
+
+    if result not in RESULTS:
+        raise click.UsageError(f"there is no result {result!r}: choose one of {', '.join(RESULTS)}")
+    where, runs = (out, out / "runs") if out else (Path("results") / result, Path("results/runs"))
+    table = reproduce(result, budget, data, where, runs, seeds=seeds, session=_session(**options))
+    click.echo(table.read_text(encoding="utf-8"))
 
 
 @cli.command()
 @click.argument("source", metavar="RUN|CHECKPOINT", type=EXISTING)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder, or file, to write.")
 @click.option("--name", help="Name of the checkpoint.")
-@click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.")
+@click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.  [default: the exact one]")
 @click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--size", metavar="HxW", help="Write one fp32 ONNX file for images of this size alone.")
 def export(source: Path, out: Path, name: str | None, images: Path | None, storage: str, size: str | None) -> None:
@@ -109,9 +218,9 @@ def export(source: Path, out: Path, name: str | None, images: Path | None, stora
         worst = export_static(source, out, height=int(match[1]), width=int(match[2]))
         click.echo(f"{out}: float32 [1, 3, {match[1]}, {match[2]}]; ONNX Runtime differs from torch by {worst:.2g}")
         return
-    if name is None or images is None:
-        raise click.UsageError("--name and --images are needed to export a run to a checkpoint folder")
-    photos = [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
+    if name is None:
+        raise click.UsageError("--name is needed to export a run to a checkpoint folder")
+    photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
     network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage)
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "

@@ -6,7 +6,8 @@ Every corruption is a frozen dataclass that is called with clean images and a ge
 
 ``clean`` is float32 [N, 3, H, W], RGB in [0, 1]; the result has the same shape, type and units.  Noise
 levels are standard deviations in 8-bit grey levels.  All randomness comes from ``generator``, which lives
-on the device of ``clean``, so that a seed gives the same corruption again.
+on the device of ``clean``, so that a seed gives the same corruption again.  The paper's corruptions also take a
+:class:`skipae_train.hashing.SampleRandom`, whose numbers do not depend on how samples are grouped into batches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from skipae_train.hashing import SampleRandom
+
 Colour = tuple[float, float, float]
 
 
@@ -33,18 +36,25 @@ class Corruption(Protocol):
         ...
 
 
-def uniform(clean: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+Random = torch.Generator | SampleRandom
+
+
+def uniform(clean: Tensor, low: float, high: float, generator: Random) -> Tensor:
     """One number in [low, high) per sample, as float32 [N, 1, 1, 1]."""
+    if isinstance(generator, SampleRandom):
+        return low + (high - low) * generator.rand(1, 1, 1)
     return low + (high - low) * torch.rand(len(clean), 1, 1, 1, generator=generator, device=clean.device)
 
 
-def chance(clean: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def chance(clean: Tensor, probability: float, generator: Random) -> Tensor:
     """True with the given probability per sample, as bool [N, 1, 1, 1]."""
     return uniform(clean, 0, 1, generator) < probability
 
 
-def normal_like(clean: Tensor, generator: torch.Generator) -> Tensor:
+def normal_like(clean: Tensor, generator: Random) -> Tensor:
     """Standard normal noise in the shape of ``clean``."""
+    if isinstance(generator, SampleRandom):
+        return generator.randn(*clean.shape[1:])
     return torch.randn(clean.shape, generator=generator, device=clean.device)
 
 
@@ -62,7 +72,7 @@ class GaussianNoise:
     as_file: float = 0.0
     """Share of the samples that are clipped to [0, 1] and rounded to 8 bits afterwards."""
 
-    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, clean: Tensor, generator: Random) -> Tensor:
         """Add the noise."""
         noisy = clean + uniform(clean, *self.sigma, generator) / 255 * normal_like(clean, generator)
         if not self.as_file:
@@ -84,11 +94,11 @@ class BlockMask:
     """The mean colour of the data, so that it is 0 after zero-centring."""
     coverage: float = 0.25
 
-    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, clean: Tensor, generator: Random) -> Tensor:
         """Fill the blocks."""
         return fill_mask(clean, self.mask(clean, generator), self.fill)
 
-    def mask(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+    def mask(self, clean: Tensor, generator: Random) -> Tensor:
         """True where pixels are to be filled, bool [N, 1, H, W]."""
         side = min(clean.shape[-2:])
         if self.kind == "big":
@@ -101,15 +111,16 @@ def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
     return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
 
 
-def _blocks(
-    clean: Tensor, smallest: int, largest: int, most: int, coverage: float, generator: torch.Generator
-) -> Tensor:
+def _blocks(clean: Tensor, smallest: int, largest: int, most: int, coverage: float, generator: Random) -> Tensor:
     """Random squares, added per sample until ``coverage`` is reached or ``most`` are drawn."""
     n, _, height, width = clean.shape
     rows = torch.arange(height, device=clean.device).view(1, height, 1)
     columns = torch.arange(width, device=clean.device).view(1, 1, width)
     covered = torch.zeros(n, height, width, dtype=torch.bool, device=clean.device)
-    draws = torch.rand(most, 3, n, 1, 1, generator=generator, device=clean.device)
+    if isinstance(generator, SampleRandom):
+        draws = generator.rand(most, 3, 1, 1).movedim(0, 2)
+    else:
+        draws = torch.rand(most, 3, n, 1, 1, generator=generator, device=clean.device)
     for size, y, x in draws:
         size = (smallest + size * (largest - smallest + 1)).floor()
         top, left = (y * (height - size + 1)).floor(), (x * (width - size + 1)).floor()

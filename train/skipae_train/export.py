@@ -24,8 +24,8 @@ from torch import nn
 
 from skipae.runtime import load_runtime
 from skipae_train.corruption import Colour
+from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit
-from skipae_train.pretrain import load_run
 from skipae_zoo import CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
 
 if TYPE_CHECKING:
@@ -458,16 +458,21 @@ def export(
 
 
 def export_run(
-    run: Path, out: Path, *, name: str, halo_images: Sequence[Array], storage: str = "float16"
-) -> tuple[AutoEncoder, CheckpointConfig, Parity]:
+    run: Path, out: Path, *, name: str, halo_images: Sequence[Array] | None, storage: str = "float16"
+) -> tuple[Network, CheckpointConfig, Parity]:
     """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
-    network, recipe = load_run(run)
-    fill = tuple(recipe["corruption"].get("fill", recipe["mean"]))
-    config, parity = export(network, out, name=name, fill=fill, halo_images=halo_images, storage=storage)
+    network, recipe = load_network(run)
+    fill = tuple((recipe["corruption"] or {}).get("fill", recipe["mean"]))
+    path = run / "preprocessing.json"
+    pixels = json.loads(path.read_text()) if path.exists() else {}
+    if isinstance(network, Segmenter):  # takes images as they are
+        pixels = {"labels": pixels["labels"]}
+    config, parity = export(network, out, name=name, fill=fill, halo_images=halo_images, storage=storage, **pixels)
     training = out / "training"
     training.mkdir(exist_ok=True)
-    for file in ("recipe.json", "environment.json", "log.csv"):
-        shutil.copyfile(run / file, training / file)
+    for file in ("recipe.json", "environment.json", "log.csv", "result.json"):
+        if (run / file).exists():
+            shutil.copyfile(run / file, training / file)
     (training / "parity.json").write_text(json.dumps(asdict(parity), indent=2) + "\n")
     return network, config, parity
 

@@ -39,11 +39,10 @@ from skipae_train.datasets.sets import (
     View,
     balanced,
     hold_out,
-    mix,
     plan,
-    uniforms,
 )
 from skipae_train.datasets.voc import COARSE, VOC_CLASSES, voc_classification, voc_segmentation
+from skipae_train.hashing import mix, uniforms
 
 __all__ = [
     "COARSE",
@@ -84,6 +83,12 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     "imagenet-animal": lambda root, split: imagenet(_below(root, *_IMAGENET), split, hypernym="animal"),
     "imagenet-vehicle": lambda root, split: imagenet(_below(root, *_IMAGENET), split, hypernym="vehicle"),
     "tiny-imagenet": lambda root, split: imagenet(_below(root, "tiny-imagenet-200"), split, short_side=64),
+    "tiny-imagenet-animal": lambda root, split: imagenet(
+        _below(root, "tiny-imagenet-200"), split, hypernym="animal", short_side=64
+    ),
+    "tiny-imagenet-vehicle": lambda root, split: imagenet(
+        _below(root, "tiny-imagenet-200"), split, hypernym="vehicle", short_side=64
+    ),
     "voc07": lambda root, split: voc_classification(_below(root, "VOCdevkit/VOC2007"), split),
     "voc12": lambda root, split: voc_segmentation(_below(root, "VOCdevkit/VOC2012"), split),
     "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),

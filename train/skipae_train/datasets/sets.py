@@ -25,6 +25,7 @@ from torch import Tensor
 
 from skipae.runtime import available_threads
 from skipae_train.data import DataError, Pixels
+from skipae_train.hashing import mix, uniforms
 
 VOID = 255
 """Label of mask pixels that are neither learned nor scored."""
@@ -273,27 +274,6 @@ def plan(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuffle: bool
     return list(torch.split(order[: count - count % batch], batch))
 
 
-def mix(*numbers: int) -> int:
-    """A seed in [0, 2**63) out of several numbers, unrelated to those of neighbouring numbers (SplitMix64)."""
-    state = 0
-    for number in numbers:
-        state = ((state ^ number) + _GAMMA) % 2**64
-        for shift, factor in _ROUNDS:
-            state = (state ^ (state >> shift)) * factor % 2**64
-        state ^= state >> 31
-    return state >> 1
-
-
-def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
-    """Random numbers of each sample: float32 [B, count], uniform in [0, 1), on the device of ``indices``, int64 [B].
-
-    A sample's numbers are a hash of ``seed``, ``epoch``, its index and the column, and the same on every device.
-    """
-    columns = torch.arange(count, device=indices.device)
-    bits = _hash(_hash(indices[:, None] ^ mix(seed, epoch)) ^ columns)
-    return _shifted(bits, 40).float() / 2**24
-
-
 def balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:
     """Positions of ``per_class`` random samples of each class in ``labels``, int64 [N]; sorted, int64 [M]."""
     labels = labels.cpu()
@@ -324,28 +304,6 @@ def hold_out(count: int, held: int, seed: int, labels: Tensor | None = None) -> 
     kept = torch.ones(count, dtype=torch.bool)
     kept[apart] = False
     return kept.nonzero().flatten(), apart
-
-
-_GAMMA = 0x9E3779B97F4A7C15
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-
-
-def _signed(number: int) -> int:
-    """The int64 that has the bits of an unsigned number."""
-    return number - 2**64 if number >= 2**63 else number
-
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shift int64 right, filling with zeros."""
-    return torch.bitwise_and(bits >> by, 2 ** (64 - by) - 1)
-
-
-def _hash(state: Tensor) -> Tensor:
-    """SplitMix64 of int64 of any shape; products wrap around."""
-    state = state + _signed(_GAMMA)
-    for shift, factor in _ROUNDS:
-        state = (state ^ _shifted(state, shift)) * _signed(factor)
-    return state ^ _shifted(state, 31)
 
 
 def _places(view: View, epoch: int, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,34 +1,139 @@
-"""Recipes: one Python file per experiment, each with a ``RECIPE`` and, in its docstring, what to expect."""
+"""Recipes: one Python file per experiment, with ``PRETRAIN``, ``FINETUNE`` or both, described in its docstring.
+
+A *variant* is a recipe with one thing changed, as the paper's tables compare them; a *budget* is a recipe cut down by
+the rules of :mod:`skipae_train.recipes.budgets`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
+from typing import Any, TypeVar
 
+from skipae_train.corruption import BlockMask, GaussianNoise
+from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
+from skipae_train.recipes.budgets import Budget, cut
+from skipae_zoo.architecture import Shortcuts
+
+AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune)
+Change = Callable[[Any], Any]
+"""Makes a variant of a recipe, of either kind."""
+
+
+class RecipeError(ValueError):
+    """There is no such recipe or variant; the message names those that there are."""
 
 
 def recipe_names() -> list[str]:
-    """The recipes that exist, as ``skipae-train pretrain`` takes them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    """The recipes that exist, as ``skipae-train pretrain`` and ``finetune`` take them."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "budgets")
 
 
-def load_recipe(name: str) -> Pretrain:
-    """The recipe with this name; :class:`KeyError` if there is none."""
+def pretrain_recipe(name: str, *, variant: str = "", budget: Budget = "paper", seed: int = 0) -> Pretrain:
+    """The pre-training of a recipe; :class:`RecipeError` if it has none."""
+    return _load(name, "PRETRAIN", Pretrain, "pretrain", variant, budget, seed)
+
+
+def finetune_recipe(name: str, *, variant: str = "", budget: Budget = "paper", seed: int = 0) -> Finetune:
+    """The fine-tuning of a recipe; :class:`RecipeError` if it has none."""
+    return _load(name, "FINETUNE", Finetune, "finetune", variant, budget, seed)
+
+
+def has(name: str, part: str) -> bool:
+    """Whether a recipe has the part ``PRETRAIN`` or ``FINETUNE``."""
+    return hasattr(_module(name), part)
+
+
+def describe(name: str) -> str:
+    """What a recipe's file says of it: command, hardware, hours, what to expect."""
+    return (_module(name).__doc__ or "").strip()
+
+
+def _module(name: str) -> ModuleType:
     if name not in recipe_names():
-        raise KeyError(name)
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    recipe = module.RECIPE
-    if not isinstance(recipe, Pretrain):
-        raise TypeError(f"{module.__name__}.RECIPE must be a Pretrain")
-    return recipe
+        raise RecipeError(f"there is no recipe {name!r}: choose one of {', '.join(recipe_names())}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
-def smoke(recipe: Pretrain) -> Pretrain:
-    """The same recipe at the smoke budget: an eighth of the width, small crops, a few steps per phase."""
-    return replace(
-        recipe,
-        architecture=replace(recipe.architecture, n=max(1, recipe.architecture.n // 8)),
-        phases=tuple(replace(phase, steps=4, crop=min(phase.crop, 32), batch=2) for phase in recipe.phases),
-    )
+def _load(
+    name: str, part: str, kind: type[AnyRecipe], command: str, variant: str, budget: Budget, seed: int
+) -> AnyRecipe:
+    found = getattr(_module(name), part, None)
+    if not isinstance(found, kind):
+        able = ", ".join(other for other in recipe_names() if has(other, part))
+        raise RecipeError(f"the recipe {name} has nothing to {command}: choose one of {able}")
+    changes: list[str] = variant.split("+") if variant else []
+    for change in changes:
+        if change not in VARIANTS:
+            raise RecipeError(f"there is no variant {change!r}: choose one of {', '.join(VARIANTS)}, or A+B for both")
+        found = VARIANTS[change](found)
+    return cut(replace(found, name="-".join([name, *changes]), seed=seed), budget)
+
+
+def _shortcuts(kind: Shortcuts) -> Change:
+    return lambda recipe: replace(recipe, architecture=replace(recipe.architecture, shortcuts=kind))
+
+
+def _context_encoder(recipe: AnyRecipe) -> AnyRecipe:
+    """The Context Encoder of table 4: one big block, a loss on it alone, no shortcut at all."""
+    changed: AnyRecipe = _corrupted(BlockMask("big"))(_shortcuts("none")(recipe))
+    return replace(changed, loss="masked") if isinstance(changed, Pretrain) else changed
+
+
+def _corrupted(corruption: GaussianNoise | BlockMask) -> Change:
+    """Another corruption in pre-training; a mask's fill is the mean colour."""
+
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if not isinstance(recipe, Pretrain):
+            return recipe
+        filled = replace(corruption, fill=recipe.mean) if isinstance(corruption, BlockMask) else corruption
+        return replace(recipe, corruption=filled)
+
+    return change
+
+
+def _shorter(by: int) -> Change:
+    """Pre-training of fewer epochs."""
+
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if not isinstance(recipe, Pretrain) or recipe.epochs is None:
+            return recipe
+        return replace(recipe, epochs=replace(recipe.epochs, count=max(1, recipe.epochs.count // by)))
+
+    return change
+
+
+def _in_finetuning(**changes: Any) -> Change:
+    return lambda recipe: replace(recipe, **changes) if isinstance(recipe, Finetune) else recipe
+
+
+_random = _in_finetuning(start=None, freeze=0, corruption=None)
+"""Without pre-training, and without what supplement B adds to it alone."""
+DECAY = 5e-4
+"""Weight decay of the variants of supplement C: Wide ResNet's."""
+SGD_LR = 0.1
+"""Learning rate of SGD with momentum: Wide ResNet's."""
+VARIANTS: dict[str, Change] = {
+    "no-shortcut": _shortcuts("input-output"),
+    "random": _random,
+    "random-he": lambda recipe: replace(_random(recipe), init="he"),
+    "context-encoder": _context_encoder,
+    "encoder-only": _in_finetuning(transfer=("encoder",)),
+    "from-animal": _in_finetuning(start="imagenet-animal"),
+    "from-vehicle": _in_finetuning(start="imagenet-vehicle"),
+    "all-labels": _in_finetuning(labelled=0),
+    "gaussian": _corrupted(GaussianNoise((30.0, 30.0))),
+    "big-block": _corrupted(BlockMask("big")),
+    "small-blocks": _corrupted(BlockMask("small")),
+    "half": _shorter(2),
+    "quarter": _shorter(4),
+    "eighth": _shorter(8),
+    "sgd": lambda recipe: replace(recipe, optimiser="sgd", lr=SGD_LR),
+    "sgd-finetune": _in_finetuning(optimiser="sgd", lr=SGD_LR),
+    "decay": lambda recipe: replace(recipe, decay=DECAY),
+    "decay-finetune": _in_finetuning(decay=DECAY),
+}

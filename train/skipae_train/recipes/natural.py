@@ -13,13 +13,14 @@ Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.50 / 29.90 / 26.41 dB; Pol
 """
 
 from skipae_train.corruption import PhotoDamage
-from skipae_train.pretrain import Phase, Pretrain, Trapezoid
+from skipae_train.loop import Trapezoid
+from skipae_train.pretrain import Phase, Pretrain
 from skipae_zoo import network_1
 
 MEAN = (0.43, 0.42, 0.39)  # of our photos
 FILL = (1.0, 0.0, 1.0)  # no photo has it, so that the net sees what is masked; the mean colour would hide it
 
-RECIPE = Pretrain(
+PRETRAIN = Pretrain(
     name="natural",
     architecture=network_1((3, 3, 3, 3), 32, topology="post"),
     corruption=PhotoDamage(masked=0.15, quiet=0.7, fill=FILL),

@@ -1,0 +1,231 @@
+"""Fine-tuning: what is taken over, what is frozen, what is measured, and what comes out of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import make_sets
+from skipae import from_pretrained
+from skipae_train.datasets import VOID, MemorySet, load
+from skipae_train.export import export_run
+from skipae_train.feed import Epochs, Feed
+from skipae_train.finetune import Finetune, build, evaluate, finetune, load_finetuned, split_train
+from skipae_train.loop import Machine, Part, Session, TrainingError
+from skipae_train.networks import TransferError
+from skipae_train.pretrain import Pretrain, load_run, pretrain
+from skipae_train.probe import Probe, Probes, probe
+from skipae_train.recipes import finetune_recipe, pretrain_recipe
+
+SESSION = Session(precision="fp32", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_sets.cifar(root)
+    make_sets.tiny_imagenet(root)
+    return make_sets.voc(root)
+
+
+def pretrained(tmp_path_factory, data, name, **changes):
+    out = tmp_path_factory.mktemp(name) / "run"
+    pretrain(replace(pretrain_recipe(name, budget="smoke"), **changes), data, out, SESSION)
+    return out
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory, data):
+    return pretrained(tmp_path_factory, data, "cifar10-4k")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory, data):
+    return pretrained(tmp_path_factory, data, "imagenet")
+
+
+def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
+    recipe = replace(finetune_recipe("cifar10-4k", budget="smoke"), freeze=1)
+    recipe = replace(recipe, epochs=replace(recipe.epochs, count=2))
+    begun = load_run(few)[0].state_dict()
+    steps = 10 // 4
+    finetune(recipe, data, tmp_path, replace(SESSION, stop_at=steps), start=few)
+    frozen = load_finetuned(tmp_path)[0]
+    parameters = dict(frozen.named_parameters())
+    old = [name for name in parameters if name.startswith("encoder.")]
+    assert old and all(torch.equal(parameters[name], begun[name]) for name in old)
+    untrained = build(recipe, 10)
+    torch.manual_seed(recipe.seed)
+    untrained.initialise(recipe.init)
+    assert not torch.equal(parameters["head.conv.weight"], untrained.state_dict()["head.conv.weight"])
+    finetune(recipe, data, tmp_path, SESSION, start=few)
+    after = load_finetuned(tmp_path)[0].state_dict()
+    assert all(not torch.equal(after[name], begun[name]) for name in old if name.endswith("conv.weight"))
+
+
+@pytest.mark.parametrize("changes", [{"optimiser": "sgd", "lr": 0.1}, {"lr": 2e-2, "decay": 1e-4}])
+def test_a_classifier_learns_what_the_classes_look_like(tmp_path, data, changes):
+    recipe = finetune_recipe("cifar10-4k", variant="random-he", budget="smoke")
+    epochs = replace(recipe.epochs, count=20, batch=20, samples=0)
+    recipe = replace(recipe, epochs=epochs, labelled=0, validation=0, **changes)
+    found = finetune(recipe, data, tmp_path, SESSION)
+    assert found["value"] > 35 and found["images"] == 16  # ten classes
+    assert json.loads((tmp_path / "result.json").read_text()) == found
+
+
+def test_three_initialisations_of_a_segmenter(tmp_path, data, imagenet):
+    begun = load_run(imagenet)[0].state_dict()
+    recipe = replace(finetune_recipe("voc12-seg", budget="smoke"), lr=0.0)
+    for variant, same in (("", ("encoder", "decoder")), ("encoder-only", ("encoder",)), ("random", ())):
+        chosen = replace(finetune_recipe("voc12-seg", variant=variant, budget="smoke"), lr=0.0)
+        start = imagenet if chosen.start else None
+        found = finetune(chosen, data, tmp_path / f"run{variant}", SESSION, start=start)
+        assert 0 <= found["value"] <= 100 and "car" in found["classes"]
+        state = load_finetuned(tmp_path / f"run{variant}")[0].state_dict()
+        for part in ("encoder", "decoder"):
+            kernels = [name for name in state if name.startswith(part) and name.endswith("conv.weight")]
+            assert all(torch.equal(state[name], begun[name]) == (part in same) for name in kernels)
+    assert recipe.metric == "miou"
+
+
+def test_random_crops_of_a_multi_label_classifier_are_averaged(data):
+    recipe = finetune_recipe("voc07-cls", variant="random", budget="smoke")
+    test = load("voc07", data, "test")
+    test.short_side = recipe.epochs.short_side
+    machine = Machine(SESSION.machine().accelerator, "fp32")
+    seen = []
+
+    class Brightness(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.mean((2, 3))[:, :2]
+
+    centre, ten, again = (evaluate(Brightness(), test, recipe, machine, crops=crops) for crops in (1, 10, 10))
+    assert set(ten["classes"]) == set(centre["classes"]) == {"bird", "car"}
+    assert ten == again
+    assert len(seen) == 21 and all(torch.equal(a, b) for a, b in zip(seen[1:11], seen[11:], strict=True))
+    assert not any(torch.equal(seen[k], seen[k + 1]) for k in range(10))
+
+
+def test_difficult_objects_and_void_pixels_do_not_count(data):
+    from skipae_train.finetune import _FinetuneJob
+
+    part = Part(0, 0, 1, 0, 1, torch.device("cpu"))
+    images = torch.randint(0, 256, (8, 3, 33, 33), dtype=torch.uint8)
+    recipe = replace(finetune_recipe("voc07-cls", variant="random", budget="smoke"), validation=0)
+    recipe = replace(recipe, epochs=replace(recipe.epochs, samples=0))
+    losses = []
+    for value in (0, 1):
+        labels = torch.zeros(8, 2, dtype=torch.int8)
+        labels[:, 1] = value
+        difficult = labels.clone()
+        difficult[:, 1] = -1
+        for chosen in (labels, difficult):
+            job = _FinetuneJob(recipe, build(recipe, 2), MemorySet(images, chosen, ("a", "b")), [], data)
+            losses.append(float(job.loss(lambda x: torch.tensor([[0.0, 3.0]]).repeat(len(x), 1), part)))
+    assert losses[0] != losses[2] and losses[1] == losses[3]
+    masks = torch.full((8, 33, 33), VOID, dtype=torch.uint8)
+    segmentation = replace(finetune_recipe("voc12-seg", variant="random", budget="smoke"), validation=0)
+    job = _FinetuneJob(segmentation, build(segmentation, 3), MemorySet(images, None, ("a", "b", "c")), [], data)
+    job.feed.batch = lambda _: (type("Batch", (), {"images": images, "labels": masks}), None)
+    assert float(job.loss(lambda x: torch.zeros(len(x), 3, 33, 33), part)) == 0
+
+
+def test_validation_is_cut_from_train_or_from_what_is_left_over(data):
+    images = load("cifar10", data, "train")
+    recipe = finetune_recipe("cifar10", budget="smoke")
+    for changes in ({"labelled": 0}, {"labelled": 20}):
+        chosen, held = split_train(replace(recipe, **changes), images, data)
+        assert len(held) == 10 and not set(chosen.tolist()) & set(held.tolist())
+    assert len(chosen) == 20
+    assert torch.bincount(images.labels[chosen]).tolist() == [2] * 10
+    other = split_train(replace(recipe, labelled=20, seed=1), images, data)[0]
+    assert not torch.equal(chosen, other)
+    with pytest.raises(TrainingError, match="labelled must be a multiple of the 10 classes, not 15"):
+        split_train(replace(recipe, labelled=15), images, data)
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
+    recipe = finetune_recipe("cifar10-4k", budget="smoke")
+    with pytest.raises(TrainingError, match="cifar10-4k needs the run of a pre-training by 'cifar10-4k' to start from"):
+        finetune(recipe, data, tmp_path, SESSION)
+    with pytest.raises(TrainingError, match="cifar10-4k-random takes no start, not "):
+        finetune(finetune_recipe("cifar10-4k", variant="random", budget="smoke"), data, tmp_path, SESSION, start=few)
+    with pytest.raises(TransferError, match="another architecture"):
+        finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, SESSION, start=few)
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_run_is_exported_with_its_classes_and_sizes(tmp_path, data, few):
+    finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "run", SESSION, start=few)
+    config = export_run(tmp_path / "run", tmp_path / "made", name="made", halo_images=None)[1]
+    assert config.labels == tuple(f"class{k}" for k in range(10))
+    assert (config.preprocessing.resize, config.preprocessing.crop) == (32, 29)
+    assert (tmp_path / "made" / "training" / "result.json").exists()
+    assert from_pretrained(tmp_path / "made", device="cpu", threads=1).config.task == "classification"
+
+
+def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(tmp_path, data, few):
+    network = load_run(few)[0]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    probes = Probes(network, 10, 29, 20_000)
+    sizes = [sum(p.numel() for p in stack.parameters() if p.dim() > 1) for stack in probes.stacks.values()]
+    assert all(abs(size - 20_000) < 2_500 for size in sizes)
+    assert not any(name.startswith("encoder") for name in probes.state_dict())
+    logits, pixels = probes.split(probes(torch.rand(2, 3, 29, 29)))
+    assert logits.shape == (2, 8, 10) and pixels.shape == (2, 8, 3, 29, 29)
+    recipe = Probe(
+        name="toy",
+        architecture=network.architecture,
+        epochs=Epochs(data="cifar10", count=20, batch=20, crop=29),
+        labelled=50,
+        weights=5_000,
+    )
+    rows = probe(recipe, network, data, tmp_path, SESSION)
+    assert [row["layer"] for row in rows] == [f"enc{k}" for k in range(1, 9)]
+    assert max(row["accuracy"] for row in rows) > 30 and max(row["psnr"] for row in rows) > 12
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    with Image.open(tmp_path / "probe.png") as picture:
+        assert np.asarray(picture).std() > 1
+    assert (tmp_path / "probe.csv").read_text().startswith("network,layer,accuracy,psnr\n")
+
+
+def test_a_feed_can_begin_at_any_step_and_part():
+    images = MemorySet(torch.randint(0, 256, (22, 3, 12, 12), dtype=torch.uint8), torch.arange(22))
+    epochs = Epochs(data="", count=2, batch=8, crop=9)
+    whole = Feed(images, epochs, seed=3)
+    device = torch.device("cpu")
+    steps = [whole.batch(Part(step, 0, 1, 0, 1, device))[0] for step in range(4)]
+    assert sorted(torch.cat([s.labels for s in steps[:2]]).tolist()) != list(range(16))
+    for step in (1, 2, 3):
+        late = Feed(images, epochs, seed=3).batch(Part(step, 0, 1, 0, 1, device))[0]
+        assert torch.equal(late.images, steps[step].images)
+        for turns, processes in ((2, 1), (1, 2), (2, 2)):
+            parts = [
+                Feed(images, epochs, seed=3).batch(Part(step, turn, turns, process, processes, device))[0].images
+                for process in range(processes)
+                for turn in range(turns)
+            ]
+            assert torch.equal(torch.cat(parts), steps[step].images)
+
+
+def test_the_context_encoder_is_trained_on_masked_pixels_alone(data):
+    from skipae_train.pretrain import SetJob
+
+    recipe = pretrain_recipe("imagenet", variant="context-encoder", budget="smoke")
+    assert isinstance(recipe, Pretrain) and isinstance(finetune_recipe("voc07-cls"), Finetune)
+    epochs = replace(recipe.epochs, batch=2, crop=16)
+    images = MemorySet(torch.full((6, 3, 16, 16), 255, dtype=torch.uint8), None)
+    job = SetJob(replace(recipe, epochs=epochs), epochs, load_run_like(recipe), images)
+    loss = job.loss(lambda x: x, Part(0, 0, 1, 0, 1, torch.device("cpu")))
+    # What is masked has the fill colour, elsewhere the input is right.
+    assert float(loss) == pytest.approx(sum((1 - c) ** 2 for c in recipe.mean) / 3, rel=1e-4)
+
+
+def load_run_like(recipe):
+    from skipae_train.networks import AutoEncoder
+
+    return AutoEncoder(recipe.architecture)

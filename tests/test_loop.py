@@ -1,0 +1,173 @@
+"""The loop of pre-training and fine-tuning: killed runs, several processes, full disks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import make_sets
+from skipae_train.corruption import BlockMask, GaussianNoise
+from skipae_train.finetune import finetune
+from skipae_train.hashing import SampleRandom
+from skipae_train.loop import Session, TrainingError
+from skipae_train.pretrain import pretrain
+from skipae_train.recipes import finetune_recipe, pretrain_recipe
+
+SESSION = Session(precision="fp32", device="cpu", quiet=True, save_minutes=0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_sets.cifar(tmp_path_factory.mktemp("data"), train=200)
+
+
+def recipes(epochs=2):
+    """Two small ones with all that is random in them: order, crops, flips, corruption, a frozen beginning, EMA."""
+    ae, classifier = (f("cifar10-4k", budget="smoke") for f in (pretrain_recipe, finetune_recipe))
+    ae = replace(ae, epochs=replace(ae.epochs, count=epochs, flip=True))
+    classifier = replace(
+        classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labelled=20, freeze=1, ema=0.9
+    )
+    return ae, classifier
+
+
+def run(data, out, session=SESSION, epochs=2):
+    ae, classifier = recipes(epochs)
+    pretrain(ae, data, out / "ae", session)
+    return finetune(classifier, data, out / "classifier", session, start=out / "ae")
+
+
+def state(out):
+    return torch.load(out / "state.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    run(data, out)
+    return out
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_loop
+test_loop.run(Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def start(tmp_path, data, out, *launcher):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, tmp_path / "script.py", tests, data, out]
+    return subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.parametrize(("killed", "after"), [("ae", 3), ("classifier", 7)])
+def test_a_run_killed_at_any_time_ends_with_the_same_weights(tmp_path, data, whole, killed, after):
+    process = start(tmp_path, data, tmp_path)
+    environment = tmp_path / killed / "environment.json"
+    deadline = time.monotonic() + 300
+    while not (environment.exists() and json.loads(environment.read_text())["steps done"] >= after):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert not (tmp_path / "classifier" / "result.json").exists()
+    run(data, tmp_path)
+    for name in ("ae", "classifier"):
+        expected, found = state(whole / name), state(tmp_path / name)
+        for part in ("network", "average"):
+            assert {k for k, v in expected[part].items() if not torch.equal(v, found[part][k])} == set()
+        scores = [json.loads((out / name / "result.json").read_text())["value"] for out in (whole, tmp_path)]
+        assert scores[0] == scores[1]
+
+
+def test_two_processes_give_what_one_that_accumulates_gives(tmp_path, data):
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    port = ("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no")
+    process = start(tmp_path, data, tmp_path / "two", *launcher, *port)
+    output = process.communicate(timeout=600)[0].decode()
+    assert process.returncode == 0, output
+    run(data, tmp_path / "one", replace(SESSION, accumulate=2))
+    run(data, tmp_path / "whole")
+    for name in ("ae", "classifier"):
+        one, two, unlike = (state(tmp_path / out / name)["network"] for out in ("one", "two", "whole"))
+        for key in one:
+            if "tracked" not in key:
+                torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        # Batch norm sees parts, so the same batch in one piece gives something else.
+        assert max(float((one[k] - unlike[k]).abs().max()) for k in one if "running_mean" in k) > 1e-4
+    assert "2 processes" in json.loads((tmp_path / "two" / "ae" / "environment.json").read_text())["hardware"]
+
+
+def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path, data):
+    with pytest.raises(
+        TrainingError, match="a batch of 4 cannot be cut evenly for 1 processes that accumulate 3 parts"
+    ):
+        pretrain(recipes()[0], data, tmp_path, replace(SESSION, accumulate=3))
+
+
+def test_a_disk_that_fills_keeps_the_last_good_state(tmp_path, data, whole, monkeypatch):
+    stop = replace(SESSION, stop_at=3)
+    classifier = recipes()[1]
+    finetune(classifier, data, tmp_path, stop, start=whole / "ae")
+    kept = {name: (tmp_path / name).read_bytes() for name in ("state.pt", "recipe.json", "environment.json", "log.csv")}
+    save = torch.save
+
+    def full(value, path):
+        save(value, path)
+        with path.open("r+b") as file:
+            file.truncate(1000)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert not list(tmp_path.glob("*.partial"))
+    finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
+    expected = state(whole / "classifier")["network"]
+    assert all(torch.equal(v, expected[k]) for k, v in state(tmp_path)["network"].items())
+
+
+def test_every_run_shows_its_curves_and_pictures(whole):
+    for name, pictures in (("ae", True), ("classifier", False)):
+        files = {
+            str(p.relative_to(whole / name)).partition("events")[0] for p in (whole / name).rglob("*") if p.is_file()
+        }
+        assert {"curves.png", "log.csv", "result.json", "environment.json", "tensorboard/"} <= files
+        assert any(file.startswith("pictures/") for file in files) == pictures
+
+
+@pytest.mark.parametrize("corruption", [GaussianNoise((30, 30)), BlockMask("big"), BlockMask("small")])
+def test_corruption_depends_on_seed_epoch_and_sample_not_on_the_batch(corruption):
+    images = torch.rand(6, 3, 24, 24)
+    together = corruption(images, SampleRandom(1, 2, torch.arange(6)))
+    order = torch.tensor([4, 1])
+    assert torch.equal(corruption(images[order], SampleRandom(1, 2, order)), together[order])
+    for other in (SampleRandom(2, 2, torch.arange(6)), SampleRandom(1, 3, torch.arange(6))):
+        assert not torch.equal(corruption(images, other), together)
+
+
+def test_random_numbers_of_samples_are_uniform_normal_and_unrelated():
+    random = SampleRandom(0, 0, torch.arange(2000))
+    uniform, normal, again = random.rand(50), random.randn(50), random.rand(50)
+    assert uniform.min() >= 0 and uniform.max() < 1
+    assert abs(float(uniform.mean()) - 0.5) < 0.005 and abs(float(uniform.var()) - 1 / 12) < 0.002
+    assert abs(float(normal.mean())) < 0.01 and abs(float(normal.var()) - 1) < 0.02
+    assert abs(float((normal**4).mean()) - 3) < 0.15
+    for other in (again, uniform.roll(1, 0), uniform.roll(1, 1)):
+        assert abs(float(torch.corrcoef(torch.stack([uniform.flatten(), other.flatten()]))[0, 1])) < 0.02

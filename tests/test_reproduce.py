@@ -1,0 +1,152 @@
+"""Every result of the paper at the smoke budget, on tiny sets in the original formats."""
+
+import csv
+import importlib
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import make_sets
+from skipae_train.cli import cli
+from skipae_train.corruption import BlockMask
+from skipae_train.loop import Session, TrainingError
+from skipae_train.recipes import VARIANTS, RecipeError, finetune_recipe, has, pretrain_recipe, recipe_names
+from skipae_train.reproduce import RESULTS, Bench, reproduce
+
+SESSION = Session(precision="fp32", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_sets.everything(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Shared, as the default folder is."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def read(out):
+    with (out / "table.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_every_result_can_be_made(name, data, runs, tmp_path):
+    table = reproduce(name, "smoke", data, tmp_path, runs, session=SESSION)
+    text = table.read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}: ")
+    assert all(f"- {key}: " in text for key in ("budget", "hardware", "commit", "command"))
+    described = json.loads((tmp_path / "result.json").read_text())
+    assert described["id"] == name and described["budget"] == "smoke"
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert min(picture.size) > 60
+    assert list((tmp_path / "logs").glob("*.csv"))
+    for row in read(tmp_path):
+        if row["n"] != "0":
+            values = [float(value) for value in row["values"].split()]
+            assert len(values) == int(row["n"]) and all(map(math.isfinite, values))
+            assert float(row["mean"]) == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def test_a_table_sets_the_papers_numbers_beside_ours_over_seeds_and_folds(data, runs, tmp_path):
+    reproduce("table3", "smoke", data, tmp_path, runs, seeds=2, session=SESSION)
+    rows = read(tmp_path)
+    assert [row["paper"] for row in rows] == ["64.6 ± 0.7", "", "70.2 ± 0.6", "75.8 ± 0.5"]
+    assert {row["n"] for row in rows} == {"4"}  # two seeds, and the two folds of the smoke budget
+    assert all(row["std"] for row in rows)
+
+
+def test_finished_runs_are_read_and_not_run_again(data, runs, tmp_path):
+    first = Bench("smoke", 1, data, runs, SESSION).finetuned("cifar10-4k", "no-shortcut")
+    files = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
+    assert Bench("smoke", 1, tmp_path, runs, SESSION).finetuned("cifar10-4k", "no-shortcut") == first
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == files
+
+
+def test_fine_tuning_variants_share_a_pre_training(data, runs):
+    bench = Bench("smoke", 1, data, runs, SESSION)
+    plain = bench.pretrained("cifar10-4k")
+    assert bench.pretrained("cifar10-4k", "all-labels") == plain
+    assert bench.pretrained("cifar10-4k", "no-shortcut") != plain
+
+
+def test_the_command_line_goes_from_pre_training_to_a_figure(data, tmp_path):
+    def run(command, *arguments):
+        options = ("--data", data, "--budget", "smoke", "--precision", "fp32", "--device", "cpu", "--quiet")
+        done = CliRunner().invoke(cli, [str(a) for a in (command, *arguments, *options)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    run("pretrain", "cifar10-4k", "--out", tmp_path / "ae", "--variant", "no-shortcut+half", "--seed", 3)
+    recipe = json.loads((tmp_path / "ae" / "recipe.json").read_text())
+    assert (recipe["name"], recipe["seed"], recipe["architecture"]["shortcuts"]) == (
+        "cifar10-4k-no-shortcut-half", 3, "input-output",
+    )  # fmt: skip
+    assert "accuracy" in run("finetune", "cifar10-4k", "--start", tmp_path / "ae", "--out", tmp_path / "classifier")
+    assert "enc8: accuracy" in run("probe", tmp_path / "classifier", "--out", tmp_path / "probe")
+    assert run("reproduce", "fig6", "--out", tmp_path / "fig6").startswith("# fig6: feature maps")
+    assert (tmp_path / "fig6" / "runs" / "pretrain-imagenet-animal-smoke-seed0" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_say_what_to_expect(name):
+    text = importlib.import_module(f"skipae_train.recipes.{name.replace('-', '_')}").__doc__ or ""
+    assert all(word in text for word in ("Command:", "Hardware:", "Hours:", "Expected:"))
+    assert has(name, "PRETRAIN") or has(name, "FINETUNE")
+
+
+def test_recipes_are_the_papers():
+    cifar, few, stl = (finetune_recipe(name) for name in ("cifar10", "cifar10-4k", "stl10"))
+    assert (cifar.epochs.count, cifar.epochs.crop, cifar.lr, cifar.freeze, cifar.corruption) == (200, 29, 1e-4, 0, None)
+    assert (few.labelled, few.lr, few.freeze, few.epochs.flip) == (4000, 2e-3, 10, False)
+    assert isinstance(few.corruption, BlockMask)
+    assert (stl.epochs.crop, stl.freeze, stl.fold) == (89, 10, 0)
+    assert [round(cifar.schedule(epoch, 200), 6) for epoch in (59, 60, 120, 160)] == [1, 0.2, 0.04, 0.008]
+    for name, epochs, steps in (("cifar10", 120, (60, 90)), ("stl10", 40, (30,)), ("imagenet", 6, (4,))):
+        recipe = pretrain_recipe(name)
+        assert recipe.epochs.count == epochs
+        for number, epoch in enumerate(steps):
+            assert recipe.schedule(epoch - 1, epochs) == pytest.approx(0.1**number)
+            assert recipe.schedule(epoch, epochs) == pytest.approx(0.1 ** (number + 1))
+    voc = finetune_recipe("voc07-cls")
+    assert (voc.crops, voc.head.hidden, voc.metric, voc.epochs.count) == (10, 4096, "map", 400)
+    baseline = finetune_recipe("cifar10-4k", variant="random-he")
+    assert (baseline.start, baseline.freeze, baseline.corruption, baseline.init) == (None, 0, None, "he")
+    encoder = pretrain_recipe("imagenet", variant="context-encoder")
+    assert (encoder.architecture.shortcuts, encoder.loss, encoder.corruption.kind) == ("none", "masked", "big")
+
+
+def test_budgets_cut_by_their_rules():
+    smoke, cpu = (finetune_recipe("voc07-cls", budget=budget) for budget in ("smoke", "cpu"))
+    assert (smoke.architecture.n, smoke.head.hidden, smoke.epochs.crop) == (8, 64, 33)
+    assert (cpu.architecture.n, cpu.epochs.crop, cpu.epochs.short_side, cpu.epochs.count) == (32, 57, 64, 80)
+    assert pretrain_recipe("imagenet-animal", budget="cpu").epochs.data == "tiny-imagenet-animal"
+    assert finetune_recipe("camvid-seg", budget="cpu").epochs.crop == 113
+    assert pretrain_recipe("natural", budget="cpu") == pretrain_recipe("natural")
+
+
+def test_unknown_recipes_and_variants_are_refused_by_name():
+    with pytest.raises(RecipeError, match="there is no recipe 'cifar': choose one of camvid-seg, cifar10, "):
+        pretrain_recipe("cifar")
+    with pytest.raises(RecipeError, match="the recipe imagenet has nothing to finetune: choose one of camvid-seg"):
+        finetune_recipe("imagenet")
+    with pytest.raises(RecipeError, match="there is no variant 'big': choose one of no-shortcut"):
+        finetune_recipe("cifar10", variant="big")
+    assert finetune_recipe("cifar10", variant="+".join(VARIANTS)).name.startswith("cifar10-no-shortcut-random")
+
+
+def test_the_run_of_another_recipe_is_refused(data, runs, tmp_path):
+    bench = Bench("smoke", 1, data, runs, SESSION)
+    at = bench.pretrained("cifar10-4k")
+    other = Bench("smoke", 1, data, runs, SESSION)
+    (tmp_path / "recipe.json").write_text(json.dumps({**json.loads((at / "recipe.json").read_text()), "lr": 1.0}))
+    other.folder = lambda *_: tmp_path  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="holds a run of another recipe"):
+        other.pretrained("cifar10-4k")
+    assert replace(pretrain_recipe("cifar10-4k"), seed=1) == pretrain_recipe("cifar10-4k", seed=1)

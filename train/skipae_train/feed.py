@@ -1,0 +1,96 @@
+"""The sets as training and test need them: which split is for what, and the batches of a run in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, load, mix, plan
+from skipae_train.hashing import SampleRandom
+from skipae_train.loop import Part, TrainingError
+
+Purpose = Literal["pretrain", "train", "test"]
+
+_SPLITS: dict[str, dict[Purpose, str]] = {
+    "stl10": {"pretrain": "unlabeled"},
+    "voc07": {"train": "trainval"},
+    "voc12": {"test": "val"},
+    "camvid": {"test": "val"},
+}
+"""Where a split is not called ``train`` or ``test``."""
+
+
+def open_set(epochs: Epochs, data: Path, purpose: Purpose) -> ImageSet:
+    """The images of a set below the folder ``data`` that pre-training, training or the test takes."""
+    usual = "train" if purpose != "test" else "val" if "imagenet" in epochs.data else "test"
+    images = load(epochs.data, data, _SPLITS.get(epochs.data, {}).get(purpose, usual))
+    if epochs.short_side and isinstance(images, StreamedSet):
+        images.short_side = epochs.short_side
+    return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """Training on one of the sets, by epochs."""
+
+    data: str
+    """Name of the set: see ``skipae_train.datasets``."""
+    count: int
+    batch: int
+    """Samples per step, over all processes."""
+    crop: int
+    flip: bool = True
+    short_side: int = 0
+    """Short side in pixels that images of various sizes are scaled to; 0 where they have one size."""
+    samples: int = 0
+    """Most images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
+
+
+def preprocessing(images: ImageSet, epochs: Epochs, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """What is done to images of a set before the network sees them, as :func:`skipae_train.export.export` takes it."""
+    side = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
+    return {"resize": side, "crop": epochs.crop, "labels": list(classes)}
+
+
+def some(positions: Tensor, most: int, seed: int) -> Tensor:
+    """``most`` of the positions, int64 [N], drawn by seed; all of them if 0."""
+    if not 0 < most < len(positions):
+        return positions
+    return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[:most]]
+
+
+class Feed:
+    """The batches of a set in the order of training: shuffled, cropped at random and flipped anew in each epoch.
+
+    What a step sees depends on the seed and the step alone, so that training can begin at any.
+    """
+
+    def __init__(self, images: ImageSet, epochs: Epochs, seed: int) -> None:
+        self.images, self.batch_size = images, epochs.batch
+        self.view = View(epochs.crop, random=True, flip=epochs.flip, seed=seed)
+        self.steps_per_epoch = len(images) // epochs.batch
+        if not self.steps_per_epoch:
+            raise TrainingError(f"{len(images)} images do not fill a batch of {epochs.batch}: add images to the set")
+        self._next: tuple[int, int] | None = None
+
+    def batch(self, part: Part) -> tuple[Batch, SampleRandom]:
+        """A part of a step's batch, and the random numbers for corrupting it."""
+        epoch, first = divmod(part.step, self.steps_per_epoch)
+        if self._next != (part.step, part.turn) or (first, part.turn) == (0, 0):
+            order = plan(len(self.images), part.size(self.batch_size), seed=self.view.seed, epoch=epoch)
+            mine = [
+                order[(step * part.processes + part.process) * part.turns + turn]
+                for step in range(first, self.steps_per_epoch)
+                for turn in range(part.turns)
+            ]
+            self.images = self.images.to(part.device)
+            self._batches = self.images.batches(mine[part.turn :], self.view, epoch=epoch)
+        last = part.turn == part.turns - 1
+        self._next = (part.step + 1, 0) if last else (part.step, part.turn + 1)
+        batch = next(self._batches)
+        return batch, SampleRandom(mix(self.view.seed, 1), epoch, batch.indices.to(part.device))

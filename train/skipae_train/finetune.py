@@ -1,0 +1,261 @@
+"""Fine-tuning: classifiers and segmenters from a pre-trained auto-encoder, or from random weights (section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skipae_train.corruption import BlockMask, GaussianNoise, chance
+from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
+from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
+from skipae_train.loop import (
+    Job,
+    Machine,
+    Milestones,
+    Model,
+    Part,
+    Recipe,
+    Schedule,
+    Session,
+    TrainingError,
+    finish,
+    finished,
+    load_state,
+    train,
+)
+from skipae_train.networks import Classifier, Network, Segmenter, transfer
+from skipae_train.networks import Part as NetworkPart
+from skipae_train.pretrain import load_run
+from skipae_zoo import Architecture, Head
+
+Metric = Literal["accuracy", "map", "miou"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Recipe):
+    """A fine-tuning recipe.  The head says the task: classes, several labels per image (``sigmoid``), or masks."""
+
+    epochs: Epochs
+    head: Head
+    start: str | None
+    """Recipe of the pre-training whose weights are taken; None for random weights."""
+    transfer: tuple[NetworkPart, ...] = ("encoder",)
+    """What is taken over; with the decoder for one of the three initialisations of figure 4."""
+    schedule: Schedule = Milestones((0.3, 0.6, 0.8), 0.2)
+    freeze: int = 0
+    """Epochs at the beginning in which the new layers alone are trained (supplement B).  Batch norm's statistics
+    go on being updated in the others."""
+    corruption: GaussianNoise | BlockMask | None = None
+    """Of a half of the training samples (supplement B); None for clean images alone."""
+    labelled: int = 0
+    """Images to train on, equally many of each class; 0 for all."""
+    fold: int | None = None
+    """Which of STL-10's ten folds to train on; None for all images."""
+    validation: int = 0
+    """Images cut from the training set to watch the progress with, of those not trained on where there are some."""
+    crops: int = 1
+    """Random crops whose scores are averaged at the test; 1 for the centre crop."""
+
+    @property
+    def metric(self) -> Metric:
+        """What is measured."""
+        if self.head.kind == "decoder":
+            return "miou"
+        return "map" if self.head.scores == "sigmoid" else "accuracy"
+
+
+def finetune(
+    recipe: Finetune, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
+) -> dict[str, Any] | None:
+    """Run a recipe, or go on where a killed run stopped; at the end measure it on the test set, once.
+
+    ``data`` is the folder that contains the sets, ``start`` the folder of a pre-training run (or a checkpoint) of the
+    recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.loop.train`; it receives ``result.json``
+    besides, what the test set says, which is returned, or None where the session ends before the run does.
+
+    Raises :class:`TrainingError` as there, and where ``start`` is missing, or given though the recipe takes none.
+    """
+    if (start is None) != (recipe.start is None):
+        needed = (
+            f"needs the run of a pre-training by {recipe.start!r} to start from" if recipe.start else "takes no start"
+        )
+        raise TrainingError(f"{recipe.name} {needed}, not {start}")
+    if found := finished(recipe, out):
+        return found
+    images = open_set(recipe.epochs, data, "train")
+    network = build(recipe, len(images.classes))
+    torch.manual_seed(recipe.seed)
+    network.initialise(recipe.init)
+    new = [name for name, _ in network.named_parameters()]
+    if start is not None:
+        source = load_run(start)[0] if (start / "state.pt").exists() else start
+        new = transfer(network, source, recipe.transfer)
+    train(_FinetuneJob(recipe, network, images, new, data), out, session)
+
+    def test(machine: Machine) -> dict[str, Any]:
+        chosen = open_set(recipe.epochs, data, "test")
+        chosen = chosen.subset(torch.arange(len(chosen))[: recipe.epochs.samples or None])
+        trained = load_finetuned(out)[0].to(machine.device)
+        measured = evaluate(trained, chosen, recipe, machine, crops=recipe.crops)
+        return {"metric": recipe.metric, "images": len(chosen), **measured}
+
+    return finish(out, session, test)
+
+
+def load_finetuned(run: Path) -> tuple[Classifier | Segmenter, dict[str, Any]]:
+    """The network of a fine-tuning run's folder, with its averaged weights if it keeps them, and its recipe as JSON."""
+    weights, recipe = load_state(run)
+    head = Head(**recipe["head"])
+    bias = [value for name, value in weights.items() if name.startswith("head.") and name.endswith(".bias")][-1]
+    architecture = Architecture.from_dict(recipe["architecture"])
+    network = _network(architecture, len(bias), head, recipe["epochs"]["crop"], recipe["mean"], recipe["std"])
+    network.load_state_dict(weights)
+    return network.eval(), recipe
+
+
+def load_network(run: Path) -> tuple[Network, dict[str, Any]]:
+    """The network of a run folder of either kind."""
+    loaded: tuple[Network, dict[str, Any]] = load_finetuned(run) if "head" in load_state(run)[1] else load_run(run)
+    return loaded
+
+
+def build(recipe: Finetune, classes: int) -> Classifier | Segmenter:
+    """The network of a recipe."""
+    return _network(recipe.architecture, classes, recipe.head, recipe.epochs.crop, recipe.mean, recipe.std)
+
+
+def _network(
+    architecture: Architecture, classes: int, head: Head, crop: int, mean: Any, std: Any
+) -> Classifier | Segmenter:
+    if head.kind == "decoder":
+        return Segmenter(architecture, classes, head=head, mean=mean, std=std)
+    return Classifier(architecture, classes, head, crop=crop, mean=mean, std=std)
+
+
+class _FinetuneJob(Job):
+    """A labelled set by epochs; measured on images cut from the training set."""
+
+    def __init__(
+        self, recipe: Finetune, network: Classifier | Segmenter, images: ImageSet, new: list[str], data: Path
+    ) -> None:
+        self.recipe, self.finetune, self.network = recipe, recipe, network
+        chosen, held = split_train(recipe, images, data)
+        self.feed = Feed(images.subset(chosen), recipe.epochs, recipe.seed)
+        self.held_out = images.subset(held) if len(held) else None
+        self.preprocessing = preprocessing(images, recipe.epochs, images.classes)
+        self.steps = recipe.epochs.count * self.feed.steps_per_epoch
+        self.validate_every = self.feed.steps_per_epoch
+        self.columns = (recipe.metric,) if len(held) else ()
+        self.facts = {"images": f"{len(chosen)} of {recipe.epochs.data} ({len(held)} more held out for validation)"}
+        self.old = frozenset(name for name, _ in network.named_parameters()) - frozenset(new)
+
+    def loss(self, model: Model, part: Part) -> Tensor:
+        batch, random = self.feed.batch(part)
+        images, labels = batch.images.float() / 255, batch.labels
+        if labels is None:
+            raise TrainingError(f"{self.finetune.epochs.data} has no labels to fine-tune on")
+        if self.finetune.corruption is not None:
+            corrupted = self.finetune.corruption(images, random)
+            images = torch.where(chance(images, 0.5, random), corrupted, images)
+        logits = model(images.contiguous(memory_format=torch.channels_last))
+        if self.finetune.metric == "map":
+            known = labels >= 0
+            losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits), reduction="none")
+            return (losses * known).sum() / known.sum().clamp(min=1)
+        labels = labels.long()
+        return F.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum") / (labels != VOID).sum().clamp(min=1)
+
+    def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        measured = evaluate(network, self.held_out, self.finetune, machine, crops=1)
+        return {self.finetune.metric: measured["value"]}
+
+    def frozen(self, step: int) -> Collection[str]:
+        return self.old if step < self.finetune.freeze * self.feed.steps_per_epoch else ()
+
+
+def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor, Tensor]:
+    """Positions in the training set to train on and to watch the progress with, int64.
+
+    The latter are taken from what the fold or ``labelled`` leaves over, else they are cut off.
+    """
+    everything = torch.arange(len(images))
+    chosen = everything
+    if recipe.fold is not None:
+        chosen = stl10_folds(data)[recipe.fold]
+    if recipe.labelled:
+        labels = images.labels
+        if labels is None or labels.dim() != 1:
+            raise TrainingError(f"{recipe.epochs.data} has no classes to choose {recipe.labelled} images of")
+        classes = len(images.classes)
+        if recipe.labelled % classes:
+            raise TrainingError(f"labelled must be a multiple of the {classes} classes, not {recipe.labelled}")
+        chosen = balanced(labels, recipe.labelled // classes, recipe.seed)
+    rest = everything[~torch.isin(everything, chosen)]
+    held = rest[:0]
+    if recipe.validation:
+        if len(rest) > recipe.validation:
+            held = rest[hold_out(len(rest), recipe.validation, recipe.seed)[1]]
+        else:
+            kept, cut = hold_out(len(chosen), recipe.validation, recipe.seed)
+            chosen, held = chosen[kept], chosen[cut]
+    return some(chosen, recipe.epochs.samples, recipe.seed), held
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Machine, *, crops: int) -> dict[str, Any]:
+    """Measure a network on a labelled set.
+
+    Returns ``value`` in percent (accuracy, mean average precision, or mean intersection over union) and, but for
+    accuracy, ``classes``: the same by class name.
+    """
+    from skipae_train.metrics import accuracy, mean_average_precision  # torchmetrics takes as long to load as torch
+
+    network.eval()
+    images = images.to(machine.device)
+    if isinstance(images, StreamedSet) and recipe.metric == "miou":
+        return _evaluate_masks(network, images, machine)
+    scores, labels = [], []
+    places = plan(len(images), max(1, 2**19 // recipe.epochs.crop**2), shuffle=False)
+    for crop in range(crops):
+        view = View(recipe.epochs.crop, random=crops > 1, seed=mix(recipe.seed, 2))
+        found = []
+        for batch in images.batches(places, view, epoch=crop):
+            pixels = (batch.images.float() / 255).contiguous(memory_format=torch.channels_last)
+            with machine.autocast():
+                logits = network(pixels).float()
+            found.append(logits.sigmoid() if recipe.metric == "map" else logits.softmax(1))
+            if crop == 0 and batch.labels is not None:
+                labels.append(batch.labels)
+        scores.append(torch.cat(found))
+    mean, truth = torch.stack(scores).mean(0).cpu(), torch.cat(labels).cpu()
+    if recipe.metric == "accuracy":
+        return {"value": 100 * accuracy(mean, truth)}
+    value, each = mean_average_precision(mean, truth)
+    return {"value": 100 * value, "classes": dict(zip(images.classes, (100 * each).tolist(), strict=True))}
+
+
+def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -> dict[str, Any]:
+    """Mean intersection over union on whole images, at the size of their masks, from one confusion matrix."""
+    from skipae_train.metrics import confusion, mean_iou
+
+    count = len(images.classes)
+    matrix = torch.zeros(count, count, dtype=torch.int64)
+    for position in range(len(images)):
+        pixels, mask = images.whole(position)
+        if mask is None:
+            raise TrainingError("the set has no masks to compare with")
+        with machine.autocast():
+            logits = network((pixels[None].float() / 255).contiguous(memory_format=torch.channels_last)).float()
+        if logits.shape[-2:] != mask.shape:
+            logits = F.interpolate(logits, mask.shape, mode="bilinear")
+        matrix += confusion(logits[0].argmax(0), mask, count).cpu()
+    value, each = mean_iou(matrix)
+    return {"value": 100 * value, "classes": dict(zip(images.classes, (100 * each).tolist(), strict=True))}

@@ -1,0 +1,74 @@
+"""Random numbers without a state: hashes (SplitMix64; Steele et al., OOPSLA 2014) of what they are for.
+
+A sample is cropped, flipped and corrupted in the same way in whatever batch and process it falls, because its numbers
+depend on the seed, the epoch and its place in the set alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class SampleRandom:
+    """A stream of random numbers for each of some samples, at ``indices`` int64 [N], on their device."""
+
+    def __init__(self, seed: int, epoch: int, indices: Tensor) -> None:
+        self.seed, self.epoch, self.indices, self.drawn = seed, epoch, indices, 0
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 [N, *shape]; the next call gives new ones."""
+        count = math.prod(shape)
+        self.drawn += count
+        return uniforms(self.seed, self.epoch, self.indices, count, first=self.drawn - count).view(-1, *shape)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal, float32 [N, *shape], by Box and Muller."""
+        radius = (-2 * torch.log1p(-self.rand(*shape))).sqrt_()
+        return radius * (2 * math.pi * self.rand(*shape)).cos_()
+
+
+def mix(*numbers: int) -> int:
+    """A seed in [0, 2**63) out of several numbers, unrelated to those of neighbouring numbers (SplitMix64)."""
+    state = 0
+    for number in numbers:
+        state = ((state ^ number) + _GAMMA) % 2**64
+        for shift, factor in _ROUNDS:
+            state = (state ^ (state >> shift)) * factor % 2**64
+        state ^= state >> 31
+    return state >> 1
+
+
+def uniforms(seed: int, epoch: int, indices: Tensor, count: int, *, first: int = 0) -> Tensor:
+    """Random numbers of each sample: float32 [B, count], uniform in [0, 1), on the device of ``indices``, int64 [B].
+
+    A sample's numbers are a hash of ``seed``, ``epoch``, its index and the column, counted from ``first``; they are the
+    same on every device.
+    """
+    columns = torch.arange(first, first + count, device=indices.device)
+    bits = _hash(_hash(indices[:, None] ^ mix(seed, epoch)) ^ columns)
+    return _shifted(bits, 40).float() / 2**24
+
+
+_GAMMA = 0x9E3779B97F4A7C15
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def _signed(number: int) -> int:
+    """The int64 that has the bits of an unsigned number."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift int64 right, filling with zeros."""
+    return torch.bitwise_and(bits >> by, 2 ** (64 - by) - 1)
+
+
+def _hash(state: Tensor) -> Tensor:
+    """SplitMix64 of int64 of any shape; products wrap around."""
+    state = state + _signed(_GAMMA)
+    for shift, factor in _ROUNDS:
+        state = (state ^ _shifted(state, shift)) * _signed(factor)
+    return state ^ _shifted(state, 31)

@@ -1,0 +1,498 @@
+"""The training loop that pre-training and fine-tuning share, on accelerate: precision, EMA, saving, resuming, logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from skipae_train.corruption import Colour
+from skipae_train.hashing import mix
+from skipae_train.muon import Muon
+from skipae_train.networks import Init, Network
+from skipae_train.plots import Board
+from skipae_zoo import Architecture
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+Model = Callable[[Tensor], Tensor]
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why, and what is safe."""
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to ``floor``."""
+
+    warmup: int
+    floor: float = 0.005
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Factor on the learning rate at ``step`` of ``steps``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Trapezoid:
+    """Linear warm-up, constant, then linearly down to 0 over the last ``cooldown``, a share of the run.
+
+    Up to there the steps do not depend on the run's length, which may therefore be chosen on the way.
+    """
+
+    warmup: int
+    cooldown: float
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Factor on the learning rate at ``step`` of ``steps``."""
+        return min(1.0, (step + 1) / self.warmup, (steps - step) / (self.cooldown * steps))
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """Multiplied by ``factor`` at each share of the run (supplement B: 60 and 90 of 120 epochs)."""
+
+    at: tuple[float, ...]
+    factor: float = 0.1
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Factor on the learning rate at ``step`` of ``steps``."""
+        return self.factor ** sum(step >= share * steps for share in self.at)
+
+
+Schedule = Cosine | Trapezoid | Milestones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the recipes of pre-training and of fine-tuning have in common."""
+
+    name: str
+    architecture: Architecture
+    lr: float = 1e-4
+    schedule: Schedule
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """``adam`` is the paper's; ``sgd`` has a momentum of 0.9 (supplement C)."""
+    muon_lr: float = 0.0
+    """Learning rate of Muon for the kernels, but for the first's and the last's; 0 leaves all to ``optimiser``."""
+    decay: float = 0.0
+    """Weight decay, L2 on all weights; the paper has none."""
+    init: Init = "normal"
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.25, 0.25, 0.25)
+    ema: float = 0.0
+    """Decay per step of the averaged weights, which are the ones exported and tested; 0 for none."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 for no limit."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How a run is carried out.  Nothing here changes its result, but for rounding."""
+
+    precision: Precision = "auto"
+    device: str | None = None
+    """``cpu``, or None for what accelerate finds."""
+    accumulate: int = 1
+    """Parts that each process cuts its share of a batch into, for less memory.  Batch norm sees the parts."""
+    save_minutes: float = 5.0
+    validate_every: int | None = None
+    """Steps between measurements; None leaves it to the task."""
+    stop_at: int | None = None
+    """End the session at this step, with the state saved."""
+    quiet: bool = False
+
+    def machine(self, precision: str | None = None) -> Machine:
+        """The device or devices, with the precision of the session unless another is given."""
+        if self.precision != "auto" or precision is None:
+            precision = choose_precision(self.precision, self.device)
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+        return Machine(Accelerator(cpu=self.device == "cpu", kwargs_handlers=[ddp]), precision)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes."""
+
+    accelerator: Accelerator
+    precision: str
+    """``fp32`` or ``bf16``."""
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def autocast(self) -> torch.autocast:
+        """The precision, for a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the equal parts that the batch of a step is cut into, over all processes."""
+
+    step: int
+    turn: int
+    turns: int
+    """Parts that each process computes one after the other, of which this is ``turn``."""
+    process: int
+    processes: int
+    device: torch.device
+
+    @property
+    def number(self) -> int:
+        """Its place among all parts of the batch."""
+        return self.process * self.turns + self.turn
+
+    def size(self, batch: int) -> int:
+        """Samples in it; :class:`TrainingError` where the batch cannot be cut evenly."""
+        if batch % (self.processes * self.turns):
+            raise TrainingError(
+                f"a batch of {batch} cannot be cut evenly for {self.processes} processes that accumulate {self.turns} "
+                "parts: choose numbers that divide it"
+            )
+        return batch // (self.processes * self.turns)
+
+
+class Job(ABC):
+    """What is trained, and on what: the loop asks it for losses and measurements."""
+
+    recipe: Recipe
+    network: nn.Module
+    steps: int
+    columns: tuple[str, ...]
+    """Names of what :meth:`validate` measures."""
+    validate_every: int
+    """Steps between measurements, unless the session says otherwise."""
+    facts: Mapping[str, str]
+    """About the data, for ``environment.json``."""
+    preprocessing: Mapping[str, Any] = {}
+    """Class names, and the sizes that images are scaled and cropped to, for the export (``preprocessing.json``)."""
+
+    @abstractmethod
+    def loss(self, model: Model, part: Part) -> Tensor:
+        """The loss of a part of a batch; ``model`` is the network in the run's precision, its outputs float32."""
+
+    @abstractmethod
+    def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
+        """Measure the network, in eval mode, on data that it is not trained on."""
+
+    def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
+        """A picture, float32 [3, H, W] in [0, 1], to watch the training by; None for none."""
+        return None
+
+    def frozen(self, step: int) -> Collection[str]:
+        """Names of the parameters that stay as they are in this step."""
+        return ()
+
+    def frozen_norm(self, step: int) -> bool:
+        """Whether batch norm uses, and keeps, the statistics it has in this step, as it will at inference."""
+        return False
+
+
+def train(job: Job, out: Path, session: Session) -> None:
+    """Run a job to its end, or go on where a killed run stopped.
+
+    ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``preprocessing.json``,
+    ``environment.json``, ``log.csv``, ``curves.png``, ``pictures/`` and ``tensorboard/``.  All that is random depends
+    on the recipe's seed and on numbers of steps, epochs and samples, so a resumed run gives the same weights as an
+    unbroken one.
+
+    The batch of a step is cut into one part per process, or ``session.accumulate`` of them.  Gradients and the
+    running statistics of batch norm are means over the parts: n processes give what one process with n parts gives.
+
+    Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out`` holds the
+    run of another recipe.
+    """
+    recipe, network = job.recipe, job.network
+    described, state_file = out / "recipe.json", out / "state.pt"
+    _check_recipe(recipe, described)
+    out.mkdir(parents=True, exist_ok=True)
+    saved = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else {}
+    # A resumed run keeps its precision: what "auto" finds may differ from one day to the next.
+    machine = session.machine(saved.get("precision"))
+    accelerator = machine.accelerator
+    network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
+    optimisers = _optimisers(recipe, network)
+    step, seconds = 0, 0.0
+    if saved:
+        network.load_state_dict(saved["network"])
+        average.load_state_dict(saved["average"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        step, seconds = saved["step"], saved["seconds"]
+        del saved
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    averaged = average.module if recipe.ema else network
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            environment = {
+                "steps": job.steps,
+                "steps done": step,
+                "hours": round(seconds / 3600, 2),
+                "hardware": hardware(accelerator),
+                "precision": machine.precision,
+                "torch": torch.__version__,
+                **job.facts,
+            }
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "step": step,
+                "seconds": seconds,
+                "precision": machine.precision,
+            }
+            write_atomically(state_file, lambda path: torch.save(state, path))
+            write_json(out / "environment.json", environment)
+
+    if accelerator.is_main_process and not described.exists():
+        if job.preprocessing:
+            write_json(out / "preprocessing.json", dict(job.preprocessing))
+        write_json(described, asdict(recipe))
+    board = Board(out, ["step", "seconds", "lr", "loss", *job.columns], step) if accelerator.is_main_process else None
+    end = job.steps if session.stop_at is None else min(session.stop_at, job.steps)
+    every = session.validate_every or job.validate_every
+    bar = tqdm(total=job.steps, initial=step, disable=session.quiet or not accelerator.is_main_process, unit="step")
+    saved_at = mark = time.monotonic()
+    losses: list[float] = []
+    model: nn.Module | None = None
+    frozen: Collection[str] = ()
+    processes = accelerator.num_processes
+    statistics = _Statistics(accelerator, network, session.accumulate)
+
+    def forward(images: Tensor) -> Tensor:
+        with machine.autocast():
+            outputs: Tensor = cast(nn.Module, model)(images)
+        return outputs.float()
+
+    while step < end:
+        if model is None or job.frozen(step) != frozen:
+            frozen = job.frozen(step)
+            model = _wrap(accelerator, network, frozen)
+        factor = recipe.schedule(step, job.steps)
+        for optimiser, rate in zip(optimisers, (recipe.lr, recipe.muon_lr), strict=False):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+        model.train()
+        if job.frozen_norm(step):
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                    module.eval()
+        total = torch.zeros((), device=accelerator.device)
+        statistics.begin()
+        for turn in range(session.accumulate):
+            part = Part(step, turn, session.accumulate, accelerator.process_index, processes, accelerator.device)
+            torch.manual_seed(mix(recipe.seed, step, part.number))  # for dropout
+            with nullcontext() if turn == session.accumulate - 1 else accelerator.no_sync(model):
+                loss = job.loss(forward, part) / session.accumulate
+                accelerator.backward(loss)
+            total += loss.detach()
+            statistics.add_part()
+        statistics.finish()
+        value = float(accelerator.reduce(total, "mean"))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {step} of {recipe.name}: lower the learning rate "
+                f"(now {recipe.lr * factor:.2g}); "
+                + (f"the last good state is in {state_file}" if state_file.exists() else "no state was saved yet")
+            )
+        if recipe.clip:
+            accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        if recipe.ema:
+            average.update_parameters(network)
+        losses.append(value)
+        step += 1
+        bar.update()
+        now = time.monotonic()
+        seconds, mark = seconds + now - mark, now
+        if board is not None and (step % every == 0 or step == end):
+            averaged.eval()
+            measured = job.validate(averaged, machine)
+            row = {"step": step, "seconds": seconds, "lr": recipe.lr * factor, "loss": sum(losses) / len(losses)}
+            bar.set_postfix_str(board.write({**row, **measured}, job.pictures(averaged, machine)))
+            losses.clear()
+            mark = time.monotonic()
+        if now - saved_at > 60 * session.save_minutes:
+            save()
+            saved_at = time.monotonic()
+    bar.close()
+    save()
+    if board is not None:
+        board.close()
+    accelerator.wait_for_everyone()
+
+
+class _Statistics:
+    """Makes batch norm's running statistics, after a step, the mean over the parts of its batch."""
+
+    def __init__(self, accelerator: Accelerator, network: nn.Module, accumulate: int) -> None:
+        # Synchronised batch norm has seen the parts of all processes already.
+        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+        self.accelerator, self.network, self.accumulate = accelerator, network, accumulate
+        self.reduces = accelerator.num_processes > 1 and not synchronised
+
+    def begin(self) -> None:
+        """Remember them as they are before a step."""
+        # Looked up each time: wrapping for several processes puts other tensors in the place of buffers.
+        named = self.network.named_buffers() if self.reduces or self.accumulate > 1 else ()
+        self.running = [buffer for name, buffer in named if ".running_" in name]
+        self.before = [buffer.clone() for buffer in self.running]
+        self.total = [torch.zeros_like(buffer) for buffer in self.running]
+
+    def add_part(self) -> None:
+        """Keep what a part made of them, and begin the next part from the same values."""
+        for total, buffer, before in zip(self.total, self.running, self.before, strict=True):
+            total += buffer / self.accumulate
+            buffer.copy_(before)
+
+    def finish(self) -> None:
+        """Set them to the mean over all parts of all processes."""
+        if self.running:
+            flat = torch.cat(self.total)
+            if self.reduces:
+                flat = self.accelerator.reduce(flat, "mean")
+            for buffer, mean in zip(self.running, torch.split(flat, [len(b) for b in self.running]), strict=True):
+                buffer.copy_(mean)
+
+
+def _wrap(accelerator: Accelerator, network: nn.Module, frozen: Collection[str]) -> nn.Module:
+    """The network as accelerate trains it, without the frozen parameters."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    model: nn.Module = accelerator.prepare_model(network)
+    return model
+
+
+def _optimisers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
+    """The recipe's optimiser, and Muon for the inner kernels where the recipe has it."""
+    inner: list[Tensor] = []
+    if recipe.muon_lr and isinstance(network, Network):
+        inner = [network.unit(name).conv.weight for name in (*network.encoder, *network.decoder) if name[3:] != "1"]
+    chosen = {id(kernel) for kernel in inner}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+    first: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        first = torch.optim.SGD(rest, recipe.lr, 0.9, weight_decay=recipe.decay, fused=True)
+    else:
+        first = torch.optim.Adam(rest, recipe.lr, weight_decay=recipe.decay, fused=True)
+    return [first, Muon(inner, recipe.muon_lr)] if inner else [first]
+
+
+def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a run folder, averaged if it averages them, and its recipe as JSON values."""
+    try:
+        recipe = json.loads((run / "recipe.json").read_text())
+        state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"{run} is not the folder of a run: it lacks {Path(error.filename).name}") from None
+    weights = state["network"]
+    if recipe["ema"]:
+        weights = {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
+    return weights, recipe
+
+
+def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """What the run in ``out`` measured at its end; None where it is not there, or has not ended."""
+    _check_recipe(recipe, out / "recipe.json")
+    path = out / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def finish(out: Path, session: Session, test: Callable[[Machine], dict[str, Any]]) -> dict[str, Any] | None:
+    """Measure a run that has ended, and keep what is found as ``result.json``; None where it has not ended."""
+    environment = json.loads((out / "environment.json").read_text())
+    if environment["steps done"] < environment["steps"]:
+        return None
+    path, machine = out / "result.json", session.machine(environment["precision"])
+    if machine.accelerator.is_main_process:
+        write_json(path, {**test(machine), **{key: environment[key] for key in ("hardware", "precision", "hours")}})
+    machine.accelerator.wait_for_everyone()
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _check_recipe(recipe: Recipe, described: Path) -> None:
+    if described.exists() and json.loads(described.read_text()) != json.loads(json.dumps(asdict(recipe))):
+        raise TrainingError(
+            f"{described.parent} holds a run of another recipe: give another --out, or remove the folder"
+        )
+
+
+def choose_precision(precision: Precision, device: str | None) -> Literal["fp32", "bf16"]:
+    """``auto`` takes what the device does faster, by trying it."""
+    if precision != "auto":
+        return precision
+    if device != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.zeros(4, 64, 48, 48).to(memory_format=torch.channels_last)
+
+    def best(enabled: bool) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                conv(image).float().sum().backward()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return "bf16" if best(True) < best(False) else "fp32"
+
+
+def hardware(accelerator: Accelerator) -> str:
+    """The processor or GPU, and how many of them."""
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    processes = f"{accelerator.num_processes} processes of " if accelerator.num_processes > 1 else ""
+    return f"{name}, {processes}{torch.get_num_threads()} threads"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path`` and rename, so that a full disk or a kill leaves the earlier file whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

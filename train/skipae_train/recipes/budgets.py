@@ -1,0 +1,73 @@
+"""What the budgets cut from a recipe: all of the rules, in one place.
+
+=======  =========  ==========================================================================================
+budget   for        rules
+=======  =========  ==========================================================================================
+paper    a GPU      nothing is cut
+cpu      two cores  widths: Network-1 a quarter, Network-2 and -3 a half; hidden fully connected layers 512.
+                    Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning and probing.
+                    Learning rate at least 1e-3, since there are fewer steps.  Tiny-ImageNet for ImageNet.  Images
+                    of Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at
+                    half (128, 113)
+smoke    a test     widths an eighth; hidden layers 64; crops of at most 33 (photos: 32); one epoch of 24 images in
+                    batches of 4 (photos: 4 steps of 2), 10 labels, 24 test images
+=======  =========  ==========================================================================================
+
+Recipes on folders of photos are the same at ``cpu`` and ``paper``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+from skipae_train.feed import Epochs
+from skipae_train.finetune import Finetune
+from skipae_train.pretrain import Pretrain
+from skipae_train.probe import Probe
+
+Budget = Literal["smoke", "cpu", "paper"]
+AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune, Probe)
+
+_CPU_WIDTH = {"network-1": 4, "network-2": 2, "network-3": 2}
+
+
+def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
+    """The recipe at a budget."""
+    if budget == "paper" or (budget == "cpu" and recipe.epochs is None):
+        return recipe
+    changes: dict[str, Any] = {}
+    if recipe.epochs is not None:
+        changes["epochs"] = _epochs(recipe, recipe.epochs, budget)
+    if budget == "cpu":
+        changes["lr"] = max(recipe.lr, 1e-3)
+    if not isinstance(recipe, Probe):  # a probe's network is that of a run, cut already
+        width = 8 if budget == "smoke" else _CPU_WIDTH[recipe.architecture.network]
+        changes["architecture"] = replace(recipe.architecture, n=max(1, recipe.architecture.n // width))
+    if isinstance(recipe, Pretrain):
+        changes["phases"] = tuple(replace(p, steps=4, crop=min(p.crop, 32), batch=2) for p in recipe.phases)
+    elif budget == "smoke":
+        changes["labelled"] = min(recipe.labelled, 10)
+    if isinstance(recipe, Finetune):
+        hidden = min(recipe.head.hidden, 64 if budget == "smoke" else 512)
+        changes |= {"head": replace(recipe.head, hidden=hidden), "freeze": -(-recipe.freeze // 5)}
+        if budget == "smoke":
+            changes |= {"validation": 10, "crops": min(recipe.crops, 2)}
+    return replace(recipe, **changes)
+
+
+def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget) -> Epochs:
+    scaled = bool(epochs.short_side)
+    data = epochs.data.replace("imagenet", "tiny-imagenet", 1)
+    if budget == "smoke":
+        side = 40 if scaled else 0
+        return replace(epochs, data=data, count=1, batch=4, crop=min(epochs.crop, 33), short_side=side, samples=24)
+    if isinstance(recipe, Pretrain):
+        count, by = epochs.count if epochs.count <= 6 else epochs.count // 10, 4
+    else:
+        masks = isinstance(recipe, Finetune) and recipe.metric == "miou"
+        count, by = epochs.count // 5, 2 if masks else 4
+    if not scaled:
+        return replace(epochs, count=count)
+    crop = (epochs.crop - 1) // by + 1
+    return replace(epochs, data=data, count=count, crop=crop, short_side=epochs.short_side // by)

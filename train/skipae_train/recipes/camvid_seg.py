@@ -1,0 +1,19 @@
+"""CamVid segmentation: figure 4 on a set that anyone can have, with 11 classes of street scenes.
+
+Command:   skipae-train finetune camvid-seg --data DATA --start runs/imagenet --out runs/camvid-seg
+           (with the three initialisations: skipae-train reproduce fig4 --data DATA, where DATA has no VOC 2012)
+Hardware:  one GPU; at --budget cpu, two cores
+Hours:     not measured yet
+Expected:  not in the paper; the order of figure 4 would be encoder and decoder pre-trained > encoder alone > random
+"""
+
+from dataclasses import replace
+
+from skipae_train.recipes import voc12_seg
+
+FINETUNE = replace(
+    voc12_seg.FINETUNE,
+    name="camvid-seg",
+    epochs=replace(voc12_seg.FINETUNE.epochs, data="camvid"),
+    validation=20,
+)

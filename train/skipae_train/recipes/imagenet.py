@@ -1,0 +1,28 @@
+"""ImageNet 2012 without its labels, for VOC (sections 5.4 and 5.5): Network-3.
+
+Command:   skipae-train pretrain imagenet --data DATA --out runs/imagenet
+           (many GPUs: accelerate launch -m skipae_train pretrain imagenet ..., see docs/training.md)
+Hardware:  GPUs; at --budget cpu (half the width, Tiny-ImageNet), two cores
+Hours:     not measured yet
+Expected:  the paper tells no loss; what comes of it is in voc07-cls (table 4) and voc12-seg (figure 4)
+"""
+
+from skipae_train.corruption import BlockMask
+from skipae_train.feed import Epochs
+from skipae_train.loop import Milestones
+from skipae_train.pretrain import Pretrain
+from skipae_zoo import network_3
+
+MEAN = (0.485, 0.456, 0.406)
+
+EPOCHS = Epochs(data="imagenet", count=6, batch=64, crop=225, short_side=256)
+
+PRETRAIN = Pretrain(
+    name="imagenet",
+    architecture=network_3(64),
+    corruption=BlockMask("small", MEAN),
+    epochs=EPOCHS,
+    schedule=Milestones((4 / 6,), 0.1),
+    mean=MEAN,
+    std=(0.229, 0.224, 0.225),
+)

@@ -1,0 +1,27 @@
+"""PASCAL VOC 2007 classification from an ImageNet auto-encoder (tables 4 and 5, section 5.4.1).
+
+Command:   skipae-train finetune voc07-cls --data DATA --start runs/imagenet --out runs/voc07-cls
+           (with the pre-trainings and comparisons: skipae-train reproduce table4 --data DATA)
+Hardware:  one GPU; at --budget cpu, two cores
+Hours:     not measured yet
+Expected:  the paper: mAP 71.25 % (random 67.11, Context Encoder 70.24, without shortcuts 69.38)
+"""
+
+from skipae_train.feed import Epochs
+from skipae_train.finetune import Finetune
+from skipae_train.loop import Milestones
+from skipae_train.recipes import imagenet
+from skipae_zoo import Head
+
+FINETUNE = Finetune(
+    name="voc07-cls",
+    start="imagenet",
+    architecture=imagenet.PRETRAIN.architecture,
+    head=Head("fc", 4096, "sigmoid"),
+    epochs=Epochs(data="voc07", count=400, batch=32, crop=225, short_side=256),
+    schedule=Milestones((200 / 400, 300 / 400), 0.1),
+    validation=250,
+    crops=10,
+    mean=imagenet.PRETRAIN.mean,
+    std=imagenet.PRETRAIN.std,
+)

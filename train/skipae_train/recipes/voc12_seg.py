@@ -1,0 +1,27 @@
+"""PASCAL VOC 2012 segmentation with encoder and decoder of an ImageNet auto-encoder (figure 4, section 5.4.2).
+
+Command:   skipae-train finetune voc12-seg --data DATA --start runs/imagenet --out runs/voc12-seg
+           (with the three initialisations: skipae-train reproduce fig4 --data DATA)
+Hardware:  one GPU; at --budget cpu, two cores
+Hours:     not measured yet
+Expected:  the paper gives a bar chart: mean IoU on val, encoder and decoder pre-trained > encoder alone > random
+"""
+
+from skipae_train.feed import Epochs
+from skipae_train.finetune import Finetune
+from skipae_train.loop import Milestones
+from skipae_train.recipes import imagenet
+from skipae_zoo import Head
+
+FINETUNE = Finetune(
+    name="voc12-seg",
+    start="imagenet",
+    transfer=("encoder", "decoder"),
+    architecture=imagenet.PRETRAIN.architecture,
+    head=Head("decoder"),
+    epochs=Epochs(data="voc12", count=400, batch=16, crop=225, short_side=256),
+    schedule=Milestones((200 / 400, 300 / 400), 0.1),
+    validation=50,
+    mean=imagenet.PRETRAIN.mean,
+    std=imagenet.PRETRAIN.std,
+)

@@ -1,0 +1,498 @@
+"""Every table and figure of the paper by one command: runs what is missing, and sets our numbers beside the paper's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from skipae import __version__
+from skipae_train.corruption import Corruption
+from skipae_train.datasets import COARSE
+from skipae_train.feed import open_set
+from skipae_train.finetune import finetune, load_finetuned
+from skipae_train.loop import Machine, Session, write_json
+from skipae_train.networks import AutoEncoder, Network
+from skipae_train.plots import figure, grid, to_pixels
+from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
+from skipae_train.probe import Probe, probe, write_probes
+from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.recipes.budgets import Budget, cut
+
+Scores = dict[str, Any]
+
+
+class Bench:
+    """Runs recipes at a budget, each in a folder of its own, where a killed run goes on and a finished one is read."""
+
+    def __init__(self, budget: Budget, seeds: int, data: Path, runs: Path, session: Session) -> None:
+        self.budget, self.seeds, self.data, self.runs, self.session = budget, range(seeds), data, runs, session
+        self.used: list[Path] = []
+
+    def pretrained(self, name: str, variant: str = "", seed: int = 0) -> Path:
+        """The run folder of a pre-training.  Variants that do not concern it share one."""
+        plain = pretrain_recipe(name, budget=self.budget, seed=seed)
+        recipe = pretrain_recipe(name, variant=variant, budget=self.budget, seed=seed)
+        if replace(recipe, name=plain.name) == plain:
+            recipe = plain
+        out = self.folder("pretrain", recipe.name, seed)
+        pretrain(recipe, self.data, out, self.session)
+        return out
+
+    def finetuned(self, name: str, variant: str = "", seed: int = 0, fold: int | None = None) -> tuple[Path, Scores]:
+        """The run folder of a fine-tuning, its pre-training included, and what the test set says."""
+        recipe = finetune_recipe(name, variant=variant, budget=self.budget, seed=seed)
+        if fold is not None:
+            recipe = replace(recipe, fold=fold, name=f"{recipe.name}-fold{fold}")
+        start = self.pretrained(recipe.start, variant, seed) if recipe.start else None
+        out = self.folder("finetune", recipe.name, seed)
+        found = finetune(recipe, self.data, out, self.session, start=start)
+        if found is None:
+            raise AssertionError("a run without stop_at ends with a result")
+        return out, found
+
+    def scores(self, name: str, variant: str = "") -> list[Scores]:
+        """What the test set says after each seed, and after each fold where the recipe has folds."""
+        folds: Sequence[int | None] = [None]
+        if finetune_recipe(name).fold is not None:
+            folds = range(2 if self.budget == "smoke" else 10)
+        return [self.finetuned(name, variant, seed, fold)[1] for seed in self.seeds for fold in folds]
+
+    def psnr(self, name: str, variant: str = "") -> list[float]:
+        """PSNR in dB of the pre-trained network on test images, for each seed."""
+        return [_result(self.pretrained(name, variant, seed))["value"] for seed in self.seeds]
+
+    def network(self, name: str, variant: str = "") -> AutoEncoder:
+        """The pre-trained network of the first seed, on the session's device."""
+        return load_run(self.pretrained(name, variant))[0].to(self.machine.device)
+
+    def test_images(self, name: str, count: int, variant: str = "") -> Tensor:
+        """Centre crops of test images, spread over the set, uint8 [count, 3, S, S]."""
+        epochs = pretrain_recipe(name, variant=variant, budget=self.budget).epochs
+        if epochs is None:
+            raise ValueError(f"{name} does not train on a set")
+        images = open_set(epochs, self.data, "test")
+        return centre_crops(images.subset(torch.linspace(0, len(images) - 1, count).long()), epochs.crop)
+
+    def corruption(self, name: str, variant: str = "") -> Corruption:
+        """What a pre-training corrupts images with."""
+        return pretrain_recipe(name, variant=variant, budget=self.budget).corruption
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Where everything is computed."""
+        return self.session.machine()
+
+    def folder(self, kind: str, name: str, seed: int) -> Path:
+        """Where a run lies."""
+        folder = self.runs / f"{kind}-{name}-{self.budget}-seed{seed}"
+        if folder not in self.used:
+            self.used.append(folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the paper, as it is printed there, and ours."""
+
+    paper: str = ""
+    values: list[float] = field(default_factory=list)
+
+    def ours(self) -> str:
+        """Mean and standard deviation."""
+        if not self.values:
+            return ""
+        spread = f" ± {statistics.stdev(self.values):.2f}" if len(self.values) > 1 else ""
+        return f"{statistics.mean(self.values):.2f}{spread}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a result shows: a table, and pictures by file name."""
+
+    columns: Sequence[str] = ()
+    rows: Sequence[tuple[str, Sequence[Cell]]] = ()
+    pictures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table or figure of the paper."""
+
+    title: str
+    recipes: tuple[str, ...]
+    make: Callable[[Bench], Page]
+
+
+def reproduce(
+    name: str, budget: Budget, data: Path, out: Path, runs: Path, *, seeds: int = 1, session: Session = Session()
+) -> Path:
+    """Make a result in the folder ``out``; returns its ``table.md``.
+
+    Its runs lie in ``runs``, where other results find those that they share: one that was killed goes on, one that
+    has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``.
+    """
+    if name not in RESULTS:
+        raise ValueError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
+    result = RESULTS[name]
+    bench = Bench(budget, seeds, data, runs, session)
+    page = result.make(bench)
+    if not bench.machine.accelerator.is_main_process:
+        return out / "table.md"
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    environments = []
+    for run in bench.used:
+        shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
+        environments.append(json.loads((run / "environment.json").read_text()))
+    facts = {
+        "budget": budget,
+        "seeds": seeds,
+        "hardware": "; ".join(sorted({e["hardware"] for e in environments})),
+        "precision": ", ".join(sorted({e["precision"] for e in environments})),
+        "hours": round(sum(e["hours"] for e in environments), 2),
+        "commit": _commit(),
+        "command": f"skipae-train reproduce {name} --budget {budget} --seeds {seeds} --data DATA",
+    }
+    if page.rows and "figure.png" not in page.pictures:
+        page.pictures["figure.png"] = lambda path: _bars(page, path)
+    for file, draw in page.pictures.items():
+        draw(out / file)
+    _write_table(name, result, page, facts, out)
+    return out / "table.md"
+
+
+def _write_table(name: str, result: Result, page: Page, facts: dict[str, Any], out: Path) -> None:
+    flat: list[dict[str, Any]] = [
+        {
+            "row": label,
+            "column": column,
+            "paper": cell.paper,
+            "mean": statistics.mean(cell.values) if cell.values else None,
+            "std": statistics.stdev(cell.values) if len(cell.values) > 1 else None,
+            "n": len(cell.values),
+            "values": cell.values,
+        }
+        for label, cells in page.rows
+        for column, cell in zip(page.columns, cells, strict=True)
+        if cell.paper or cell.values
+    ]
+    with (out / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["row", "column", "paper", "mean", "std", "n", "values"])
+        writer.writeheader()
+        writer.writerows({**row, "values": " ".join(f"{v:g}" for v in row["values"])} for row in flat)
+    lines = [f"# {name}: {result.title}", ""]
+    if page.rows:
+        heads = [part for column in page.columns for part in (f"{column}: paper", "ours", "n")]
+        lines += [f"| {' | '.join(['', *heads])} |", "| --- " * (len(heads) + 1) + "|"]
+        for label, cells in page.rows:
+            parts = [part for c in cells for part in (c.paper, c.ours(), str(len(c.values) or ""))]
+            lines.append(f"| {' | '.join([label, *parts])} |")
+        lines.append("")
+    lines += [f"![{file}]({file})" for file in page.pictures]
+    lines += ["", *(f"- {key}: {value}" for key, value in facts.items()), ""]
+    (out / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    write_json(out / "result.json", {"id": name, "title": result.title, **facts, "rows": flat})
+
+
+def _bars(page: Page, path: Path) -> None:
+    made, axes = figure(5.0, 0.5 * len(page.rows) + 1.2, len(page.columns))
+    for number, (axis, column) in enumerate(zip(axes, page.columns, strict=True)):
+        labels, cells = [row for row, _ in page.rows], [cells[number] for _, cells in page.rows]
+        means = [statistics.mean(cell.values) if cell.values else float("nan") for cell in cells]
+        spreads = [statistics.stdev(cell.values) if len(cell.values) > 1 else 0.0 for cell in cells]
+        axis.barh(labels, means, xerr=spreads, color="tab:blue", label="ours")
+        papers = [(float(cell.paper.split("±")[0]), row) for row, cell in zip(labels, cells, strict=True) if cell.paper]
+        if papers:
+            axis.plot(*zip(*papers, strict=True), "k|", markersize=18, label="paper")
+            axis.legend(fontsize=8)
+        axis.invert_yaxis()
+        axis.set(title=column)
+    made.savefig(path, dpi=120)
+
+
+def _save(picture: Tensor) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(to_pixels(picture)).save(path)
+
+
+def _result(run: Path) -> Scores:
+    found: Scores = json.loads((run / "result.json").read_text())
+    return found
+
+
+def _commit() -> str:
+    """The commit of this code, or the version where it does not lie in a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, check=True, text=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, check=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"skipae {__version__}"
+    return head.stdout.strip() + (" with changes" if changed.stdout else "")
+
+
+RANDOM, HE = "random, N(0, 0.01)", "random, He"
+PLAIN, SKIP = "pre-trained without shortcuts", "pre-trained with shortcuts"
+
+
+def _compare(
+    columns: dict[str, str],
+    rows: Sequence[tuple[str, str, Sequence[str]]],
+    picks: Sequence[Callable[[Scores], float]] = (lambda scores: scores["value"],),
+) -> Callable[[Bench], Page]:
+    """A table of variants (label, variant, the paper's numbers) by recipes, or by several numbers of one recipe."""
+
+    def make(bench: Bench) -> Page:
+        table = []
+        for label, variant, papers in rows:
+            found = [
+                [pick(s) for s in scores]
+                for n in columns.values()
+                for scores in [bench.scores(n, variant)]
+                for pick in picks
+            ]
+            table.append((label, [Cell(paper, values) for paper, values in zip(papers, found, strict=True)]))
+        return Page(tuple(columns), table)
+
+    return make
+
+
+def _coarse(kind: str) -> Callable[[Scores], float]:
+    """Mean average precision over the classes of a coarse class that the set has."""
+
+    def pick(scores: Scores) -> float:
+        each = [scores["classes"][name] for name in COARSE[kind] if name in scores["classes"]]
+        return statistics.mean(each) if each else float("nan")
+
+    return pick
+
+
+def _table5(bench: Bench) -> Page:
+    picks = (_coarse("animal"), _coarse("vehicle"), lambda scores: scores["value"])
+    rows = (
+        (RANDOM, "random", ("67.02", "76.87", "67.11")),
+        (HE, "random-he", ("", "", "")),
+        ("pre-trained on animals", "from-animal", ("73.04", "79.04", "70.77")),
+        ("pre-trained on vehicles", "from-vehicle", ("72.17", "80.00", "70.93")),
+    )
+    page = _compare({"": "voc07-cls"}, rows, picks)(bench)
+    return replace(page, columns=("animal", "vehicle", "all"))
+
+
+def _fig2(bench: Bench) -> Page:
+    lines: list[Tensor] = []
+    table = []
+    clean = bench.test_images("imagenet", 8)
+    for label, variant in (("Gaussian", "gaussian"), ("one big block", "big-block"), ("small blocks", "")):
+        parts = restore(bench.network("imagenet", variant), clean, bench.corruption("imagenet", variant), bench.machine)
+        target, corrupted, restored = (torch.cat(column) for column in zip(*parts, strict=True))
+        lines += [corrupted, restored] if lines else [target, corrupted, restored]
+        table.append((label, [Cell("", bench.psnr("imagenet", variant))]))
+    return Page(("PSNR, dB",), table, {"figure.png": _save(grid(lines))})
+
+
+def _fig3(bench: Bench) -> Page:
+    name, blocks = ("cifar10", "+small-blocks") if bench.budget == "paper" else ("cifar10-4k", "")
+    networks: dict[str, Network] = {
+        "auto-encoder with shortcuts": bench.network(name, blocks.strip("+")),
+        "auto-encoder without": bench.network(name, f"no-shortcut{blocks}"),
+        "classifier": load_finetuned(bench.finetuned(name, "random+all-labels")[0])[0],
+    }
+    found = {}
+    for label, network in networks.items():
+        recipe = cut(Probe(name=f"probe {label}", architecture=network.architecture), bench.budget)
+        out = bench.folder("probe", f"{name}-{label.replace(' ', '-')}", 0)
+        found[label] = probe(recipe, network, bench.data, out, bench.session)
+    own = [("auto-encoder with shortcuts", blocks.strip("+")), ("auto-encoder without", f"no-shortcut{blocks}")]
+    rows = [(label, [Cell("", bench.psnr(name, variant))]) for label, variant in own]
+
+    def draw(path: Path) -> None:
+        write_probes(path.with_suffix(""), found)
+
+    return Page(("PSNR of its own reconstruction, dB",), rows, {"figure.png": draw})
+
+
+def _fig4(bench: Bench) -> Page:
+    name = "voc12-seg" if (bench.data / "VOCdevkit" / "VOC2012").is_dir() else "camvid-seg"
+    labels = (
+        ("random", RANDOM),
+        ("random-he", HE),
+        ("encoder-only", "encoder pre-trained"),
+        ("", "encoder and decoder"),
+    )
+    return _compare({f"mean IoU, {name}": name}, [(label, variant, ("",)) for variant, label in labels])(bench)
+
+
+def _maps(network: Network, images: Tensor) -> list[Tensor]:
+    """The 12th layer after ReLU (the last, if there are fewer): the mean of its channels, and one that varies most."""
+    names = [layer.name for layer in network.architecture.layers]
+    with torch.inference_mode():
+        layer = network.eval().features(images.to(network.mean.device))[names[min(11, len(names) - 1)]]
+    strongest = layer.amax((2, 3)).std(0).argmax()
+    found = []
+    for plane in (layer.mean(1, keepdim=True), layer[:, strongest : strongest + 1]):
+        plane = plane / plane.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        found.append(F.interpolate(plane, images.shape[-2:]).expand(-1, 3, -1, -1))
+    return found
+
+
+def _fig5(bench: Bench) -> Page:
+    kinds = ("imagenet-animal", "imagenet-vehicle")
+    images = torch.cat([bench.test_images(kind, 4) for kind in kinds]).float() / 255
+    lines = [images, *(plane for kind in kinds for plane in _maps(bench.network(kind), images))]
+    return Page(pictures={"figure.png": _save(grid(lines))})
+
+
+def _fig6(bench: Bench) -> Page:
+    kind = "imagenet-animal"
+    clean = bench.test_images(kind, 8).float() / 255
+    corrupted = bench.corruption(kind)(clean, torch.Generator().manual_seed(0))
+    network = bench.network(kind)
+    lines = [clean, *_maps(network, clean), corrupted, *_maps(network, corrupted)]
+    return Page(pictures={"figure.png": _save(grid(lines))})
+
+
+def _supp_c(bench: Bench) -> Page:
+    rows = []
+    for label, variant in (
+        ("ADAM", ""),
+        ("SGD with momentum", "sgd"),
+        ("ADAM, then SGD in fine-tuning", "sgd-finetune"),
+        ("ADAM, weight decay in both phases", "decay"),
+        ("ADAM, weight decay in fine-tuning only", "decay-finetune"),
+        ("random, N(0, 0.01)", "random"),
+        ("random, N(0, 0.01), weight decay", "random+decay"),
+    ):
+        psnr, size = Cell(), Cell()
+        if not variant.startswith("random"):
+            psnr, size = (
+                Cell("", bench.psnr("cifar100", variant)),
+                Cell("", [_size(bench.network("cifar100", variant))]),
+            )
+        accuracy = Cell("", [scores["value"] for scores in bench.scores("cifar100", variant)])
+        rows.append((label, [psnr, size, accuracy]))
+    return Page(("PSNR at sigma 30, dB", "root mean square of the kernels", "accuracy, %"), rows)
+
+
+def _size(network: Network) -> float:
+    kernels = torch.cat(
+        [p.detach().flatten() for name, p in network.named_parameters() if name.endswith("conv.weight")]
+    )
+    return float(kernels.square().mean().sqrt())
+
+
+def _supp_d(bench: Bench) -> Page:
+    rows, points = [], []
+    for label, variant in (
+        (SKIP, ""), ("half as long", "half"), ("a quarter", "quarter"), ("an eighth", "eighth"), (PLAIN, "no-shortcut")
+    ):  # fmt: skip
+        psnr, accuracy = bench.psnr("cifar10-4k", variant), [s["value"] for s in bench.scores("cifar10-4k", variant)]
+        rows.append((label, [Cell("", psnr), Cell("", accuracy)]))
+        points.append((label, psnr, accuracy))
+
+    def scatter(path: Path) -> None:
+        made, (axis,) = figure()
+        for label, psnr, accuracy in points:
+            axis.plot(psnr, accuracy, "o", label=label)
+        axis.set(xlabel="PSNR after pre-training, dB", ylabel="accuracy after fine-tuning, %")
+        axis.legend(fontsize=8)
+        made.savefig(path, dpi=120)
+
+    parts = restore(
+        bench.network("cifar10-4k"), bench.test_images("cifar10-4k", 8), bench.corruption("cifar10-4k"), bench.machine
+    )
+    lines = [torch.cat(column) for column in zip(*parts, strict=True)]
+    pictures = {"figure.png": scatter, "reconstructions.png": _save(grid(lines))}
+    return Page(("PSNR, dB", "accuracy, %"), rows, pictures)
+
+
+RESULTS: dict[str, Result] = {
+    "fig2": Result("reconstructions of held-out images under three corruptions", ("imagenet",), _fig2),
+    "fig3": Result("what each layer's features can classify and reconstruct", ("cifar10", "cifar10-4k"), _fig3),
+    "table1": Result(
+        "CIFAR-10 and CIFAR-100, test accuracy in %",
+        ("cifar10", "cifar100"),
+        _compare(
+            {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"},
+            (
+                (RANDOM, "random", ("93.95", "74.11")),
+                (HE, "random-he", ("", "")),
+                (PLAIN, "no-shortcut", ("92.07", "70.21")),
+                (SKIP, "", ("95.15", "75.41")),
+            ),
+        ),
+    ),
+    "table2": Result(
+        "CIFAR-10 with 4,000 labels, test accuracy in %",
+        ("cifar10-4k",),
+        _compare(
+            {"accuracy": "cifar10-4k"},
+            (
+                (RANDOM, "random", ("70.89 ± 0.30",)),
+                (HE, "random-he", ("",)),
+                (PLAIN, "no-shortcut", ("74.07 ± 0.43",)),
+                (SKIP, "", ("80.22 ± 0.37",)),
+            ),
+        ),
+    ),
+    "table3": Result(
+        "STL-10, test accuracy in % over the folds",
+        ("stl10",),
+        _compare(
+            {"accuracy": "stl10"},
+            (
+                (RANDOM, "random", ("64.6 ± 0.7",)),
+                (HE, "random-he", ("",)),
+                (PLAIN, "no-shortcut", ("70.2 ± 0.6",)),
+                (SKIP, "", ("75.8 ± 0.5",)),
+            ),
+        ),
+    ),
+    "table4": Result(
+        "VOC 2007 classification, mean average precision in %",
+        ("imagenet", "voc07-cls"),
+        _compare(
+            {"mAP": "voc07-cls"},
+            (
+                (RANDOM, "random", ("67.11",)),
+                (HE, "random-he", ("",)),
+                ("Context Encoder", "context-encoder", ("70.24",)),
+                (PLAIN, "no-shortcut", ("69.38",)),
+                (SKIP, "", ("71.25",)),
+            ),
+        ),
+    ),
+    "table5": Result(
+        "VOC 2007 after pre-training on animals or on vehicles, mean average precision in %",
+        ("imagenet-animal", "imagenet-vehicle", "voc07-cls"),
+        _table5,
+    ),
+    "fig4": Result(
+        "segmentation by what is pre-trained, mean intersection over union in %",
+        ("imagenet", "voc12-seg", "camvid-seg"),
+        _fig4,
+    ),
+    "fig5": Result(
+        "feature maps of the 12th layer: images, then mean and strongest channel of the animal and the vehicle net",
+        ("imagenet-animal", "imagenet-vehicle"),
+        _fig5,
+    ),
+    "fig6": Result("feature maps of the animal net on clean and corrupted images", ("imagenet-animal",), _fig6),
+    "suppC": Result("optimisers and weight decay on CIFAR-100", ("cifar100",), _supp_c),
+    "suppD": Result("better reconstruction, better accuracy?", ("cifar10-4k",), _supp_d),
+}
