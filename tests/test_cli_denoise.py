@@ -675,7 +675,7 @@ main(["denoise", "photo.png", "--device", "cpu", "--model", {str(checkpoint)!r}]
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: int, code: int) -> None:
-    photo(size=(2000, 1500)).save("photo.png")
+    photo(size=(4000, 3000)).save("photo.png")
     words = [sys.executable, "-m", "skipae", "denoise", "photo.png", "--threads", "1"]
     words += ["--model", str(checkpoint), "--tile", "20"]  # thousands of windows: it lasts
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
