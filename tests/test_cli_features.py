@@ -415,9 +415,9 @@ def test_layers(checkpoint: Path) -> None:
     assert title == ["tiny,", "image", "of", "21", "x", "30"]
     assert [" ".join(row) for row in rows] == ["enc1 4 1 3 4 x 21 x 30", "enc2 4 2 5 4 x 11 x 15"]
     found = json.loads(CliRunner().invoke(cli.main, ["layers", "--json"]).stdout)
-    assert found["model"] == "skipae-natural" and found["image"] == [224, 224] and len(found["layers"]) == 7
-    assert found["layers"][6] == {
-        "name": "enc7", "channels": 384, "stride": 16, "receptive_field": 45, "output": [384, 14, 14],
+    assert found["model"] == "skipae-natural" and found["image"] == [224, 224] and len(found["layers"]) == 12
+    assert found["layers"][11] == {
+        "name": "enc12", "channels": 256, "stride": 16, "receptive_field": 91, "output": [256, 14, 14],
     }  # fmt: skip
     failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")

@@ -312,11 +312,12 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
     command = f"finetune {recipe['name']} --start RUN" if "head" in recipe else f"pretrain {recipe['name']}"
     data = "DATA" if epochs else "PHOTOS"
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
+    muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 
 Recipe `{recipe["name"]}` (`skipae-train {command} --data {data} --out RUN`): {phases}; ADAM at
-{recipe["lr"]:g}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
+{recipe["lr"]:g}{muon}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
 `training/log.csv`.
 
 {facts}

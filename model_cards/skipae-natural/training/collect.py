@@ -1,9 +1,12 @@
-"""Build the folder of training photos that ``sources.tsv`` lists: ``python collect.py CLONES OUT``.
+"""Build the folders of training photos that ``sources.tsv`` lists: ``python collect.py CLONES OUT``.
+
+``OUT/first``, for the greater part of the run, has all photos, those of BSDS500 twice.  ``OUT/last`` has those of
+BSDS500 six times, and besides all photos at half size whose short side is of 640 pixels and more.
 
 CLONES holds the source repositories as git clones (bare or not) named ``owner/name`` or ``owner+name``, and the
-folder ``BSDS500`` (with ``train`` and ``test``), whose photos are written twice.  Pictures that a repository keeps
-only in its history are taken from there; what is missing is counted and left out.  Photos that were shrunk are
-shrunk again: by a box filter where it is exactly by two, else by Lanczos.  Needs git and Pillow.
+folder ``BSDS500`` (with ``train`` and ``test``).  Pictures that a repository keeps only in its history are taken from
+there; what is missing is counted and left out.  Photos that were shrunk are shrunk again: by a box filter where it is
+exactly by two, else by Lanczos.  Needs git and Pillow.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageOps
+
+HALVED = 640
+"""Least short side in pixels of photos that ``last`` has at half size too."""
 
 
 def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
@@ -49,6 +55,14 @@ def fit(photo: Image.Image, size: tuple[int, int]) -> Image.Image | None:
     return photo.resize(size, Image.Resampling.BOX if exactly_two else Image.Resampling.LANCZOS)
 
 
+def link(file: Path, name: Path) -> None:
+    """The same file under another name."""
+    if name != file:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.unlink(missing_ok=True)
+        name.hardlink_to(file)
+
+
 def main() -> None:
     """Write the photos as PNG."""
     clones, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -56,7 +70,7 @@ def main() -> None:
     with (Path(__file__).parent / "sources.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     for row in rows:
-        target = out / row["file"]
+        target = out / "first" / row["file"]
         size = int(row["width"]), int(row["height"])
         try:
             found = [Image.open(io.BytesIO(data)) for data in versions(clones, row["repository"], row["path"])]
@@ -70,11 +84,16 @@ def main() -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         photo.save(target, compress_level=1)
-        if row["repository"] == "BSDS500":  # these count twice
-            again = out / "bsds-again" / target.name
-            again.parent.mkdir(exist_ok=True)
-            again.unlink(missing_ok=True)
-            again.hardlink_to(target)
+        counts = {"first": 1, "last": 1}
+        if row["repository"] == "BSDS500":
+            counts = {"first": 2, "last": 6}
+        for folder, count in counts.items():
+            for number in range(count):
+                link(target, out / folder / (f"{number}/" if number else "") / row["file"])
+        if min(photo.size) >= HALVED:
+            half = out / "last" / "half" / row["file"]
+            half.parent.mkdir(parents=True, exist_ok=True)
+            photo.reduce(2).save(half, compress_level=1)
     for line in missing:
         sys.stderr.write(line + "\n")
     sys.stdout.write(f"{len(rows) - len(missing)} of {len(rows)} photos are in {out}\n")

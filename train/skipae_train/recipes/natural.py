@@ -7,9 +7,9 @@ Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
            (PHOTOS: a folder of clean photos; model_cards/skipae-natural/training has the list of ours,
            sources.tsv, and collect.py, which gathers them)
 Hardware:  2 cores with AMX or AVX-512 bf16
-Hours:     1.2 on cores that did other work besides
-Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.50 / 29.90 / 26.41 dB; PolyU, every fourth pair: 37.11 dB
-           (one run, changed on the way with a look at both sets: see the card)
+Hours:     2.1 on cores that did other work besides
+Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.00 / 30.34 / 26.93 dB; PolyU, every fourth pair: 37.34 dB
+           (one run, changed on the way with a look at BSDS500 val: see the card)
 """
 
 from skipae_train.corruption import PhotoDamage
@@ -24,10 +24,10 @@ PRETRAIN = Pretrain(
     name="natural",
     architecture=network_1((3, 3, 3, 3), 32, topology="post"),
     corruption=PhotoDamage(masked=0.15, quiet=0.7, fill=FILL),
-    phases=(Phase(8_000, 96, 16), Phase(1_500, 128, 9), Phase(2_500, 160, 6, freeze_norm=True)),
+    phases=(Phase(6_800, 96, 16), Phase(1_300, 128, 9), Phase(3_200, 160, 6, freeze_norm=True)),
     lr=2e-3,
     muon_lr=4e-3,
-    schedule=Trapezoid(warmup=150, cooldown=0.35),
+    schedule=Trapezoid(warmup=150, cooldown=0.525),
     loss="rmse",
     init="he",
     mean=MEAN,
