@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("skipae")
 
-MEMORY = {"cpu": 512 << 20, "openvino": 512 << 20, "cuda": 3 << 30}
-"""Bytes that the layers' outputs of one window may take, by kind of device."""
+MEMORY = {"cpu": 1280 << 20, "openvino": 1280 << 20, "cuda": 3 << 30}
+"""Bytes that the layers' outputs of one window may take, by kind of device.  A large image and its result take from
+it, down to :data:`LEAST_MEMORY`, so that a picture of 100 megapixels peaks below 1.5 GB."""
+
+LEAST_MEMORY = 512 << 20
+"""What a window may take whatever the size of the image."""
 
 
 class Model:
@@ -203,12 +207,13 @@ class Model:
         errors: see :meth:`denoise`.
         """
         architecture = self.config.architecture
+        left = max(LEAST_MEMORY, MEMORY[self.device.kind] - 2 * pixels.nbytes)
         return tiling.restore(
             self._restoration.run,
             pixels,
             stride=architecture.total_stride,
             halo=self.config.halo if halo is None else halo,
-            area=self._area,
+            area=min(self._area, left // _bytes_per_pixel(self.config)),
             tile=tile,
             luma=strength if luma is None else luma,
             chroma=strength if chroma is None else chroma,
