@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -675,11 +676,13 @@ main(["denoise", "photo.png", "--device", "cpu", "--model", {str(checkpoint)!r}]
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: int, code: int) -> None:
-    photo(size=(4000, 3000)).save("photo.png")
+    photo(size=(2000, 1500)).save("photo.png")
     words = [sys.executable, "-m", "skipae", "denoise", "photo.png", "--threads", "1"]
     words += ["--model", str(checkpoint), "--tile", "20"]  # thousands of windows: it lasts
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+    # A shell's background jobs, and so these tests as one, ignore SIGINT; the command is tried as in the foreground.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, preexec_fn=listen)
     assert child.stderr is not None
     assert child.stderr.readline().startswith(b"skipae: device: ")  # then it works
     time.sleep(0.3)
