@@ -161,11 +161,13 @@ def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> N
 
 
 def _look_at_folders(report: Report) -> None:
+    from huggingface_hub import constants
+
     from skipae import checkpoints
     from skipae_zoo import ConfigError, verified_file
 
     mirror = os.environ.get(checkpoints.MIRROR)
-    report.facts["folders"] = {"bundled": str(checkpoints.BUNDLED), "mirror": mirror}
+    report.facts["folders"] = {"bundled": str(checkpoints.BUNDLED), "mirror": mirror, "hub": constants.HF_HUB_CACHE}
     if mirror and "://" not in mirror and not Path(mirror).is_dir():
         report.problem(f"{checkpoints.MIRROR}={mirror} is not a folder", f"unset {checkpoints.MIRROR}, or correct it")
     folder = checkpoints.BUNDLED / checkpoints.DEFAULT
