@@ -26,6 +26,7 @@ from skipae import images
 from skipae.batch import Advance, Job, Write, Written
 from skipae.errors import ImageError, UsageError
 from skipae.features import Extractor, Features, Settings
+from skipae.runtime import Device, load_runtime
 
 EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
 """Each format's file name extension."""
@@ -73,6 +74,8 @@ class Store:
         Raises:
             UsageError: ``output`` does not suit, holds features already, or those of other settings.
         """
+        if format is not None and format not in EXTENSIONS:
+            raise UsageError(f"format must be {', '.join(EXTENSIONS)}, not {format!r}")
         self.output = Path(output)
         named = {extension: name for name, extension in EXTENSIONS.items()}.get(self.output.suffix.lower())
         self._single = named is not None and not self.output.is_dir()
@@ -249,7 +252,7 @@ class Collection:
     def collect(self, job: Job, picture: images.Picture, advance: Advance) -> Write | None:
         """Take an image in; it goes through the net when there are enough of its size."""
         pixels = self._extractor.prepare(picture.rgb())
-        digest = None if job.source is None else _sha256(job.source)
+        sha256 = None if job.source is None else digest(job.source)
         # All work is done before the image is taken in, so that an interrupt leaves what was taken in complete.
         write = None
         changed = pixels.shape[:2] != self._shape
@@ -258,7 +261,7 @@ class Collection:
         mixed = changed and self._rows and self._extractor.settings.pool == "none"  # one shape in a shard
         if mixed or len(self._rows) + len(self._waiting) >= self._size or self._is_heavy():
             write = self.flush()
-        self._waiting.append(({"file": job.name, "sha256": digest}, picture.notes, pixels))
+        self._waiting.append(({"file": job.name, "sha256": sha256}, picture.notes, pixels))
         self._shape = pixels.shape[:2]
         advance(1)
         return write
@@ -283,22 +286,12 @@ class Collection:
     def _run(self) -> None:
         if not self._waiting:
             return
-        found: list[Features | ImageError]
-        try:
-            found = list(self._extractor.run([pixels for _, _, pixels in self._waiting]))
-        except ImageError:
-            found = [self._alone(pixels) for _, _, pixels in self._waiting]
+        found = self._extractor.run_each([pixels for _, _, pixels in self._waiting])
         waiting, self._waiting = self._waiting, []
         for (entry, notes, _), features in zip(waiting, found, strict=True):
             self._rows.append((entry, notes, features))
             if not isinstance(features, ImageError):
                 self._held += sum(values.nbytes for values in features.values())
-
-    def _alone(self, pixels: NDArray[Any]) -> Features | ImageError:
-        try:
-            return self._extractor.run([pixels])[0]
-        except ImageError as error:
-            return error
 
 
 def describe(settings: Settings, model: str, checkpoint: str) -> dict[str, Any]:
@@ -313,6 +306,32 @@ def describe(settings: Settings, model: str, checkpoint: str) -> dict[str, Any]:
         "resize": settings.resize,
         "crop": settings.crop,
     }
+
+
+def versions(device: Device) -> dict[str, str]:
+    """Programs and device of this process, for the manifest."""
+    import PIL
+
+    from skipae import __version__
+
+    return {
+        "skipae": __version__,
+        "onnxruntime": load_runtime().__version__,
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+        "device": str(device),
+    }
+
+
+def digest(source: Path | bytes) -> str:
+    """Sha256 of a file, given by its path or its bytes; :class:`ImageError` where it cannot be read."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
 
 
 def _write(store: Store, rows: list[Row]) -> list[Written | ImageError]:
@@ -372,14 +391,6 @@ def _need(format: str) -> None:
         import_module(module)
     except ImportError as error:
         raise UsageError(f'--format {format} needs {module} ({error}): pip install "skipae[{format}]"') from error
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
 
 
 def _short(value: object) -> str:

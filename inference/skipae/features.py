@@ -156,6 +156,13 @@ class Extractor:
                     raise ImageError(f"not enough memory for features of {width} x {height} pixels") from None
                 windows = smaller
 
+    def run_each(self, batch: Sequence[NDArray[Any]]) -> list[Features | ImageError]:
+        """As :meth:`run`; an image that fails has its error in its place, and the others their features."""
+        try:
+            return list(self.run(batch))
+        except ImageError as error:
+            return [error] if len(batch) == 1 else [self.run_each([pixels])[0] for pixels in batch]
+
     def stream(self, sources: Iterable[Any]) -> Iterator[Features]:
         """Features of images of all kinds, in order; neighbours of one size share a run."""
         waiting: list[NDArray[Any]] = []

@@ -93,10 +93,7 @@ def command(
     """
     from pathlib import Path
 
-    import numpy
-    import PIL
-
-    from skipae import __version__, batch, checkpoints, feature_files, features, runtime
+    from skipae import batch, checkpoints, feature_files, features, runtime
     from skipae.errors import UsageError
     from skipae.model import Model
 
@@ -122,13 +119,7 @@ def command(
         chosen = runtime.choose_device(device, threads, console.remark)
         extractor = features.Extractor(Model(folder, config, chosen), settings, batch_size)
         extractor.session.open()
-        return extractor, {
-            "skipae": __version__,
-            "onnxruntime": runtime.load_runtime().__version__,
-            "pillow": PIL.__version__,
-            "numpy": numpy.__version__,
-            "device": str(chosen),
-        }
+        return extractor, feature_files.versions(chosen)
 
     task = feature_files.Collection(load, store, shard_size)
     try:

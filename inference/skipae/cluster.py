@@ -1,0 +1,289 @@
+"""Features of images on the machines of a Ray cluster; Ray is needed for this module alone.
+
+Workers read images and run the net, by the code of ``skipae features``; the process that called writes what they find,
+as that command does: the same files, the same manifest, and either goes on where the other stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from skipae import batch, feature_files, features, images, runtime
+from skipae.checkpoints import DEFAULT, find_folder, load_config
+from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
+from skipae.feature_files import Entry
+from skipae.features import Extractor, Features, Settings
+from skipae.model import Model
+
+try:
+    import pyarrow as pa
+    import ray.data
+except ImportError as error:
+    raise ImportError(f'skipae.cluster needs Ray Data ({error}): pip install "skipae[ray]"') from error
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+BLOCKS = 2000
+"""Pieces that a long list of paths is dealt out in; what a lost machine was at is done again."""
+
+Answer = tuple[dict[str, str], list[tuple[Entry, Features | ImageError]], int]
+"""A worker's versions of programs; of each image, its entry in the manifest (without ``sha256`` where it could not be
+read) and its features or why there are none; how many were left out, being done."""
+
+
+def extract(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
+    output: str | os.PathLike[str],
+    model: str = DEFAULT,
+    *,
+    layers: str | Sequence[str] | None = None,
+    pool: str = "avg",
+    l2: bool = False,
+    dtype: str = "float32",
+    resize: int | None = None,
+    crop: int | None = None,
+    batch_size: int | None = None,
+    format: str | None = None,
+    shard_size: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    cpus: int = 1,
+    gpus: float = 0,
+) -> batch.Outcome:
+    """Write what layers of the encoder give for images, computed on a Ray cluster.
+
+    It is the cluster that ``ray.init`` was told of or that ``RAY_ADDRESS`` names, else this machine.  The files and
+    their manifest are those of ``skipae features``, but for the order of the images, which is that of the answers.
+
+    Args:
+        sources: files, folders and patterns that all machines see under the same path; or a data set of Ray's with
+            the columns ``path`` and ``bytes``, as ``ray.data.read_binary_files(..., include_paths=True)`` gives.
+        output: a folder, or a file whose extension names the format; written here, not by the workers.
+        model: a checkpoint's name, or a folder that all machines see.
+        layers: see :meth:`skipae.Model.features`.
+        pool: the same.
+        l2: the same.
+        dtype: the same.
+        resize: the same.
+        crop: the same.
+        batch_size: the same.
+        format: npz (default), npy, safetensors, parquet or hdf5.
+        shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
+        overwrite: whether what an earlier run wrote to ``output`` may be replaced.
+        resume: whether to add to it the images that it has no features of.
+        workers: how many processes compute; by default as many as the cluster has room for.
+        cpus: cores of a worker, and the threads that its net runs on.
+        gpus: GPUs of a worker, also a part of one: 0.25 lets four workers, which decode one image at a time, share a
+            GPU.  0 computes on the CPU.
+
+    Returns:
+        How many images went well, those that were done before included.  The manifest says which failed, and why.
+
+    Raises:
+        UsageError: an argument cannot be used.
+        ModelError: the checkpoint could not be had, here or on a worker, or is another one there.
+        DeviceError: a worker has no runtime, or its GPU does not work.
+        ImageError: the results cannot be written.
+    """
+    for name, number in (("shard_size", shard_size), ("workers", workers), ("batch_size", batch_size), ("cpus", cpus)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} must be at least 1, not {number}")
+    if gpus < 0:
+        raise UsageError(f"gpus must be at least 0, not {gpus}")
+    here = find_folder(model)
+    if here == Path(model).expanduser():
+        model = str(here.absolute())
+    config = load_config(here)
+    settings = Settings.check(config, layers, pool, l2, dtype, resize, crop)
+    checkpoint = config.files.get(features.FILE, "")
+    run = feature_files.describe(settings, config.name, checkpoint)
+    store = feature_files.Store(os.fspath(output), run, format=format, overwrite=overwrite, resume=resume)
+    outcome = batch.Outcome()
+    rows = batch_size or features.BATCH_SIZE
+    if isinstance(sources, ray.data.Dataset):
+        dataset = sources
+    else:
+        paths = _find(sources, Path(output), store, outcome)
+        left = [path for path in paths if path not in store.done]
+        outcome.done += len(paths) - len(left)
+        if not left:
+            return outcome
+        dataset = _deal(left, rows)
+    answers = dataset.map_batches(
+        _Worker,
+        fn_constructor_args=(
+            model,
+            checkpoint,
+            settings,
+            batch_size,
+            "cuda" if gpus else "cpu",
+            cpus,
+            Path.cwd(),
+            store.done,
+        ),
+        batch_size=rows,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers) if workers else ray.data.ActorPoolStrategy(min_size=1),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    _write((pickle.loads(row["answer"]) for row in answers.iter_rows()), store, outcome, shard_size)
+    return outcome
+
+
+def _find(sources: Any, output: Path, store: feature_files.Store, outcome: batch.Outcome) -> list[str]:
+    """Paths of images, as the command line takes them; those that are missing are noted."""
+    named = [sources] if isinstance(sources, str | os.PathLike) else sources
+    if not isinstance(named, Iterable):
+        raise UsageError(f"sources must be paths or a data set of Ray's, not {type(sources).__name__}")
+    found = batch.find([os.fspath(source) for source in named], results=output)
+    paths = [*found.single, *(path for _, files in found.trees for path in files)]
+    if None in paths:
+        raise UsageError("- (standard input) is not seen by a cluster: give files, folders or patterns")
+    for failure in found.failed:
+        store.fail(failure.name, failure.reason)
+    outcome.failed += len(found.failed)
+    outcome.unread += len(found.failed)
+    return list(dict.fromkeys(map(str, paths)))
+
+
+def _deal(paths: list[str], batch_size: int) -> Dataset:
+    """A data set of paths, as bytes: a name of a file need not be text."""
+    size = max(batch_size, len(paths) // BLOCKS)
+    encoded = [os.fsencode(path) for path in paths]
+    return ray.data.from_arrow(
+        [pa.table({"path": pa.array(encoded[k : k + size], pa.binary())}) for k in range(0, len(encoded), size)]
+    )
+
+
+def _write(
+    answers: Iterable[Answer | SkipaeError],
+    store: feature_files.Store,
+    outcome: batch.Outcome,
+    shard_size: int | None,
+) -> None:
+    """Write answers as they come, a shard at a time; also where the run is broken off, what came until then."""
+    held: defaultdict[tuple[Any, ...], list[tuple[Entry, Features]]] = defaultdict(list)  # a shard has one shape
+    count = size = 0
+
+    def flush() -> None:
+        while held:
+            _, rows = held.popitem()
+            store.add([entry for entry, _ in rows], [values for _, values in rows])
+            outcome.done += len(rows)
+
+    begun = False
+    try:
+        for answer in answers:
+            if isinstance(answer, SkipaeError):
+                raise answer
+            versions, rows, left_out = answer
+            outcome.done += left_out
+            if rows and not begun:
+                store.begin(versions)
+                begun = True
+            for entry, values in rows:
+                if isinstance(values, ImageError):
+                    store.fail(entry["file"], str(values))
+                    outcome.failed += 1
+                    outcome.unread += "sha256" not in entry
+                    continue
+                held[tuple(value.shape for value in values.values())].append((entry, values))
+                count += 1
+                size += sum(value.nbytes for value in values.values())
+                full = size >= feature_files.SHARD_BYTES if shard_size is None else count >= shard_size
+                if full or count >= feature_files.SHARD_IMAGES:
+                    flush()
+                    count = size = 0
+    finally:
+        flush()
+        store.end()
+
+
+@dataclass
+class _Worker:
+    """Runs the encoder in a process of the cluster."""
+
+    model: str
+    checkpoint: str
+    """Sha256 that the model's net must have."""
+    settings: Settings
+    batch_size: int | None
+    device: str
+    threads: int
+    folder: Path
+    """What relative paths are meant from."""
+    done: set[str]
+    """Images that are left out."""
+    extractor: Extractor | None = None
+    """Loaded with the first image."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A pickled :data:`Answer`, or the error that ends the run: Ray would wrap it, or try again."""
+        answer: Answer | SkipaeError
+        try:
+            answer = self._answer(table)
+        except SkipaeError as error:
+            answer = error
+        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
+
+    def _answer(self, table: pa.Table) -> Answer:
+        names = table.column_names
+        if "path" not in names:
+            raise UsageError(
+                f"sources has the columns {', '.join(names)}: it needs path, and bytes, as "
+                "ray.data.read_binary_files(..., include_paths=True) gives"
+            )
+        paths = [os.fsdecode(path) for path in table.column("path").to_pylist()]
+        contents = table.column("bytes").to_pylist() if "bytes" in names else [None] * len(paths)
+        extractor = self._load()
+        rows: list[tuple[Entry, Features | ImageError]] = []
+        waiting: list[tuple[Entry, NDArray[Any]]] = []
+
+        def run() -> None:
+            found = extractor.run_each([pixels for _, pixels in waiting]) if waiting else []
+            rows.extend((entry, values) for (entry, _), values in zip(waiting, found, strict=True))
+            waiting.clear()
+
+        for path, content in zip(paths, contents, strict=True):
+            if path in self.done:
+                continue
+            entry: Entry = {"file": path}
+            source = self.folder / path if content is None else content
+            try:
+                picture = images.read(source)
+                entry["sha256"] = feature_files.digest(source)
+                pixels = extractor.prepare(picture.rgb())
+            except ImageError as error:
+                rows.append((entry, error))
+                continue
+            if waiting and (pixels.shape[:2] != waiting[0][1].shape[:2] or len(waiting) >= extractor.limit(pixels)):
+                run()
+            waiting.append((entry, pixels))
+        run()
+        return feature_files.versions(extractor.session.device), rows, len(paths) - len(rows)
+
+    def _load(self) -> Extractor:
+        if self.extractor is None:
+            folder = find_folder(self.model)
+            config = load_config(folder)
+            if config.files.get(features.FILE, "") != self.checkpoint:
+                raise ModelError(
+                    f"model {self.model} of a worker, in {folder}, is not the one where the run was started: give "
+                    "all machines the same"
+                )
+            device = runtime.choose_device(self.device, self.threads)
+            extractor = Extractor(Model(folder, config, device), self.settings, self.batch_size)
+            extractor.session.open()
+            self.extractor = extractor
+        return self.extractor
