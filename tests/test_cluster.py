@@ -25,6 +25,8 @@ from test_cli_features import manifest, photos
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")  # of its own defaults
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,18 +34,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_cores() -> Iterator[None]:
-    """A cluster of this machine, for two workers."""
+def two_cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cluster of this machine, for two workers; the folder that they are in."""
+    place = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # by default workers give way to all else
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-        yield
+        yield place
         ray.shutdown()
 
 
 def test_two_workers_give_what_the_command_gives(
-    two_cores: None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_cores: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Watched(cluster._Worker):
         """Notes its process, and waits until two took part."""
@@ -112,7 +116,8 @@ def test_two_workers_give_what_the_command_gives(
     assert cluster.extract("in", "out", str(checkpoint), resume=True, **options).done == 40
 
 
-def test_examples(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples(two_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two_cores)
     page = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- runs in tests/test_cluster.py -->\n```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 2

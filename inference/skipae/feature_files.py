@@ -118,7 +118,7 @@ class Store:
                 path.unlink(missing_ok=True)
             with self.manifest.open("ab") as file:
                 file.truncate(self._closed)
-            self._append([{"run": self.run | {"versions": versions}}])
+                file.write(json.dumps({"run": self.run | {"versions": versions}}).encode() + b"\n")
         except OSError as error:
             raise UsageError(f"-o {self.output} cannot be written: {error.strerror or error}") from error
         self._begun = True
