@@ -81,7 +81,8 @@ def extract(
         shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
         overwrite: whether what an earlier run wrote to ``output`` may be replaced.
         resume: whether to add to it the images that it has no features of.
-        workers: how many processes compute; by default as many as the cluster has room for.
+        workers: how many processes compute; by default as many as the cluster has room for.  A number that takes all
+            cores leaves Ray none to read a data set with, and the run waits for ever.
         cpus: cores of a worker, and the threads that its net runs on.
         gpus: GPUs of a worker, also a part of one: 0.25 lets four workers, which decode one image at a time, share a
             GPU.  0 computes on the CPU.
