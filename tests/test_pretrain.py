@@ -9,11 +9,12 @@ from PIL import Image
 
 from skipae_train.corruption import GaussianNoise, PhotoDamage
 from skipae_train.data import DataError, Photos, augment_photos
-from skipae_train.export import export
+from skipae_train.export import export, export_run
 from skipae_train.loop import Cosine, Milestones, Session, TrainingError, Trapezoid
 from skipae_train.muon import orthogonal
-from skipae_train.pretrain import Phase, Pretrain, load_run, pretrain, reconstruction_loss
+from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe, recipe_names
+from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
 
@@ -239,3 +240,19 @@ def test_recipes_say_what_to_expect():
     for name in recipe_names():
         text = importlib.import_module(f"skipae_train.recipes.{name.replace('-', '_')}").__doc__ or ""
         assert all(word in text for word in ("Command:", "Hardware:", "Hours:", "Expected:")), name
+
+
+def test_a_wide_resnet_is_trained_and_resumed_but_never_exported(tmp_path, photos):
+    recipe = replace(RECIPE, architecture=WideResNet(10, 1))
+    whole = run(tmp_path / "whole", photos, recipe).state_dict()
+    run(tmp_path / "stopped", photos, recipe, stop_at=4)
+    resumed = run(tmp_path / "stopped", photos, recipe).state_dict()
+    assert {k for k in whole if not torch.equal(whole[k], resumed[k])} == set()
+    network, described = load_restorer(tmp_path / "whole")
+    assert all(torch.equal(v, whole[k]) for k, v in network.state_dict().items())
+    assert described["architecture"] == {"depth": 10, "widen": 1}
+    with pytest.raises(
+        TrainingError, match=r"whole holds a Wide-ResNet, which is no network of the zoo: .*wide-resnet$"
+    ):
+        export_run(tmp_path / "whole", tmp_path / "made", name="made", halo_images=None)
+    assert not (tmp_path / "made").exists()

@@ -129,6 +129,8 @@ def test_budgets_cut_by_their_rules():
     assert pretrain_recipe("imagenet-animal", budget="cpu").epochs.data == "tiny-imagenet-animal"
     assert finetune_recipe("camvid-seg", budget="cpu").epochs.crop == 113
     assert pretrain_recipe("natural", budget="cpu") == pretrain_recipe("natural")
+    wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
+    assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
 
 
 def test_unknown_recipes_and_variants_are_refused_by_name():
@@ -138,6 +140,8 @@ def test_unknown_recipes_and_variants_are_refused_by_name():
         finetune_recipe("imagenet")
     with pytest.raises(RecipeError, match="there is no variant 'big': choose one of no-shortcut"):
         finetune_recipe("cifar10", variant="big")
+    with pytest.raises(RecipeError, match="a Wide-ResNet always has its shortcuts"):
+        pretrain_recipe("cifar100", variant="wide-resnet+no-shortcut")
     assert finetune_recipe("cifar10", variant="+".join(VARIANTS)).name.startswith("cifar10-no-shortcut-random")
 
 

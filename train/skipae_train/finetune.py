@@ -41,6 +41,7 @@ Metric = Literal["accuracy", "map", "miou"]
 class Finetune(Recipe):
     """A fine-tuning recipe.  The head says the task: classes, several labels per image (``sigmoid``), or masks."""
 
+    architecture: Architecture
     epochs: Epochs
     head: Head
     start: str | None

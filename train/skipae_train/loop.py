@@ -26,7 +26,6 @@ from skipae_train.hashing import mix
 from skipae_train.muon import Muon
 from skipae_train.networks import Init, Network
 from skipae_train.plots import Board
-from skipae_zoo import Architecture
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -88,7 +87,6 @@ class Recipe:
     """What the recipes of pre-training and of fine-tuning have in common."""
 
     name: str
-    architecture: Architecture
     lr: float = 1e-4
     schedule: Schedule
     optimiser: Literal["adam", "sgd"] = "adam"

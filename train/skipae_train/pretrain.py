@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from skipae_train.corruption import BlockMask, Corruption, GaussianNoise, fill_mask
+from skipae_train.corruption import BlockMask, Colour, Corruption, GaussianNoise, fill_mask
 from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, hold_out, mix, plan
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
@@ -31,10 +31,12 @@ from skipae_train.loop import (
 )
 from skipae_train.networks import AutoEncoder
 from skipae_train.plots import grid
+from skipae_train.wide_resnet import WideResNet, WideResNetAutoEncoder
 from skipae_zoo import Architecture
 
 Loss = Literal["mse", "rmse", "masked"]
 SetCorruption = GaussianNoise | BlockMask
+Restorer = AutoEncoder | WideResNetAutoEncoder
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Phase:
 class Pretrain(Recipe):
     """A pre-training recipe: on a folder of photos by ``phases``, or on one of the sets by ``epochs``."""
 
+    architecture: Architecture | WideResNet
+    """A :class:`WideResNet` is for comparing reconstructions alone (supplement C)."""
     corruption: Corruption
     """On sets :class:`GaussianNoise` or :class:`BlockMask`."""
     phases: tuple[Phase, ...] = ()
@@ -78,7 +82,7 @@ class Pretrain(Recipe):
 
 def pretrain(
     recipe: Pretrain, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
-) -> AutoEncoder:
+) -> Restorer:
     """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
 
     ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
@@ -86,8 +90,8 @@ def pretrain(
     :func:`skipae_train.loop.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
     """
     if finished(recipe, out):
-        return load_run(out)[0]
-    network = AutoEncoder(recipe.architecture, mean=recipe.mean, std=recipe.std)
+        return load_restorer(out)[0]
+    network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
     if start is not None:
@@ -97,10 +101,10 @@ def pretrain(
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
         train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed)), out, session)
-        return load_run(out)[0]
+        return load_restorer(out)[0]
     epochs = recipe.epochs
     train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session)
-    trained = load_run(out)[0]
+    trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
         images = open_set(epochs, data, "test")
@@ -118,7 +122,7 @@ class _PhotoJob(Job):
     columns = ("psnr15", "psnr25", "psnr50")
     validate_every = 1000
 
-    def __init__(self, recipe: Pretrain, network: AutoEncoder, photos: Photos) -> None:
+    def __init__(self, recipe: Pretrain, network: Restorer, photos: Photos) -> None:
         self.recipe, self.pretrain, self.network, self.photos = recipe, recipe, network, photos
         self.steps = recipe.steps
         self.facts = {"photos": f"{len(photos.files)} ({len(photos.held_out)} more held out for validation)"}
@@ -154,7 +158,7 @@ class SetJob(Job):
 
     columns = ("psnr",)
 
-    def __init__(self, recipe: Pretrain, epochs: Epochs, network: AutoEncoder, images: ImageSet) -> None:
+    def __init__(self, recipe: Pretrain, epochs: Epochs, network: Restorer, images: ImageSet) -> None:
         if not isinstance(recipe.corruption, GaussianNoise | BlockMask):
             raise TrainingError(f"{recipe.name}: on sets the corruption must be GaussianNoise or BlockMask")
         self.recipe, self.pretrain, self.network, self.corruption = recipe, recipe, network, recipe.corruption
@@ -191,13 +195,31 @@ HELD_OUT, TEST = 500, 2000
 """Most images of a set that pre-training holds out to measure its progress, and that it is tested on at the end."""
 
 
-def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
+def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
     """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
     weights, recipe = load_state(run)
-    architecture = Architecture.from_dict(recipe["architecture"])
-    network = AutoEncoder(architecture, mean=recipe["mean"], std=recipe["std"], init=recipe["init"])
+    shape = recipe["architecture"]
+    architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)
+    network = _build(architecture, mean=recipe["mean"], std=recipe["std"])
     network.load_state_dict(weights)
     return network.eval(), recipe
+
+
+def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
+    """What :func:`load_restorer` gives, if it is one of the zoo's networks; else :class:`TrainingError`."""
+    network, recipe = load_restorer(run)
+    if not isinstance(network, AutoEncoder):
+        raise TrainingError(
+            f"{run} holds a Wide-ResNet, which is no network of the zoo: supplement C compares what it restores, and "
+            "it cannot be exported, probed or fine-tuned; take a run without the variant wide-resnet"
+        )
+    return network, recipe
+
+
+def _build(architecture: Architecture | WideResNet, mean: Colour, std: Colour) -> Restorer:
+    kind: type[Any] = WideResNetAutoEncoder if isinstance(architecture, WideResNet) else AutoEncoder
+    network: Restorer = kind(architecture, mean=mean, std=std)
+    return network
 
 
 def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:

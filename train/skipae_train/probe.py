@@ -35,12 +35,14 @@ from skipae_train.loop import (
 )
 from skipae_train.networks import Network
 from skipae_train.plots import figure
+from skipae_zoo import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Recipe):
     """How the probes of a network are trained: on 4,000 images of CIFAR-10."""
 
+    architecture: Architecture
     epochs: Epochs = Epochs(data="cifar10", count=40, batch=50, crop=29)
     lr: float = 1e-3
     schedule: Schedule = Cosine(warmup=50)

@@ -23,7 +23,7 @@ from skipae_train.corruption import Corruption
 from skipae_train.datasets import COARSE
 from skipae_train.feed import open_set
 from skipae_train.finetune import finetune, load_finetuned
-from skipae_train.loop import Machine, Session, write_json
+from skipae_train.loop import Machine, Session, load_state, write_json
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
 from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
@@ -72,7 +72,7 @@ class Bench:
 
     def psnr(self, name: str, variant: str = "") -> list[float]:
         """PSNR in dB of the pre-trained network on test images, for each seed."""
-        return [_result(self.pretrained(name, variant, seed))["value"] for seed in self.seeds]
+        return [_psnr(self.pretrained(name, variant, seed)) for seed in self.seeds]
 
     def network(self, name: str, variant: str = "") -> AutoEncoder:
         """The pre-trained network of the first seed, on the session's device."""
@@ -226,9 +226,9 @@ def _save(picture: Tensor) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(to_pixels(picture)).save(path)
 
 
-def _result(run: Path) -> Scores:
-    found: Scores = json.loads((run / "result.json").read_text())
-    return found
+def _psnr(run: Path) -> float:
+    """PSNR in dB of a pre-trained network on test images."""
+    return float(json.loads((run / "result.json").read_text())["value"])
 
 
 def _commit() -> str:
@@ -375,25 +375,30 @@ def _supp_c(bench: Bench) -> Page:
         ("ADAM, then SGD in fine-tuning", "sgd-finetune"),
         ("ADAM, weight decay in both phases", "decay"),
         ("ADAM, weight decay in fine-tuning only", "decay-finetune"),
-        ("random, N(0, 0.01)", "random"),
-        ("random, N(0, 0.01), weight decay", "random+decay"),
+        (RANDOM, "random"),
+        (f"{RANDOM}, weight decay", "random+decay"),
+        (HE, "random-he"),
+        (f"{HE}, weight decay", "random-he+decay"),
+        ("Wide-ResNet encoder, ADAM", "wide-resnet"),
+        ("Wide-ResNet encoder, SGD with momentum", "wide-resnet+sgd"),
+        ("Wide-ResNet encoder, ADAM, weight decay", "wide-resnet+decay"),
     ):
-        psnr, size = Cell(), Cell()
+        psnr, size, accuracy = Cell(), Cell(), Cell()
         if not variant.startswith("random"):
-            psnr, size = (
-                Cell("", bench.psnr("cifar100", variant)),
-                Cell("", [_size(bench.network("cifar100", variant))]),
-            )
-        accuracy = Cell("", [scores["value"] for scores in bench.scores("cifar100", variant)])
+            runs = [bench.pretrained("cifar100", variant, seed) for seed in bench.seeds]
+            psnr, size = (Cell("", [measure(run) for run in runs]) for measure in (_psnr, _size))
+        if not variant.startswith("wide-resnet"):
+            accuracy = Cell("", [scores["value"] for scores in bench.scores("cifar100", variant)])
         rows.append((label, [psnr, size, accuracy]))
     return Page(("PSNR at sigma 30, dB", "root mean square of the kernels", "accuracy, %"), rows)
 
 
-def _size(network: Network) -> float:
-    kernels = torch.cat(
-        [p.detach().flatten() for name, p in network.named_parameters() if name.endswith("conv.weight")]
-    )
-    return float(kernels.square().mean().sqrt())
+def _size(run: Path) -> float:
+    """Root mean square of a run's kernels."""
+    kernels = [
+        value.flatten() for name, value in load_state(run)[0].items() if name.endswith("weight") and value.dim() == 4
+    ]
+    return float(torch.cat(kernels).square().mean().sqrt())
 
 
 def _supp_d(bench: Bench) -> Page:
@@ -493,6 +498,6 @@ RESULTS: dict[str, Result] = {
         _fig5,
     ),
     "fig6": Result("feature maps of the animal net on clean and corrupted images", ("imagenet-animal",), _fig6),
-    "suppC": Result("optimisers and weight decay on CIFAR-100", ("cifar100",), _supp_c),
+    "suppC": Result("optimisers, weight decay and a Wide-ResNet on CIFAR-100", ("cifar100",), _supp_c),
     "suppD": Result("better reconstruction, better accuracy?", ("cifar10-4k",), _supp_d),
 }

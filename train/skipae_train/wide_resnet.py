@@ -21,9 +21,9 @@ from skipae_train.networks import Init, initialise
 class WideResNet:
     """Shape of the encoder, WRN-``depth``-``widen``: a convolution and three groups of residual blocks."""
 
-    depth: int = 16
+    depth: int
     """Convolutions along the encoder and its classifier; 6 N + 4 for N blocks per group."""
-    widen: int = 4
+    widen: int
     """Factor on the 16, 32 and 64 channels of the groups."""
 
     def __post_init__(self) -> None:

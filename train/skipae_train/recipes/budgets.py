@@ -4,7 +4,8 @@
 budget   for        rules
 =======  =========  ==========================================================================================
 paper    a GPU      nothing is cut
-cpu      two cores  widths: Network-1 a quarter, Network-2 and -3 a half; hidden fully connected layers 512.
+cpu      two cores  widths: Network-1 and Wide-ResNet a quarter, Network-2 and -3 a half; hidden fully connected
+                    layers 512.
                     Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning and probing.
                     Learning rate at least 1e-3, since there are fewer steps.  Tiny-ImageNet for ImageNet.  Images
                     of Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at
@@ -25,6 +26,8 @@ from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_train.probe import Probe
+from skipae_train.wide_resnet import WideResNet
+from skipae_zoo import Architecture
 
 Budget = Literal["smoke", "cpu", "paper"]
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune, Probe)
@@ -42,8 +45,7 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
     if budget == "cpu":
         changes["lr"] = max(recipe.lr, 1e-3)
     if not isinstance(recipe, Probe):  # a probe's network is that of a run, cut already
-        width = 8 if budget == "smoke" else _CPU_WIDTH[recipe.architecture.network]
-        changes["architecture"] = replace(recipe.architecture, n=max(1, recipe.architecture.n // width))
+        changes["architecture"] = _narrower(recipe.architecture, budget)
     if isinstance(recipe, Pretrain):
         changes["phases"] = tuple(replace(p, steps=4, crop=min(p.crop, 32), batch=2) for p in recipe.phases)
     elif budget == "smoke":
@@ -54,6 +56,13 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
         if budget == "smoke":
             changes |= {"validation": 10, "crops": min(recipe.crops, 2)}
     return replace(recipe, **changes)
+
+
+def _narrower(architecture: Architecture | WideResNet, budget: Budget) -> Architecture | WideResNet:
+    if isinstance(architecture, WideResNet):
+        return replace(architecture, widen=max(1, architecture.widen // (8 if budget == "smoke" else 4)))
+    width = 8 if budget == "smoke" else _CPU_WIDTH[architecture.network]
+    return replace(architecture, n=max(1, architecture.n // width))
 
 
 def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget) -> Epochs:

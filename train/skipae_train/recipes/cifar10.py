@@ -14,9 +14,11 @@ from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_zoo import Head, network_1
 
+NETWORK = network_1((5, 5, 5, 0), 128)
+
 PRETRAIN = Pretrain(
     name="cifar10",
-    architecture=network_1((5, 5, 5, 0), 128),
+    architecture=NETWORK,
     corruption=GaussianNoise((30.0, 30.0)),
     epochs=Epochs(data="cifar10", count=120, batch=64, crop=29),
     mean=(0.4914, 0.4822, 0.4465),
@@ -26,7 +28,7 @@ PRETRAIN = Pretrain(
 FINETUNE = Finetune(
     name="cifar10",
     start="cifar10",
-    architecture=PRETRAIN.architecture,
+    architecture=NETWORK,
     head=Head("pool-fc"),
     epochs=Epochs(data="cifar10", count=200, batch=64, crop=29),
     validation=1000,

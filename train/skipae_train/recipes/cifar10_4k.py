@@ -16,9 +16,11 @@ from skipae_zoo import Head, network_2
 
 MEAN = (0.4914, 0.4822, 0.4465)
 
+NETWORK = network_2(96)
+
 PRETRAIN = Pretrain(
     name="cifar10-4k",
-    architecture=network_2(96),
+    architecture=NETWORK,
     corruption=BlockMask("small", MEAN),
     epochs=Epochs(data="cifar10", count=120, batch=64, crop=29, flip=False),
     lr=2e-3,
@@ -29,7 +31,7 @@ PRETRAIN = Pretrain(
 FINETUNE = Finetune(
     name="cifar10-4k",
     start="cifar10-4k",
-    architecture=PRETRAIN.architecture,
+    architecture=NETWORK,
     head=Head("conv-pool"),
     epochs=Epochs(data="cifar10", count=200, batch=64, crop=29, flip=False),
     lr=2e-3,

@@ -17,9 +17,11 @@ MEAN = (0.485, 0.456, 0.406)
 
 EPOCHS = Epochs(data="imagenet", count=6, batch=64, crop=225, short_side=256)
 
+NETWORK = network_3(64)
+
 PRETRAIN = Pretrain(
     name="imagenet",
-    architecture=network_3(64),
+    architecture=NETWORK,
     corruption=BlockMask("small", MEAN),
     epochs=EPOCHS,
     schedule=Milestones((4 / 6,), 0.1),

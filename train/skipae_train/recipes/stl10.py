@@ -17,9 +17,11 @@ from skipae_zoo import Head, network_1
 
 MEAN = (0.4467, 0.4398, 0.4066)
 
+NETWORK = network_1((2, 2, 3, 3), 64)
+
 PRETRAIN = Pretrain(
     name="stl10",
-    architecture=network_1((2, 2, 3, 3), 64),
+    architecture=NETWORK,
     corruption=BlockMask("small", MEAN),
     epochs=Epochs(data="stl10", count=40, batch=64, crop=89),
     schedule=Milestones((30 / 40,), 0.1),
@@ -30,7 +32,7 @@ PRETRAIN = Pretrain(
 FINETUNE = Finetune(
     name="stl10",
     start="stl10",
-    architecture=PRETRAIN.architecture,
+    architecture=NETWORK,
     head=Head("pool-fc"),
     epochs=Epochs(data="stl10", count=200, batch=50, crop=89),
     freeze=10,

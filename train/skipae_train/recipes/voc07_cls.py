@@ -16,7 +16,7 @@ from skipae_zoo import Head
 FINETUNE = Finetune(
     name="voc07-cls",
     start="imagenet",
-    architecture=imagenet.PRETRAIN.architecture,
+    architecture=imagenet.NETWORK,
     head=Head("fc", 4096, "sigmoid"),
     epochs=Epochs(data="voc07", count=400, batch=32, crop=225, short_side=256),
     schedule=Milestones((200 / 400, 300 / 400), 0.1),

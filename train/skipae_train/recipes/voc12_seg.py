@@ -17,7 +17,7 @@ FINETUNE = Finetune(
     name="voc12-seg",
     start="imagenet",
     transfer=("encoder", "decoder"),
-    architecture=imagenet.PRETRAIN.architecture,
+    architecture=imagenet.NETWORK,
     head=Head("decoder"),
     epochs=Epochs(data="voc12", count=400, batch=16, crop=225, short_side=256),
     schedule=Milestones((200 / 400, 300 / 400), 0.1),
