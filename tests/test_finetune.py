@@ -144,6 +144,8 @@ def test_validation_is_cut_from_train_or_from_what_is_left_over(data):
     assert torch.bincount(images.labels[chosen]).tolist() == [2] * 10
     other = split_train(replace(recipe, labelled=20, seed=1), images, data)[0]
     assert not torch.equal(chosen, other)
+    tried, watched = split_train(replace(recipe, labelled=20, tuning=True), images, data)
+    assert sorted([*tried.tolist(), *watched.tolist()]) == sorted(chosen.tolist()) and len(watched) == 4
     with pytest.raises(TrainingError, match="labelled must be a multiple of the 10 classes, not 15"):
         split_train(replace(recipe, labelled=15), images, data)
 

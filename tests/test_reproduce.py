@@ -13,9 +13,10 @@ from PIL import Image
 import make_sets
 from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask
+from skipae_train.feed import open_set
 from skipae_train.loop import Session, TrainingError
 from skipae_train.recipes import VARIANTS, RecipeError, finetune_recipe, has, pretrain_recipe, recipe_names
-from skipae_train.reproduce import RESULTS, Bench, reproduce
+from skipae_train.reproduce import RESULTS, Bench, Cell, reproduce
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
 
@@ -60,6 +61,38 @@ def test_a_table_sets_the_papers_numbers_beside_ours_over_seeds_and_folds(data, 
     assert [row["paper"] for row in rows] == ["64.6 ± 0.7", "", "70.2 ± 0.6", "75.8 ± 0.5"]
     assert {row["n"] for row in rows} == {"4"}  # two seeds, and the two folds of the smoke budget
     assert all(row["std"] for row in rows)
+
+
+def test_every_row_of_a_comparison_is_tuned_alike_without_the_test_set(data, runs, tmp_path, monkeypatch):
+    opened = []
+
+    def watch(epochs, root, purpose):
+        opened.append(purpose)
+        return open_set(epochs, root, purpose)
+
+    bench = Bench("smoke", 1, data, tmp_path / "runs", SESSION)
+    with monkeypatch.context() as patch:
+        patch.setattr("skipae_train.finetune.open_set", watch)
+        for variant in ("random", "random-he"):
+            assert list(bench.tries("cifar10-4k", variant)) == [2e-3, 6e-3]
+    assert opened == ["train"] * 4
+    monkeypatch.setattr(Bench, "tries", lambda self, name, variant: {2e-3: 0.5, 6e-3: 0.7 if variant else 0.5})
+    reproduce("table2", "smoke", data, tmp_path, runs, session=SESSION)
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["lr"] for row in rows] == [6e-3, 6e-3, 6e-3, 2e-3]
+    assert rows[1]["tries"] == {"0.002": 0.5, "0.006": 0.7}
+    assert (
+        json.loads((runs / "finetune-cifar10-4k-random-he-lr0.006-smoke-seed0" / "recipe.json").read_text())["lr"]
+        == 6e-3
+    )
+    assert "| 0.006 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_a_try_that_diverges_is_not_chosen(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("skipae_train.reproduce.TRIES", (1e30, 1.0))
+    bench = Bench("smoke", 1, data, tmp_path, SESSION)
+    assert next(iter(bench.tries("cifar10", "random").values())) == 0
+    assert Cell(tries={1.0: 0.0, 2.0: 3.0}).lr == 2.0
 
 
 def test_finished_runs_are_read_and_not_run_again(data, runs, tmp_path):

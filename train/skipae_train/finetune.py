@@ -60,6 +60,9 @@ class Finetune(Recipe):
     """Which of STL-10's ten folds to train on; None for all images."""
     validation: int = 0
     """Images cut from the training set to watch the progress with, of those not trained on where there are some."""
+    tuning: bool = False
+    """Whether the run is a try that others are chosen by: ``validation`` images, a fifth at most, are cut from those
+    to train on, so that no label more is used, and it is measured on them; the test set stays unread."""
     crops: int = 1
     """Random crops whose scores are averaged at the test; 1 for the centre crop."""
 
@@ -75,6 +78,8 @@ def finetune(
     recipe: Finetune, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
 ) -> dict[str, Any] | None:
     """Run a recipe, or go on where a killed run stopped; at the end measure it on the test set, once.
+
+    A try (``recipe.tuning``) is measured on what it held out instead.
 
     ``data`` is the folder that contains the sets, ``start`` the folder of a pre-training run (or a checkpoint) of the
     recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.loop.train`; it receives ``result.json``
@@ -100,8 +105,11 @@ def finetune(
     train(_FinetuneJob(recipe, network, images, new, data), out, session)
 
     def test(machine: Machine) -> dict[str, Any]:
-        chosen = open_set(recipe.epochs, data, "test")
-        chosen = chosen.subset(torch.arange(len(chosen))[: recipe.epochs.samples or None])
+        if recipe.tuning:
+            chosen = images.subset(split_train(recipe, images, data)[1])
+        else:
+            chosen = open_set(recipe.epochs, data, "test")
+            chosen = chosen.subset(torch.arange(len(chosen))[: recipe.epochs.samples or None])
         trained = load_finetuned(out)[0].to(machine.device)
         measured = evaluate(trained, chosen, recipe, machine, crops=recipe.crops)
         return {"metric": recipe.metric, "images": len(chosen), **measured}
@@ -185,7 +193,8 @@ class _FinetuneJob(Job):
 def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor, Tensor]:
     """Positions in the training set to train on and to watch the progress with, int64.
 
-    The latter are taken from what the fold or ``labelled`` leaves over, else they are cut off.
+    The latter are taken from what the fold or ``labelled`` leaves over; in a try, or where that is too little, they are
+    cut off.
     """
     everything = torch.arange(len(images))
     chosen = everything
@@ -202,10 +211,11 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
     rest = everything[~torch.isin(everything, chosen)]
     held = rest[:0]
     if recipe.validation:
-        if len(rest) > recipe.validation:
+        if len(rest) > recipe.validation and not recipe.tuning:
             held = rest[hold_out(len(rest), recipe.validation, recipe.seed)[1]]
         else:
-            kept, cut = hold_out(len(chosen), recipe.validation, recipe.seed)
+            count = min(recipe.validation, len(chosen) // 5) if recipe.tuning else recipe.validation
+            kept, cut = hold_out(len(chosen), count, recipe.seed)
             chosen, held = chosen[kept], chosen[cut]
     return some(chosen, recipe.epochs.samples, recipe.seed), held
 

@@ -37,6 +37,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why, and what is safe."""
 
 
+class Diverged(TrainingError):
+    """The loss is not finite."""
+
+
 @dataclass(frozen=True)
 class Cosine:
     """Linear warm-up, then half a cosine down to ``floor``."""
@@ -222,8 +226,8 @@ def train(job: Job, out: Path, session: Session) -> None:
     The batch of a step is cut into one part per process, or ``session.accumulate`` of them.  Gradients and the
     running statistics of batch norm are means over the parts: n processes give what one process with n parts gives.
 
-    Raises :class:`TrainingError` when the loss is not finite (the last saved state stays), or when ``out`` holds the
-    run of another recipe.
+    Raises :class:`Diverged` when the loss is not finite (the last saved state stays), :class:`TrainingError` when
+    ``out`` holds the run of another recipe.
     """
     recipe, network = job.recipe, job.network
     described, state_file = out / "recipe.json", out / "state.pt"
@@ -317,7 +321,7 @@ def train(job: Job, out: Path, session: Session) -> None:
         statistics.finish()
         value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
-            raise TrainingError(
+            raise Diverged(
                 f"the loss is {value} at step {step} of {recipe.name}: lower the learning rate "
                 f"(now {recipe.lr * factor:.2g}); "
                 + (f"the last good state is in {state_file}" if state_file.exists() else "no state was saved yet")

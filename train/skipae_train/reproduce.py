@@ -23,7 +23,7 @@ from skipae_train.corruption import Corruption
 from skipae_train.datasets import COARSE
 from skipae_train.feed import open_set
 from skipae_train.finetune import finetune, load_finetuned
-from skipae_train.loop import Machine, Session, load_state, write_json
+from skipae_train.loop import Diverged, Machine, Session, load_state, write_json
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
 from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
@@ -32,6 +32,12 @@ from skipae_train.recipes import finetune_recipe, pretrain_recipe
 from skipae_train.recipes.budgets import Budget, cut
 
 Scores = dict[str, Any]
+TRIES = (1.0, 3.0, 1 / 3)
+"""Factors on a recipe's learning rate of fine-tuning, the best of which a row takes where rows are tuned."""
+TUNING = (
+    "lr of fine-tuning: the best for each row, of as many tries, all shown in result.json; on labels held out of those "
+    "to train on, with the first seed and fold"
+)
 
 
 class Bench:
@@ -51,11 +57,27 @@ class Bench:
         pretrain(recipe, self.data, out, self.session)
         return out
 
-    def finetuned(self, name: str, variant: str = "", seed: int = 0, fold: int | None = None) -> tuple[Path, Scores]:
-        """The run folder of a fine-tuning, its pre-training included, and what the test set says."""
+    def finetuned(
+        self,
+        name: str,
+        variant: str = "",
+        seed: int = 0,
+        fold: int | None = None,
+        lr: float | None = None,
+        *,
+        tuning: bool = False,
+    ) -> tuple[Path, Scores]:
+        """The run folder of a fine-tuning, its pre-training included, and what the test set says.
+
+        ``lr`` is another learning rate than the recipe's.  A try (``tuning``) is measured on held-out labels instead.
+        """
         recipe = finetune_recipe(name, variant=variant, budget=self.budget, seed=seed)
         if fold is not None:
             recipe = replace(recipe, fold=fold, name=f"{recipe.name}-fold{fold}")
+        if lr not in (None, recipe.lr):
+            recipe = replace(recipe, lr=lr, name=f"{recipe.name}-lr{lr:g}")
+        if tuning:
+            recipe = replace(recipe, tuning=True, name=f"{recipe.name}-try")
         start = self.pretrained(recipe.start, variant, seed) if recipe.start else None
         out = self.folder("finetune", recipe.name, seed)
         found = finetune(recipe, self.data, out, self.session, start=start)
@@ -63,12 +85,26 @@ class Bench:
             raise AssertionError("a run without stop_at ends with a result")
         return out, found
 
-    def scores(self, name: str, variant: str = "") -> list[Scores]:
+    def tries(self, name: str, variant: str) -> dict[float, float]:
+        """What held-out labels say of learning rates, :data:`TRIES` times the recipe's, with the first seed and fold.
+
+        0 where the loss diverged.
+        """
+        recipe, found = finetune_recipe(name, variant=variant, budget=self.budget), {}
+        for factor in TRIES[:2] if self.budget == "smoke" else TRIES:
+            lr = float(f"{factor * recipe.lr:.3g}")
+            try:
+                found[lr] = self.finetuned(name, variant, 0, recipe.fold, lr, tuning=True)[1]["value"]
+            except Diverged:
+                found[lr] = 0.0
+        return found
+
+    def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[Scores]:
         """What the test set says after each seed, and after each fold where the recipe has folds."""
         folds: Sequence[int | None] = [None]
         if finetune_recipe(name).fold is not None:
             folds = range(2 if self.budget == "smoke" else 10)
-        return [self.finetuned(name, variant, seed, fold)[1] for seed in self.seeds for fold in folds]
+        return [self.finetuned(name, variant, seed, fold, lr)[1] for seed in self.seeds for fold in folds]
 
     def psnr(self, name: str, variant: str = "") -> list[float]:
         """PSNR in dB of the pre-trained network on test images, for each seed."""
@@ -109,6 +145,13 @@ class Cell:
 
     paper: str = ""
     values: list[float] = field(default_factory=list)
+    tries: dict[float, float] = field(default_factory=dict)
+    """What held-out labels said of each learning rate, where it was tuned."""
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate that was chosen, the first tried of equal ones."""
+        return max(self.tries, key=lambda lr: self.tries[lr]) if self.tries else None
 
     def ours(self) -> str:
         """Mean and standard deviation."""
@@ -154,6 +197,8 @@ def reproduce(
     (out / "logs").mkdir(parents=True, exist_ok=True)
     environments = []
     for run in bench.used:
+        if not (run / "environment.json").exists():  # a try that diverged before it was saved
+            continue
         shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
         environments.append(json.loads((run / "environment.json").read_text()))
     facts = {
@@ -183,23 +228,30 @@ def _write_table(name: str, result: Result, page: Page, facts: dict[str, Any], o
             "std": statistics.stdev(cell.values) if len(cell.values) > 1 else None,
             "n": len(cell.values),
             "values": cell.values,
+            "lr": cell.lr,
+            "tries": cell.tries,
         }
         for label, cells in page.rows
         for column, cell in zip(page.columns, cells, strict=True)
         if cell.paper or cell.values
     ]
     with (out / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["row", "column", "paper", "mean", "std", "n", "values"])
+        fields = ["row", "column", "paper", "mean", "std", "n", "values", "lr"]
+        writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "values": " ".join(f"{v:g}" for v in row["values"])} for row in flat)
     lines = [f"# {name}: {result.title}", ""]
     if page.rows:
-        heads = [part for column in page.columns for part in (f"{column}: paper", "ours", "n")]
+        tuned = any(cell.tries for _, cells in page.rows for cell in cells)
+        heads = [part for c in page.columns for part in (f"{c}: paper", "ours", "n", *(["lr"] if tuned else []))]
         lines += [f"| {' | '.join(['', *heads])} |", "| --- " * (len(heads) + 1) + "|"]
         for label, cells in page.rows:
-            parts = [part for c in cells for part in (c.paper, c.ours(), str(len(c.values) or ""))]
-            lines.append(f"| {' | '.join([label, *parts])} |")
-        lines.append("")
+            parts = [label]
+            for cell in cells:
+                parts += [cell.paper, cell.ours(), str(len(cell.values) or "")]
+                parts += [f"{cell.lr:g}" if cell.lr else ""] if tuned else []
+            lines.append(f"| {' | '.join(parts)} |")
+        lines += ["", TUNING, ""] if tuned else [""]
     lines += [f"![{file}]({file})" for file in page.pictures]
     lines += ["", *(f"- {key}: {value}" for key, value in facts.items()), ""]
     (out / "table.md").write_text("\n".join(lines), encoding="utf-8")
@@ -255,18 +307,20 @@ def _compare(
     rows: Sequence[tuple[str, str, Sequence[str]]],
     picks: Sequence[Callable[[Scores], float]] = (lambda scores: scores["value"],),
 ) -> Callable[[Bench], Page]:
-    """A table of variants (label, variant, the paper's numbers) by recipes, or by several numbers of one recipe."""
+    """A table of variants (label, variant, the paper's numbers) by recipes, or by several numbers of one recipe.
+
+    In every row, random initialisation or ours, fine-tuning takes the best learning rate of equally many tries.
+    """
 
     def make(bench: Bench) -> Page:
         table = []
         for label, variant, papers in rows:
-            found = [
-                [pick(s) for s in scores]
-                for n in columns.values()
-                for scores in [bench.scores(n, variant)]
-                for pick in picks
-            ]
-            table.append((label, [Cell(paper, values) for paper, values in zip(papers, found, strict=True)]))
+            cells = []
+            for name in columns.values():
+                tuned = Cell(tries=bench.tries(name, variant))
+                scores = bench.scores(name, variant, tuned.lr)
+                cells += [replace(tuned, values=[pick(s) for s in scores]) for pick in picks]
+            table.append((label, [replace(c, paper=paper) for c, paper in zip(cells, papers, strict=True)]))
         return Page(tuple(columns), table)
 
     return make
