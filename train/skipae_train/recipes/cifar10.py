@@ -21,7 +21,7 @@ PRETRAIN = Pretrain(
     architecture=NETWORK,
     corruption=GaussianNoise((30.0, 30.0)),
     epochs=Epochs(data="cifar10", count=120, batch=64, crop=29),
-    mean=(0.4914, 0.4822, 0.4465),
+    mean=(0.4914, 0.4822, 0.4465),  # both of the training set, computed
     std=(0.2470, 0.2435, 0.2616),
 )
 

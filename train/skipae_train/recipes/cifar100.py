@@ -19,7 +19,7 @@ PRETRAIN = replace(
     cifar10.PRETRAIN,
     name="cifar100",
     epochs=Epochs(data="cifar100", count=120, batch=64, crop=29),
-    mean=(0.5071, 0.4865, 0.4409),
+    mean=(0.5071, 0.4865, 0.4409),  # both as commonly published for the training set, not computed here
     std=(0.2673, 0.2564, 0.2762),
 )
 

@@ -14,7 +14,7 @@ from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_zoo import Head, network_2
 
-MEAN = (0.4914, 0.4822, 0.4465)
+MEAN = (0.4914, 0.4822, 0.4465)  # it and std: of the training set, computed
 
 NETWORK = network_2(96)
 

@@ -15,7 +15,7 @@ from skipae_train.loop import Milestones
 from skipae_train.pretrain import Pretrain
 from skipae_zoo import Head, network_1
 
-MEAN = (0.4467, 0.4398, 0.4066)
+MEAN = (0.4467, 0.4398, 0.4066)  # it and std: as commonly published for the labelled images, not computed here
 
 NETWORK = network_1((2, 2, 3, 3), 64)
 

@@ -22,6 +22,6 @@ FINETUNE = Finetune(
     schedule=Milestones((200 / 400, 300 / 400), 0.1),
     validation=250,
     crops=10,
-    mean=imagenet.PRETRAIN.mean,
+    mean=imagenet.PRETRAIN.mean,  # as the pre-trained weights expect it, and for comparison without them
     std=imagenet.PRETRAIN.std,
 )

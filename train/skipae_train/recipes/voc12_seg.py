@@ -22,6 +22,6 @@ FINETUNE = Finetune(
     epochs=Epochs(data="voc12", count=400, batch=16, crop=225, short_side=256),
     schedule=Milestones((200 / 400, 300 / 400), 0.1),
     validation=50,
-    mean=imagenet.PRETRAIN.mean,
+    mean=imagenet.PRETRAIN.mean,  # as the pre-trained weights expect it, and for comparison without them
     std=imagenet.PRETRAIN.std,
 )
