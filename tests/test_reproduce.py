@@ -95,6 +95,18 @@ def test_a_try_that_diverges_is_not_chosen(data, tmp_path, monkeypatch):
     assert Cell(tries={1.0: 0.0, 2.0: 3.0}).lr == 2.0
 
 
+def test_the_supplements_pictures_are_left_out_where_their_images_are_not_there(data, runs, tmp_path):
+    table = reproduce("suppD", "smoke", data, tmp_path / "all", runs, session=SESSION)
+    assert "left out" not in table.read_text(encoding="utf-8")
+    assert {p.name for p in (tmp_path / "all").glob("*.png")} == {"figure.png", *(f"figure{k}.png" for k in (1, 2, 3))}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cifar-10-batches-py").symlink_to(data / "cifar-10-batches-py")
+    table = reproduce("suppD", "smoke", tmp_path / "data", tmp_path / "some", runs, session=SESSION)
+    text = table.read_text(encoding="utf-8")
+    assert "- left out: figure 1 of the supplement, since " in text and "; figure 3 of the supplement, since " in text
+    assert {p.name for p in (tmp_path / "some").glob("*.png")} == {"figure.png", "figure2.png"}
+
+
 def test_finished_runs_are_read_and_not_run_again(data, runs, tmp_path):
     first = Bench("smoke", 1, data, runs, SESSION).finetuned("cifar10-4k", "no-shortcut")
     files = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}

@@ -214,7 +214,7 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
         if len(rest) > recipe.validation and not recipe.tuning:
             held = rest[hold_out(len(rest), recipe.validation, recipe.seed)[1]]
         else:
-            count = min(recipe.validation, len(chosen) // 5) if recipe.tuning else recipe.validation
+            count = min(recipe.validation, max(1, len(chosen) // 5)) if recipe.tuning else recipe.validation
             kept, cut = hold_out(len(chosen), count, recipe.seed)
             chosen, held = chosen[kept], chosen[cut]
     return some(chosen, recipe.epochs.samples, recipe.seed), held

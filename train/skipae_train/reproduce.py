@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from skipae import __version__
 from skipae_train.corruption import Corruption
+from skipae_train.data import DataError
 from skipae_train.datasets import COARSE
 from skipae_train.feed import open_set
 from skipae_train.finetune import finetune, load_finetuned
@@ -114,12 +115,12 @@ class Bench:
         """The pre-trained network of the first seed, on the session's device."""
         return load_run(self.pretrained(name, variant))[0].to(self.machine.device)
 
-    def test_images(self, name: str, count: int, variant: str = "") -> Tensor:
-        """Centre crops of test images, spread over the set, uint8 [count, 3, S, S]."""
+    def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
+        """Centre crops of test images, of the recipe's set or of ``data``, spread over it, uint8 [count, 3, S, S]."""
         epochs = pretrain_recipe(name, variant=variant, budget=self.budget).epochs
         if epochs is None:
             raise ValueError(f"{name} does not train on a set")
-        images = open_set(epochs, self.data, "test")
+        images = open_set(replace(epochs, data=data or epochs.data), self.data, "test")
         return centre_crops(images.subset(torch.linspace(0, len(images) - 1, count).long()), epochs.crop)
 
     def corruption(self, name: str, variant: str = "") -> Corruption:
@@ -168,6 +169,8 @@ class Page:
     columns: Sequence[str] = ()
     rows: Sequence[tuple[str, Sequence[Cell]]] = ()
     pictures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+    """What could not be made, and why."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,8 @@ def reproduce(
         "commit": _commit(),
         "command": f"skipae-train reproduce {name} --budget {budget} --seeds {seeds} --data DATA",
     }
+    if page.missing:
+        facts["left out"] = "; ".join(page.missing)
     if page.rows and "figure.png" not in page.pictures:
         page.pictures["figure.png"] = lambda path: _bars(page, path)
     for file, draw in page.pictures.items():
@@ -348,14 +353,18 @@ def _table5(bench: Bench) -> Page:
     return replace(page, columns=("animal", "vehicle", "all"))
 
 
+def _restored(bench: Bench, name: str, clean: Tensor, variant: str = "") -> list[Tensor]:
+    """Clean, corrupted and restored images, float32 [N, 3, H, W] each."""
+    network, corruption = bench.network(name, variant), bench.corruption(name, variant)
+    return [torch.cat(c) for c in zip(*restore(network, clean, corruption, bench.machine), strict=True)]
+
+
 def _fig2(bench: Bench) -> Page:
     lines: list[Tensor] = []
     table = []
     clean = bench.test_images("imagenet", 8)
     for label, variant in (("Gaussian", "gaussian"), ("one big block", "big-block"), ("small blocks", "")):
-        parts = restore(bench.network("imagenet", variant), clean, bench.corruption("imagenet", variant), bench.machine)
-        target, corrupted, restored = (torch.cat(column) for column in zip(*parts, strict=True))
-        lines += [corrupted, restored] if lines else [target, corrupted, restored]
+        lines += _restored(bench, "imagenet", clean, variant)[1 if lines else 0 :]
         table.append((label, [Cell("", bench.psnr("imagenet", variant))]))
     return Page(("PSNR, dB",), table, {"figure.png": _save(grid(lines))})
 
@@ -472,12 +481,15 @@ def _supp_d(bench: Bench) -> Page:
         axis.legend(fontsize=8)
         made.savefig(path, dpi=120)
 
-    parts = restore(
-        bench.network("cifar10-4k"), bench.test_images("cifar10-4k", 8), bench.corruption("cifar10-4k"), bench.machine
-    )
-    lines = [torch.cat(column) for column in zip(*parts, strict=True)]
-    pictures = {"figure.png": scatter, "reconstructions.png": _save(grid(lines))}
-    return Page(("PSNR, dB", "accuracy, %"), rows, pictures)
+    pictures, missing = {"figure.png": scatter}, []
+    for number, name, data in ((1, "imagenet", "voc07"), (2, "cifar10-4k", "cifar10"), (3, "stl10", "stl10")):
+        try:
+            lines = _restored(bench, name, bench.test_images(name, 8, data=data))
+        except DataError as error:  # the scatter needs CIFAR-10 alone
+            missing.append(f"figure {number} of the supplement, since {error}")
+            continue
+        pictures[f"figure{number}.png"] = _save(grid(lines))
+    return Page(("PSNR, dB", "accuracy, %"), rows, pictures, missing)
 
 
 RESULTS: dict[str, Result] = {
@@ -553,5 +565,9 @@ RESULTS: dict[str, Result] = {
     ),
     "fig6": Result("feature maps of the animal net on clean and corrupted images", ("imagenet-animal",), _fig6),
     "suppC": Result("optimisers, weight decay and a Wide-ResNet on CIFAR-100", ("cifar100",), _supp_c),
-    "suppD": Result("better reconstruction, better accuracy?", ("cifar10-4k",), _supp_d),
+    "suppD": Result(
+        "better reconstruction, better accuracy? And the supplement's reconstructions",
+        ("cifar10-4k", "imagenet", "stl10"),
+        _supp_d,
+    ),
 }
