@@ -481,7 +481,8 @@ def _supp_d(bench: Bench) -> Page:
         axis.legend(fontsize=8)
         made.savefig(path, dpi=120)
 
-    pictures, missing = {"figure.png": scatter}, []
+    pictures: dict[str, Callable[[Path], None]] = {"figure.png": scatter}
+    missing = []
     for number, name, data in ((1, "imagenet", "voc07"), (2, "cifar10-4k", "cifar10"), (3, "stl10", "stl10")):
         try:
             lines = _restored(bench, name, bench.test_images(name, 8, data=data))
