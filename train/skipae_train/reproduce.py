@@ -453,15 +453,15 @@ def _supp_c(bench: Bench) -> Page:
         if not variant.startswith("wide-resnet"):
             accuracy = Cell("", [scores["value"] for scores in bench.scores("cifar100", variant)])
         rows.append((label, [psnr, size, accuracy]))
-    return Page(("PSNR at sigma 30, dB", "root mean square of the kernels", "accuracy, %"), rows)
+    return Page(("PSNR at sigma 30, dB", "root mean square of the kernels x 1000", "accuracy, %"), rows)
 
 
 def _size(run: Path) -> float:
-    """Root mean square of a run's kernels."""
+    """Root mean square of a run's kernels, in thousandths, since tables show two decimals."""
     kernels = [
         value.flatten() for name, value in load_state(run)[0].items() if name.endswith("weight") and value.dim() == 4
     ]
-    return float(torch.cat(kernels).square().mean().sqrt())
+    return 1000 * float(torch.cat(kernels).square().mean().sqrt())
 
 
 def _supp_d(bench: Bench) -> Page:
