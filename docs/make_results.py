@@ -1,0 +1,111 @@
+"""Write RESULTS.md: ``python docs/make_results.py``, with ``--check`` as in ``make_command_pages.py``.
+
+A result of the paper that was run has the folder ``docs/results/ID``: a copy of what ``skipae-train reproduce ID`` left
+in ``results/ID``.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why, or why it was
+not run; ``docs/results/intro.md`` comes first, the other pages there last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from skipae_train.loop import Session
+from skipae_train.reproduce import RESULTS, Bench, Page
+
+ROOT = Path(__file__).parent.parent
+FOLDER, PAGE = ROOT / "docs" / "results", ROOT / "RESULTS.md"
+COLUMNS = ("result", "row", "measure", "paper", "ours", "std", "n", "budget", "hardware", "command", "commit")
+
+
+class NotRunError(Exception):
+    """A result that shows more than numbers of the paper."""
+
+
+class Unrun(Bench):
+    """Runs nothing, so that a table has the paper's numbers alone."""
+
+    def tries(self, name: str, variant: str) -> dict[float, float]:
+        """None."""
+        return {}
+
+    def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
+        """None, and no picture."""
+        raise NotRunError
+
+    def pretrained(self, name: str, variant: str = "", seed: int = 0) -> Path:
+        """There is no run."""
+        raise NotRunError
+
+
+def rows(name: str) -> list[list[str]]:
+    """The lines of a result in the table, its id first."""
+    path = FOLDER / name / "result.json"
+    if not path.exists():
+        try:
+            page = RESULTS[name].make(Unrun("paper", 0, ROOT, ROOT, Session(device="cpu")))
+        except NotRunError:
+            page = Page()
+        numbers = [(label, *pair) for label, cells in page.rows for pair in zip(page.columns, cells, strict=True)]
+        return [
+            [name, label, column, cell.paper, "not run", *[""] * 6] for label, column, cell in numbers if cell.paper
+        ] or [[name, RESULTS[name].title, "", "", "not run", *[""] * 6]]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    facts = [found["budget"], found["hardware"], f"`{found['command']}`", found["commit"]]
+    return [
+        [
+            name,
+            row["row"],
+            row["column"],
+            row["paper"],
+            "" if row["mean"] is None else f"**{row['mean']:.2f}**",
+            "" if row["std"] is None else f"{row['std']:.2f}",
+            str(row["n"]),
+            *facts,
+        ]
+        for row in found["rows"]
+    ] or [[name, found["title"], "", "", "pictures", "", "", *facts]]
+
+
+def comment(name: str) -> str:
+    """What is said of a result, with its pictures."""
+    folder = FOLDER / name
+    lines = [f"## {name}: {RESULTS[name].title}", ""]
+    if (folder / "comment.md").exists():
+        lines += [(folder / "comment.md").read_text(encoding="utf-8").strip(), ""]
+    lines += [f"![{name}](docs/results/{name}/{path.name})\n" for path in sorted(folder.glob("*.png"))]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The text of RESULTS.md."""
+    lines = ["# Results", "", "Written by `python docs/make_results.py` from `docs/results`.", ""]
+    lines += [(FOLDER / "intro.md").read_text(encoding="utf-8").strip(), ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(row)} |" for name in RESULTS for row in rows(name)]
+    said = [comment(name) for name in RESULTS if (FOLDER / name).is_dir()]
+    more = [p.read_text(encoding="utf-8").strip() for p in sorted(FOLDER.glob("*.md")) if p.name != "intro.md"]
+    return "\n".join([*lines, "", *said, *more]).rstrip() + "\n"
+
+
+def main() -> int:
+    """Write or check the page."""
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+        sys.stderr.write("RESULTS.md is not what docs/results says: run python docs/make_results.py\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
