@@ -302,6 +302,9 @@ def test_voc_segmentation(tmp_path):
     # Scaled for the net, scored on the mask as it is.
     whole, mask = voc_segmentation(tmp_path, "trainval", short_side=16).whole(0)
     assert whole.shape == (3, 16, 21) and mask.shape == (30, 40)
+    # A JPEG that is much too large is decoded at its full size all the same, since its mask is.
+    (small,) = voc_segmentation(tmp_path, "trainval", short_side=8).batches(plan(3, 3, shuffle=False), View(8))
+    assert small.images.shape == (3, 3, 8, 8) and small.labels.shape == (3, 8, 8)
 
 
 def test_segmentation_of_other_classes(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipae_train.data import DataError
+from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets.folders import FileSet
 from skipae_train.datasets.sets import VOID
 
@@ -81,6 +81,10 @@ class SegmentationSet(FileSet):
     ) -> None:
         super().__init__(files, None, classes, short_side=short_side)
         self.masks = masks
+
+    def _open(self, row: int) -> Image.Image:
+        """At its full size, which is the mask's."""
+        return open_rgb(self.files[row], self.files[row])
 
     def _mask(self, row: int) -> Image.Image:
         path = self.masks[row]

@@ -7,8 +7,8 @@ Command:   skipae-train pretrain natural-more --start CHECKPOINT --data PHOTOS -
            (CHECKPOINT: the export of runs/natural; PHOTOS: the folder ``last`` that
            model_cards/skipae-natural/training/collect.py writes)
 Hardware:  2 cores with AMX or AVX-512 bf16
-Hours:     not measured yet
-Expected:  not measured yet
+Hours:     1.96 on cores that did other work besides
+Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.27 / 30.62 / 27.28 dB (one run)
 """
 
 from dataclasses import replace
