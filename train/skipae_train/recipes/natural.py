@@ -9,7 +9,7 @@ Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     2.1 on cores that did other work besides
 Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.00 / 30.34 / 26.93 dB; PolyU, every fourth pair: 37.34 dB
-           (one run, changed on the way with a look at BSDS500 val: see the card); :mod:`natural_more` goes on from there
+           (one run, changed on the way with a look at BSDS500 val: see the card); :mod:`natural_more` goes on
 """
 
 from skipae_train.corruption import PhotoDamage
