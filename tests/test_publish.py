@@ -23,7 +23,7 @@ from skipae_train.card import CardError, make_card, measure_speed, write_card
 from skipae_train.cli import main
 from skipae_train.export import session
 from skipae_train.publish import PublishError, publish
-from skipae_zoo import sha256
+from skipae_zoo import ConfigError, sha256
 from test_heads import exported
 
 # The client's upload of large files without hf-xet calls its HTTP library in a way that is deprecated there.
@@ -228,3 +228,9 @@ def test_the_weights_in_numpy_alone(made: Path) -> None:
     for name, values in expected.items():
         want = values[0].detach().numpy()
         np.testing.assert_allclose(found[name], want, atol=1e-4 * want.max())
+
+
+def test_speed_is_not_measured_without_the_net(copy: Path) -> None:
+    (copy / "onnx" / "model.onnx").unlink()
+    with pytest.raises(ConfigError, match="model.onnx cannot be read"):
+        measure_speed(copy)

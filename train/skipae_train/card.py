@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from skipae_zoo import CheckpointConfig, find_checkpoint, read_config
+from skipae_zoo import CheckpointConfig, find_checkpoint, read_config, verified_file
 from skipae_zoo.checkpoints import OWNER
 
 PIPELINE_TAG = {
@@ -100,7 +100,8 @@ def measure_speed(folder: Path) -> None:
     import onnxruntime
 
     config = read_config(folder)
-    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    model = verified_file(folder, config, "onnx/model.onnx")
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     side = config.preprocessing.crop or 1024
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     seconds = []
