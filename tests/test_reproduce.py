@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -61,6 +62,21 @@ def test_a_table_sets_the_papers_numbers_beside_ours_over_seeds_and_folds(data, 
     assert [row["paper"] for row in rows] == ["64.6 ± 0.7", "", "70.2 ± 0.6", "75.8 ± 0.5"]
     assert {row["n"] for row in rows} == {"4"}  # two seeds, and the two folds of the smoke budget
     assert all(row["std"] for row in rows)
+
+
+def test_the_page_of_results_shows_what_was_run(data, runs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "docs")
+    make_results = importlib.import_module("make_results")
+    monkeypatch.setattr(make_results, "FOLDER", tmp_path)
+    reproduce("table2", "smoke", data, tmp_path / "table2", runs, session=SESSION)
+    (tmp_path / "intro.md").write_text("Of toys.\n")
+    (tmp_path / "table2" / "comment.md").write_text("Too small to say.\n")
+    page = make_results.page()
+    found = read(tmp_path / "table2")
+    line = next(line for line in page.splitlines() if line.startswith("| table2 | pre-trained with shortcuts"))
+    assert f"| 80.22 ± 0.37 | **{float(found[-1]['mean']):.2f}** |" in line and "| smoke |" in line
+    assert "| table3 | pre-trained with shortcuts | accuracy | 75.8 ± 0.5 | not run |" in page
+    assert "Too small to say." in page and "](docs/results/table2/figure.png)" in page
 
 
 def test_every_row_of_a_comparison_is_tuned_alike_without_the_test_set(data, runs, tmp_path, monkeypatch):
