@@ -397,8 +397,9 @@ class Model:
         self._restoration.trim()
 
     def open(self) -> None:
-        """Load the weights now instead of at the first image; errors: see :func:`from_pretrained`."""
-        self._restoration.open()
+        """Load the task graph now instead of at the first image; errors: see :func:`from_pretrained`."""
+        if self._restoration.file in self.config.files:  # else it gives features alone
+            self._restoration.open()
 
 
 def from_pretrained(

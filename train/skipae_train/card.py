@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +235,19 @@ USE = {
         'logits = session.run(["logits"], {"image": pixels})[0][0]\n'
         'Image.fromarray(logits.argmax(0).astype(np.uint8)).save("photo.classes.png")',
     ),
+    "features": (
+        'values = model.features(Image.open("photo.jpg"))  # layer name to float32 [1, channels]',
+        "every encoder layer after ReLU, float32 [N, C, h, w]",
+        'values = session.run(["{last}"], {{"image": pixels}})[0].mean((2, 3))  # float32 [N, C]',
+    ),
 }
-"""By task: the call in skipae, the output of the graph, and what to do with it."""
+"""By task, or where there are features alone: the call in skipae, the output of the graph, what to do with it."""
 
 
 def _use(config: CheckpointConfig) -> str:
-    call, output, then = USE[config.task]
+    graph = "onnx/model.onnx" if "onnx/model.onnx" in config.files else "onnx/features.onnx"
+    call, output, then = USE[config.task if graph == "onnx/model.onnx" else "features"]
+    last = config.architecture.layers[-1].name
     name = config.name if find_checkpoint(config.name) else f"ORG/{config.name}"
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     steps = ([f"its short side scaled to {resize} pixels"] if resize else []) + (
@@ -256,19 +264,28 @@ model = from_pretrained("{name}")
 {call}
 ```
 
-Without skipae, `onnx/model.onnx` is enough. Input: `image`, float32 [N, 3, H, W], RGB in [0, 1]{picture}.
-Output: {output}. `onnx/features.onnx` gives every encoder layer after ReLU,
-`enc1` to `{config.architecture.layers[-1].name}`.
-
+Without skipae, `{graph}` is enough. Input: `image`, float32 [N, 3, H, W], RGB in [0, 1]{picture}.
+Output: {output}{"." if graph == "onnx/model.onnx" else f", `enc1` to `{last}`."}
+"""
+    if graph == "onnx/model.onnx" and "onnx/features.onnx" in config.files:
+        text = (
+            text.rstrip()
+            + f""" `onnx/features.onnx` gives every encoder layer after ReLU,
+`enc1` to `{last}`.
+"""
+        )
+    text += f"""
 ```python
 import numpy as np, onnxruntime
 from PIL import Image
 
-session = onnxruntime.InferenceSession("onnx/model.onnx")
+session = onnxruntime.InferenceSession("{graph}")
 pixels = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
-{then}
+{then if graph == "onnx/model.onnx" else then.format(last=last)}
 ```
-
+"""
+    if "model.safetensors" in config.files:
+        text += f"""
 In torch, with the training package or by the plain names in `model.safetensors`:
 
 ```python
@@ -279,7 +296,7 @@ network = skipae_train.load("{name}")  # a torch.nn.Module, RGB [N, 3, H, W] in 
 weights = load_file("model.safetensors")  # "encoder.enc1.conv.weight", ...
 ```
 """
-    if config.task == "restoration":
+    if config.task == "restoration" and graph == "onnx/model.onnx":
         text += f"""
 To fill masked places, set them to the colour {tuple(config.preprocessing.fill)} (RGB in [0, 1]) first: the net
 was trained on holes of that colour.
@@ -311,6 +328,7 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
     if epochs := recipe.get("epochs"):
         phases = f"{epochs['count']} epochs of {epochs['data']}, batches of {epochs['batch']}, {epochs['crop']} pixels"
     command = f"finetune {recipe['name']} --start RUN" if "head" in recipe else f"pretrain {recipe['name']}"
+    command += _budget(recipe)
     data = "DATA" if epochs else "PHOTOS"
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
@@ -323,6 +341,17 @@ Recipe `{recipe["name"]}` (`skipae-train {command} --data {data} --out RUN`): {p
 
 {facts}
 """
+
+
+def _budget(recipe: dict[str, Any]) -> str:
+    """The option that cuts a recipe to what was run; nothing where nothing was cut, or the recipe has another name."""
+    from skipae_train.recipes import finetune_recipe, pretrain_recipe, recipe_names  # with torch
+
+    load = finetune_recipe if "head" in recipe else pretrain_recipe
+    if recipe["name"] not in recipe_names() or not recipe.get("epochs"):
+        return ""
+    cut = load(recipe["name"], budget="cpu")
+    return " --budget cpu" if asdict(cut)["epochs"] == recipe["epochs"] else ""
 
 
 def _files(folder: Path, config: CheckpointConfig, parity: dict[str, Any]) -> str:

@@ -200,8 +200,22 @@ def reproduce(result: str, data: Path, budget: Budget, seeds: int, out: Path | N
 @click.option("--name", help="Name of the checkpoint.")
 @click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.  [default: the exact one]")
 @click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--without",
+    type=click.Choice(["model.safetensors", "onnx/model.onnx", "onnx/features.onnx"]),
+    multiple=True,
+    help="Leave out a file, where space is short.",
+)
 @click.option("--size", metavar="HxW", help="Write one fp32 ONNX file for images of this size alone.")
-def export(source: Path, out: Path, name: str | None, images: Path | None, storage: str, size: str | None) -> None:
+def export(
+    source: Path,
+    out: Path,
+    name: str | None,
+    images: Path | None,
+    storage: str,
+    without: tuple[str, ...],
+    size: str | None,
+) -> None:
     """Export the weights of a RUN to a checkpoint folder, and check ONNX Runtime against torch.
 
     With --size, export a CHECKPOINT for runtimes that take no dynamic shapes: --out is then the .onnx file.
@@ -221,7 +235,7 @@ def export(source: Path, out: Path, name: str | None, images: Path | None, stora
     if name is None:
         raise click.UsageError("--name is needed to export a run to a checkpoint folder")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
-    network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage)
+    network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage, without=without)
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
         f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.output:.2g} (image) and "

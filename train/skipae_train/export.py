@@ -31,6 +31,9 @@ from skipae_zoo import CheckpointConfig, ConfigError, Preprocessing, read_config
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+FILES = ("model.safetensors", "onnx/model.onnx", "onnx/features.onnx")
+"""Weights of a checkpoint folder: for training frameworks, of the task, of the features."""
+
 OPSET = 18
 IR_VERSION = 10
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
@@ -393,8 +396,9 @@ def export(
     labels: Sequence[str] = (),
     resize: int | None = None,
     crop: int | None = None,
+    without: Sequence[str] = (),
 ) -> tuple[CheckpointConfig, Parity]:
-    """Write a checkpoint folder: config.json, model.safetensors, onnx/model.onnx and onnx/features.onnx.
+    """Write a checkpoint folder: config.json and :data:`FILES`, but those in ``without``.
 
     ``storage`` is the type of the layers' weights in all three files.  ``labels`` name the classes of a classifier or
     segmenter; ``resize`` and ``crop`` are those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its
@@ -445,6 +449,8 @@ def export(
     }
     files = {}
     for file, write in writers.items():
+        if file in without:
+            continue
         partial = out / f"{file}.partial"
         try:
             write(partial)
@@ -459,7 +465,13 @@ def export(
 
 
 def export_run(
-    run: Path, out: Path, *, name: str, halo_images: Sequence[Array] | None, storage: str = "float16"
+    run: Path,
+    out: Path,
+    *,
+    name: str,
+    halo_images: Sequence[Array] | None,
+    storage: str = "float16",
+    without: Sequence[str] = (),
 ) -> tuple[Network, CheckpointConfig, Parity]:
     """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
     network, recipe = load_network(run)
@@ -468,7 +480,9 @@ def export_run(
     pixels = json.loads(path.read_text()) if path.exists() else {}
     if isinstance(network, Segmenter):  # takes images as they are
         pixels = {"labels": pixels["labels"]}
-    config, parity = export(network, out, name=name, fill=fill, halo_images=halo_images, storage=storage, **pixels)
+    config, parity = export(
+        network, out, name=name, fill=fill, halo_images=halo_images, storage=storage, without=without, **pixels
+    )
     training = out / "training"
     training.mkdir(exist_ok=True)
     for file in ("recipe.json", "environment.json", "log.csv", "result.json"):

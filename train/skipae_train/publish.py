@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
@@ -14,13 +12,12 @@ from skipae import ModelError, __version__
 from skipae.checkpoints import find_folder
 from skipae.hub import Access, Hub, reason
 from skipae_train.card import make_card
-from skipae_train.export import TOLERANCE, compare, session
+from skipae_train.export import FILES, TOLERANCE, compare, session
 from skipae_train.networks import Network
 from skipae_zoo import CheckpointConfig, ConfigError, Published, find_checkpoint, read_config, sha256, verified_file
 
 STAGED = Path("model_cards")
-"""Folder of the repository that holds what is published besides the bundled ONNX files."""
-NEEDED = ("model.safetensors", "onnx/model.onnx", "onnx/features.onnx")
+"""Folder of the repository that holds what is published."""
 FEATURE_TOLERANCE = 0.02
 """As a share of a layer's largest value: what half precision costs a narrow layer, and no other network keeps to."""
 ALLOWED = ("README.md", "config.json", "model.safetensors", "onnx/*.onnx", "training/*", "assets/*.png")
@@ -53,46 +50,46 @@ def publish(
         CardError: its card cannot be made, or is no valid one.
         ModelError: the Hub refuses, or cannot be reached.
     """
-    with _gathered(name) as folder:
-        config, licence = check(folder)
-        files = sorted({p for pattern in ALLOWED for p in folder.glob(pattern) if p.is_file()})
-        paths = {path.relative_to(folder).as_posix(): path for path in files}
+    folder = _folder(name)
+    config, licence = check(folder)
+    files = sorted({p for pattern in ALLOWED for p in folder.glob(pattern) if p.is_file()})
+    paths = {path.relative_to(folder).as_posix(): path for path in files}
+    for path, file in paths.items():
+        notify(f"{path}  {file.stat().st_size:,} bytes  sha256 {sha256(file)}")
+    if dry_run:
+        return None
+    access = Access(token=token, notify=notify)
+    target = Hub(repo, "main", access)
+    if access.offline:
+        raise ModelError(f"requests are forbidden (HF_HUB_OFFLINE), so {target.where} cannot be written")
+    api = HfApi(endpoint=target.endpoint, token=token, library_name="skipae", library_version=__version__)
+    try:
+        if not pull_request:
+            api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(path, file) for path, file in paths.items()],
+            commit_message=f"{config.name}, exported by skipae {__version__}",
+            create_pr=pull_request,
+        )
+    except Exception as error:  # the client's exceptions have no common base
+        raise ModelError(reason(error, target, "the commit")) from error
+    notify(f"sent: {commit.pr_url or commit.commit_url}")
+    with tempfile.TemporaryDirectory() as cache:
+        source = Hub(repo, commit.oid, Access(cache_dir=cache, token=token))
         for path, file in paths.items():
-            notify(f"{path}  {file.stat().st_size:,} bytes  sha256 {sha256(file)}")
-        if dry_run:
-            return None
-        access = Access(token=token, notify=notify)
-        target = Hub(repo, "main", access)
-        if access.offline:
-            raise ModelError(f"requests are forbidden (HF_HUB_OFFLINE), so {target.where} cannot be written")
-        api = HfApi(endpoint=target.endpoint, token=token, library_name="skipae", library_version=__version__)
-        try:
-            if not pull_request:
-                api.create_repo(repo, private=private, exist_ok=True)
-            commit = api.create_commit(
-                repo,
-                [CommitOperationAdd(path, file) for path, file in paths.items()],
-                commit_message=f"{config.name}, exported by skipae {__version__}",
-                create_pr=pull_request,
-            )
-        except Exception as error:  # the client's exceptions have no common base
-            raise ModelError(reason(error, target, "the commit")) from error
-        notify(f"sent: {commit.pr_url or commit.commit_url}")
-        with tempfile.TemporaryDirectory() as cache:
-            source = Hub(repo, commit.oid, Access(cache_dir=cache, token=token))
-            for path, file in paths.items():
-                if source.get(path).read_bytes() != file.read_bytes():
-                    raise PublishError(f"{path} of {source.where} at {commit.oid} is not the file that was sent")
-        notify(f"fetched again: all {len(paths)} files are the same byte for byte")
-        size = sum((folder / file).stat().st_size for file in config.files if file.startswith("onnx/"))
-        return Published(commit.oid, sha256(folder / "config.json"), size, licence)
+            if source.get(path).read_bytes() != file.read_bytes():
+                raise PublishError(f"{path} of {source.where} at {commit.oid} is not the file that was sent")
+    notify(f"fetched again: all {len(paths)} files are the same byte for byte")
+    size = sum((folder / file).stat().st_size for file in config.files if file.startswith("onnx/"))
+    return Published(commit.oid, sha256(folder / "config.json"), size, licence)
 
 
 def check(folder: Path) -> tuple[CheckpointConfig, str]:
     """The config and the licence of a folder that is fit to be published; errors: see :func:`publish`."""
     try:
         config = read_config(folder)
-        for file in dict.fromkeys([*NEEDED, *config.files]):
+        for file in dict.fromkeys([*FILES, *config.files]):
             verified_file(folder, config, file)
         network = Network.from_checkpoint(folder)
     except ConfigError as error:
@@ -113,22 +110,7 @@ def check(folder: Path) -> tuple[CheckpointConfig, str]:
     return config, data.get("license_name") or data.get("license")
 
 
-@contextmanager
-def _gathered(name: str) -> Iterator[Path]:
-    """A folder with all files of a checkpoint: those of its own folder, and bundled weights that it leaves out."""
+def _folder(name: str) -> Path:
+    """Where a checkpoint lies: staged in the repository, or where inference finds it."""
     staged = STAGED / name if find_checkpoint(name) else Path(name)
-    folder = staged if (staged / "config.json").is_file() else find_folder(name)
-    try:
-        config = read_config(folder)
-    except ConfigError as error:
-        raise PublishError(str(error)) from error
-    with tempfile.TemporaryDirectory() as temporary:
-        whole = Path(temporary) / config.name
-        shutil.copytree(folder, whole)
-        if find_checkpoint(config.name) and not all((whole / file).exists() for file in config.files):
-            bundled = find_folder(config.name, access=Access(local_files_only=True))
-            for file in config.files:
-                if not (whole / file).exists() and (bundled / file).exists():
-                    (whole / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(bundled / file, whole / file)
-        yield whole
+    return staged if (staged / "config.json").is_file() else find_folder(name)

@@ -23,11 +23,11 @@ from skipae_train.corruption import Corruption
 from skipae_train.data import DataError
 from skipae_train.datasets import COARSE
 from skipae_train.feed import open_set
-from skipae_train.finetune import finetune, load_finetuned
+from skipae_train.finetune import Finetune, finetune, load_finetuned
 from skipae_train.loop import Diverged, Machine, Session, load_state, write_json
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
-from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
+from skipae_train.pretrain import Pretrain, centre_crops, load_run, pretrain, restore
 from skipae_train.probe import Probe, probe, write_probes
 from skipae_train.recipes import finetune_recipe, pretrain_recipe
 from skipae_train.recipes.budgets import Budget, cut
@@ -55,7 +55,7 @@ class Bench:
         if replace(recipe, name=plain.name) == plain:
             recipe = plain
         out = self.folder("pretrain", recipe.name, seed)
-        pretrain(recipe, self.data, out, self.session)
+        self.pretrain(recipe, out)
         return out
 
     def finetuned(
@@ -81,10 +81,18 @@ class Bench:
             recipe = replace(recipe, tuning=True, name=f"{recipe.name}-try")
         start = self.pretrained(recipe.start, variant, seed) if recipe.start else None
         out = self.folder("finetune", recipe.name, seed)
+        return out, self.finetune(recipe, out, start)
+
+    def pretrain(self, recipe: Pretrain, out: Path) -> None:
+        """Run a pre-training, or what is left of it."""
+        pretrain(recipe, self.data, out, self.session)
+
+    def finetune(self, recipe: Finetune, out: Path, start: Path | None) -> Scores:
+        """Run a fine-tuning, or what is left of it."""
         found = finetune(recipe, self.data, out, self.session, start=start)
         if found is None:
             raise AssertionError("a run without stop_at ends with a result")
-        return out, found
+        return found
 
     def tries(self, name: str, variant: str) -> dict[float, float]:
         """What held-out labels say of learning rates, :data:`TRIES` times the recipe's, with the first seed and fold.

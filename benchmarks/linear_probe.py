@@ -1,0 +1,162 @@
+"""What a linear classifier makes of frozen features, layer by layer: what users of features ask first.
+
+    python benchmarks/linear_probe.py runs/imagenet --set cifar10 --side 64 --data DATA
+    python benchmarks/linear_probe.py model_cards/skipae-imagenet --set voc07 --side 128 --data DATA
+
+Each NETWORK, a run folder or a checkpoint, is compared with the same network at random weights (He; its batch norm has
+seen training images) and with raw pixels.  Features are those of ``skipae features``: a layer after ReLU, averaged over
+its height and width (``avg``), or in a grid of 2 x 2 (``grid``).  They are scaled to unit deviation, and a softmax
+regression (for voc07 a logistic regression per class) is fitted to nine tenths of the training images by L-BFGS.  Its
+weight decay, and the layer in the last lines, are those that do best on the other tenth; then the test images are
+read.  Scores are accuracy in percent, or VOC 2007's mean average precision.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import skipae_train
+from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
+from skipae_train.feed import Epochs, open_set
+from skipae_train.finetune import load_network
+from skipae_train.loop import Session
+from skipae_train.metrics import accuracy, mean_average_precision
+from skipae_train.networks import Network
+
+DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""Weights of half the squared norm of the classifier, beside the mean loss."""
+STEPS = 60
+"""Iterations of L-BFGS for each of them, each from the last one's solution."""
+PIXELS = 32
+"""Side of the images whose raw pixels are classified."""
+Features = dict[tuple[str, str], Tensor]
+"""By layer and pooling."""
+
+
+@torch.inference_mode()
+def extract(images: ImageSet, side: int, network: Network | None) -> Features:
+    """Features of the centre squares of all images, scaled to ``side``, float32 [N, D]; of None the pixels."""
+    machine, parts = Session(device="cpu").machine(), dict[tuple[str, str], list[Tensor]]()
+    for pixels in squares(images, side):
+        if network is None:
+            parts.setdefault(("pixels", ""), []).append(pixels.flatten(1))
+            continue
+        with machine.autocast():
+            layers = network.features(pixels.contiguous(memory_format=torch.channels_last))
+        for name, layer in layers.items():
+            parts.setdefault((name, "avg"), []).append(layer.float().mean((2, 3)))
+            parts.setdefault((name, "grid"), []).append(F.adaptive_avg_pool2d(layer.float(), 2).flatten(1))
+    return {key: torch.cat(found) for key, found in parts.items()}
+
+
+def squares(images: ImageSet, side: int) -> Iterator[Tensor]:
+    """Batches of the centre squares of all images, scaled to ``side``, float32 [B, 3, side, side] in [0, 1]."""
+    crop = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
+    for batch in images.batches(plan(len(images), max(8, 2**18 // side**2), shuffle=False), View(crop)):
+        pixels = batch.images.float() / 255
+        if crop != side:
+            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        yield pixels
+
+
+@torch.inference_mode()
+def randomise(network: Network, images: ImageSet, side: int) -> Network:
+    """The network with random weights, its batch norm at the statistics of up to 1,000 images."""
+    torch.manual_seed(0)
+    network.initialise("he")
+    for module in network.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    for pixels in squares(images.subset(torch.arange(len(images))[:1000]), side):
+        network.features(pixels)
+    return network.eval()
+
+
+def fit(features: Tensor, labels: Tensor, held: Tensor) -> tuple[float, Callable[[Tensor], Tensor]]:
+    """The best score on ``held`` of classifiers fitted to the others, and that classifier."""
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[held] = False
+    mean, std = features[kept].mean(0), features[kept].std(0).clamp(min=1e-6)
+    x, y, several = (features - mean) / std, labels, labels.dim() == 2
+    train, target, known = x[kept], y[kept], y[kept] >= 0
+    weight = torch.zeros(x.shape[1] + 1, y.shape[1] if several else int(y.max()) + 1, requires_grad=True)
+    best = (-1.0, weight.detach())
+    for decay in DECAYS:
+        optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+
+        def loss(decay: float = decay, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
+            optimiser.zero_grad()
+            logits = train @ weight[:-1] + weight[-1]
+            if several:
+                each = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0).float(), reduction="none")
+                value = (each * known).sum() / known.sum()
+            else:
+                value = F.cross_entropy(logits, target)
+            value = value + decay / 2 * weight[:-1].square().sum()
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+        found = weight.detach().clone()
+        best = max(best, (score(x[held] @ found[:-1] + found[-1], y[held]), found), key=lambda pair: pair[0])
+    chosen = best[1]
+    return best[0], lambda other: (other - mean) / std @ chosen[:-1] + chosen[-1]
+
+
+def score(logits: Tensor, labels: Tensor) -> float:
+    """Accuracy, or mean average precision, in percent."""
+    return 100 * (accuracy(logits, labels) if labels.dim() == 1 else mean_average_precision(logits, labels)[0])
+
+
+def load(source: Path) -> Network:
+    """The network of a run folder or a checkpoint."""
+    return load_network(source)[0] if (source / "state.pt").exists() else skipae_train.load(source)
+
+
+@click.command()
+@click.argument("networks", metavar="NETWORK...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--set", "data_set", type=click.Choice(["cifar10", "voc07"]), required=True)
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--side", type=click.IntRange(min=8), required=True, help="Pixels that images are scaled to.")
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV file of all scores.")
+def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None) -> None:
+    """Probe networks, print a table in Markdown, and for each network the layer to take."""
+    epochs = Epochs(data=data_set, count=1, batch=1, crop=side, short_side=max(side, PIXELS))
+    train, test = open_set(epochs, data, "train"), open_set(epochs, data, "test")
+    truth, expected = train.labels, test.labels
+    if truth is None or expected is None:
+        raise click.UsageError(f"{data_set} has no labels")
+    held = hold_out(len(train), len(train) // 10, 0)[1]
+    sources: list[tuple[str, Network | None]] = [("raw pixels", None)]
+    for path in networks:
+        network = load(path)
+        sources += [(path.name, network), (f"{path.name}, random weights", randomise(load(path), train, side))]
+    rows = []
+    print(f"{len(train) - len(held)} training images of {data_set}, {len(test)} test images, {side} pixels\n")
+    print("| features | layer | pooling | numbers | held out | test |\n| --- | --- | --- | --- | --- | --- |")
+    for label, network in sources:
+        pixels = PIXELS if network is None else side
+        found, unseen = extract(train, pixels, network), extract(test, pixels, network)
+        for (layer, pooling), features in found.items():
+            validation, classify = fit(features, truth, held)
+            result = score(classify(unseen[layer, pooling]), expected)
+            rows.append((label, layer, pooling, features.shape[1], round(validation, 2), round(result, 2)))
+            print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
+    print()
+    for label, _ in sources:
+        best = max((row for row in rows if row[0] == label), key=lambda row: row[4])
+        print(f"{label}: {best[5]:.1f} % with {best[1]} {best[2]}, chosen by the held-out images")
+    if out is not None:
+        with out.open("w", newline="") as file:
+            csv.writer(file).writerows([("features", "layer", "pooling", "numbers", "held out", "test"), *rows])
+
+
+if __name__ == "__main__":
+    main()

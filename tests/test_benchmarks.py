@@ -1,0 +1,58 @@
+"""The benchmarks whose numbers the results quote, on tiny sets."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import make_sets
+from skipae_train.loop import Session
+from skipae_train.pretrain import pretrain
+from skipae_train.recipes import pretrain_recipe
+from skipae_zoo import network_2
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("data_set", "recipe"), [("cifar10", "cifar10-4k"), ("voc07", "imagenet")])
+def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
+    data, network = make_sets.everything(tmp_path / "data"), pretrain_recipe(recipe, budget="smoke")
+    pretrain(network, data, tmp_path / "run", Session(precision="fp32", device="cpu", quiet=True))
+    said = run(
+        "linear_probe.py", tmp_path / "run", "--set", data_set, "--data", data, "--side", 40,
+        "--out", tmp_path / "x.csv",
+    )  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    layers = len(network.architecture.layers)
+    expected = ["raw pixels"] + ["run"] * 2 * layers + ["run, random weights"] * 2 * layers
+    assert [row["features"] for row in rows] == expected
+    assert rows[0]["numbers"] == str(3 * 32**2)
+    assert int(rows[2]["numbers"]) == 4 * int(rows[1]["numbers"]) == 4 * network.architecture.layers[0].channels
+    assert all(0 <= float(row["test"]) <= 100 for row in rows)
+    assert said.count("chosen by the held-out images") == 3
+
+
+def test_what_the_tables_cost():
+    lines = [line.split("|")[1:-1] for line in run("cost.py", "--seeds", 1).splitlines()[2:]]
+    cost = {cells[0].strip(): [float(cell.replace(",", "")) for cell in cells[1:]] for cells in lines}
+    assert set(cost) == {"table1", "table2", "table3", "table4", "table5", "fig4"}
+    # Table 2 once: two pre-trainings; four rows of three tries and one run.
+    assert cost["table2"][0] == 2 + 4 * 4
+    # By hand: forward and backward through Network-2's convolutions, and through the decoder that mirrors them.
+    encoder = 0.0
+    for layer in network_2(96).layers:
+        height, width = layer.output_size(29, 29)
+        encoder += 3 * 2 * layer.kernel**2 * layer.in_channels * layer.channels * height * width
+    assert cost["table2"][3] * 1e15 == pytest.approx(
+        2 * 120 * 50_000 * 2 * encoder + 16 * 200 * 4000 * encoder, rel=0.02
+    )
