@@ -14,6 +14,7 @@ read.  Scores are accuracy in percent, or VOC 2007's mean average precision.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import skipae_train
 from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
 from skipae_train.feed import Epochs, open_set
 from skipae_train.finetune import load_network
-from skipae_train.loop import Session
+from skipae_train.loop import Machine, Session
 from skipae_train.metrics import accuracy, mean_average_precision
 from skipae_train.networks import Network
 
@@ -41,9 +42,9 @@ Features = dict[tuple[str, str], Tensor]
 
 
 @torch.inference_mode()
-def extract(images: ImageSet, side: int, network: Network | None) -> Features:
+def extract(images: ImageSet, side: int, network: Network | None, machine: Machine) -> Features:
     """Features of the centre squares of all images, scaled to ``side``, float32 [N, D]; of None the pixels."""
-    machine, parts = Session(device="cpu").machine(), dict[tuple[str, str], list[Tensor]]()
+    parts: dict[tuple[str, str], list[Tensor]] = {}
     for pixels in squares(images, side):
         if network is None:
             parts.setdefault(("pixels", ""), []).append(pixels.flatten(1))
@@ -120,19 +121,32 @@ def load(source: Path) -> Network:
     return load_network(source)[0] if (source / "state.pt").exists() else skipae_train.load(source)
 
 
+def add(path: Path, data_set: str, layer: str, pooling: str, images: int, value: float) -> None:
+    """Write a score where ``skipae-train card`` reads it, in place of an earlier one."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    measure = "mAP" if data_set == "voc07" else "accuracy"
+    rows = [row for row in rows if (row["set"], row["metric"].split(",")[0]) != (data_set, measure)]
+    metric = f"{measure}, %, of a linear probe on {layer}, pooled to {'2 x 2' if pooling == 'grid' else 'its mean'}"
+    rows.append({"set": data_set, "metric": metric, "images": images, "mean": value})
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + "\n")
+
+
 @click.command()
 @click.argument("networks", metavar="NETWORK...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--set", "data_set", type=click.Choice(["cifar10", "voc07"]), required=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--side", type=click.IntRange(min=8), required=True, help="Pixels that images are scaled to.")
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV file of all scores.")
-def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None) -> None:
+@click.option("--record", is_flag=True, help="Add the best layer's score to each NETWORK's training/metrics.json.")
+def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None, record: bool) -> None:
     """Probe networks, print a table in Markdown, and for each network the layer to take."""
     epochs = Epochs(data=data_set, count=1, batch=1, crop=side, short_side=max(side, PIXELS))
     train, test = open_set(epochs, data, "train"), open_set(epochs, data, "test")
     truth, expected = train.labels, test.labels
     if truth is None or expected is None:
         raise click.UsageError(f"{data_set} has no labels")
+    machine = Session(device="cpu").machine()
     held = hold_out(len(train), len(train) // 10, 0)[1]
     sources: list[tuple[str, Network | None]] = [("raw pixels", None)]
     for path in networks:
@@ -143,7 +157,7 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
     print("| features | layer | pooling | numbers | held out | test |\n| --- | --- | --- | --- | --- | --- |")
     for label, network in sources:
         pixels = PIXELS if network is None else side
-        found, unseen = extract(train, pixels, network), extract(test, pixels, network)
+        found, unseen = (extract(images, pixels, network, machine) for images in (train, test))
         for (layer, pooling), features in found.items():
             validation, classify = fit(features, truth, held)
             result = score(classify(unseen[layer, pooling]), expected)
@@ -153,6 +167,9 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
     for label, _ in sources:
         best = max((row for row in rows if row[0] == label), key=lambda row: row[4])
         print(f"{label}: {best[5]:.1f} % with {best[1]} {best[2]}, chosen by the held-out images")
+        for path in networks:
+            if record and path.name == label:
+                add(path / "training" / "metrics.json", data_set, best[1], best[2], len(test), best[5])
     if out is not None:
         with out.open("w", newline="") as file:
             csv.writer(file).writerows([("features", "layer", "pooling", "numbers", "held out", "test"), *rows])

@@ -32,7 +32,7 @@ def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
         "linear_probe.py", tmp_path / "run", "--set", data_set, "--data", data, "--side", 40,
         "--out", tmp_path / "x.csv",
     )  # fmt: skip
-    rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     layers = len(network.architecture.layers)
     expected = ["raw pixels"] + ["run"] * 2 * layers + ["run, random weights"] * 2 * layers
     assert [row["features"] for row in rows] == expected

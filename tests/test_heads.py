@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import skipae_train
 from skipae import ModelError, from_pretrained
@@ -273,6 +274,18 @@ def test_an_exported_segmenter_segments_as_torch_does(tile, tmp_path):
     ].detach()  # (H, W, C) -> (N, C, H, W)
     assert config.halo < 60
     found = torch.from_numpy(from_pretrained(tmp_path, device="cpu").segment(image, tile=tile)).long()
+    assert len(found.unique()) > 2
+    chosen = logits.gather(0, found[None])[0]
+    assert float((logits.amax(0) - chosen).max()) < 1e-4 * float(logits.abs().max())  # nothing else but ties
+
+
+def test_a_segmenter_with_a_scale_segments_as_it_is_measured(tmp_path):
+    network, _, _ = exported("decoder-post", tmp_path, storage="float32", resize=40)
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (12, 15, 3), np.uint8)).resize((150, 120))
+    small = np.asarray(image.resize((50, 40), Image.Resampling.BICUBIC)) / np.float32(255)
+    logits = network(torch.from_numpy(small).permute(2, 0, 1)[None])  # (H, W, C) -> (N, C, H, W)
+    logits = torch.nn.functional.interpolate(logits, (120, 150), mode="bilinear")[0].detach()
+    found = torch.from_numpy(np.array(from_pretrained(tmp_path, device="cpu").segment(image))).long()
     assert len(found.unique()) > 2
     chosen = logits.gather(0, found[None])[0]
     assert float((logits.amax(0) - chosen).max()) < 1e-4 * float(logits.abs().max())  # nothing else but ties

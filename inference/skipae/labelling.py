@@ -73,17 +73,21 @@ def segment(
 ) -> LabelMap:
     """The likeliest class of each pixel; see :meth:`skipae.Model.segment`.
 
-    The classes are chosen window by window, so that logits are never kept for more than a window.
+    Where the checkpoint has a scale, the image is brought to it, and the logits are enlarged to the image's size
+    (bilinear) before the classes are chosen.  Elsewhere they are chosen window by window, so that logits are never kept
+    for more than a window.
     """
     size = pixels.shape[:2]
     scaled = features.prepare(pixels, config.preprocessing.resize, None)
-    labels = np.empty(scaled.shape[:2], np.uint8)
-
+    enlarges = scaled.shape[:2] != size
+    found: NDArray[Any] = np.empty(
+        (*scaled.shape[:2], len(config.labels)) if enlarges else size, np.float32 if enlarges else np.uint8
+    )
     tiling.sweep(
         run,
         scaled,
-        labels,
-        lambda _, logits: logits.argmax(0),
+        found,
+        lambda _, logits: logits.transpose(1, 2, 0) if enlarges else logits.argmax(0),  # (C, H, W) -> (H, W, C)
         stride=config.architecture.total_stride,
         halo=config.halo if halo is None else halo,
         area=area,
@@ -91,11 +95,21 @@ def segment(
         progress=progress,
         shrunk=shrunk,
     )
-    if labels.shape == size:
-        return labels
+    return _enlarged(found, *size) if enlarges else found
+
+
+def _enlarged(logits: NDArray[np.float32], height: int, width: int) -> LabelMap:
+    """The likeliest class of each pixel of an image that ``logits``, [h, w, K], were scaled down for."""
     from PIL import Image
 
-    return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    labels = np.zeros((height, width), np.uint8)
+    most = np.full((height, width), -np.inf, np.float32)
+    for number in range(logits.shape[2]):  # a class at a time, to need no more memory than the image
+        plane = np.ascontiguousarray(logits[..., number])
+        enlarged = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+        labels[enlarged > most] = number
+        np.maximum(most, enlarged, out=most)
+    return labels
 
 
 def areas(labels: LabelMap, names: Sequence[str]) -> list[Area]:

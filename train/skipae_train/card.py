@@ -142,7 +142,8 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     if (training / "result.json").exists():
         result = json.loads((training / "result.json").read_text(encoding="utf-8"))
         data = _read(folder, "recipe", "skipae-train export")["epochs"]["data"]
-        rows.append({"set": data, "metric": result["metric"], "images": result["images"], "mean": result["value"]})
+        score = {"set": data, "metric": result["metric"], "images": result["images"], "mean": result["value"]}
+        rows.append(score | {"classes": result.get("classes", {})})
     if (training / "metrics.json").exists() or not rows:
         rows += _read(folder, "metrics", "skipae-train evaluate --record")
     return rows
@@ -210,6 +211,10 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
             f"| {score['set']} | {score['metric']} | {score.get('seeds', 1)} | {score['images']} | "
             f"**{score['mean']:.4f}** | {_std(score, 4)} |"
         )
+    for score in others:
+        if score.get("classes"):
+            each = ", ".join(f"{name} {value:.1f}" for name, value in score["classes"].items())
+            lines += ["", f"By class: {each}."]
     return "\n".join([*lines, ""])
 
 
@@ -253,7 +258,7 @@ def _use(config: CheckpointConfig) -> str:
     steps = ([f"its short side scaled to {resize} pixels"] if resize else []) + (
         [f"the {crop} pixels square in its middle"] if crop else []
     )
-    picture = f", of each picture {', then '.join(steps)}" if steps else ", any N, H and W"
+    picture = f",\nof each picture {', then '.join(steps)}" if steps else ", any N, H and W"
     text = f"""## Use
 
 ```python
@@ -280,7 +285,8 @@ import numpy as np, onnxruntime
 from PIL import Image
 
 session = onnxruntime.InferenceSession("{graph}")
-pixels = np.asarray(Image.open("photo.jpg").convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
+image = Image.open("photo.jpg").convert("RGB")
+{_fitted(resize, crop)}pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
 {then if graph == "onnx/model.onnx" else then.format(last=last)}
 ```
 """
@@ -302,6 +308,22 @@ To fill masked places, set them to the colour {tuple(config.preprocessing.fill)}
 was trained on holes of that colour.
 """
     return text
+
+
+def _fitted(resize: int | None, crop: int | None) -> str:
+    """The lines that bring ``image`` to a checkpoint's size."""
+    lines = ""
+    if resize:
+        lines += (
+            f"scale = {resize} / min(image.size)\n"
+            "image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)\n"
+        )
+    if crop:
+        lines += (
+            f"left, top = (image.width - {crop}) // 2, (image.height - {crop}) // 2\n"
+            f"image = image.crop((left, top, left + {crop}, top + {crop}))\n"
+        )
+    return lines
 
 
 def _architecture(config: CheckpointConfig) -> str:

@@ -478,8 +478,8 @@ def export_run(
     fill = tuple((recipe["corruption"] or {}).get("fill", recipe["mean"]))
     path = run / "preprocessing.json"
     pixels = json.loads(path.read_text()) if path.exists() else {}
-    if isinstance(network, Segmenter):  # takes images as they are
-        pixels = {"labels": pixels["labels"]}
+    if isinstance(network, Segmenter):  # takes whole images
+        pixels.pop("crop")
     config, parity = export(
         network, out, name=name, fill=fill, halo_images=halo_images, storage=storage, without=without, **pixels
     )
