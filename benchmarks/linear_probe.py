@@ -44,17 +44,21 @@ Features = dict[tuple[str, str], Tensor]
 @torch.inference_mode()
 def extract(images: ImageSet, side: int, network: Network | None, machine: Machine) -> Features:
     """Features of the centre squares of all images, scaled to ``side``, float32 [N, D]; of None the pixels."""
-    parts: dict[tuple[str, str], list[Tensor]] = {}
+    found: Features = {}
+    first = 0
     for pixels in squares(images, side):
-        if network is None:
-            parts.setdefault(("pixels", ""), []).append(pixels.flatten(1))
-            continue
-        with machine.autocast():
-            layers = network.features(pixels.contiguous(memory_format=torch.channels_last))
-        for name, layer in layers.items():
-            parts.setdefault((name, "avg"), []).append(layer.float().mean((2, 3)))
-            parts.setdefault((name, "grid"), []).append(F.adaptive_avg_pool2d(layer.float(), 2).flatten(1))
-    return {key: torch.cat(found) for key, found in parts.items()}
+        values: Features = {("pixels", ""): pixels.flatten(1)}
+        if network is not None:
+            with machine.autocast():
+                layers = network.features(pixels.contiguous(memory_format=torch.channels_last))
+            values = {(name, "avg"): layer.float().mean((2, 3)) for name, layer in layers.items()}
+            values |= {(name, "grid"): F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for name, x in layers.items()}
+        for key, rows in values.items():
+            if key not in found:
+                found[key] = torch.empty(len(images), rows.shape[1])
+            found[key][first : first + len(rows)] = rows
+        first += len(pixels)
+    return found
 
 
 def squares(images: ImageSet, side: int) -> Iterator[Tensor]:
