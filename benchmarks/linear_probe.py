@@ -51,8 +51,10 @@ def extract(images: ImageSet, side: int, network: Network | None, machine: Machi
         if network is not None:
             with machine.autocast():
                 layers = network.features(pixels.contiguous(memory_format=torch.channels_last))
-            values = {(name, "avg"): layer.float().mean((2, 3)) for name, layer in layers.items()}
-            values |= {(name, "grid"): F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for name, x in layers.items()}
+            values = {}
+            for name, layer in layers.items():
+                values[name, "avg"] = layer.float().mean((2, 3))
+                values[name, "grid"] = F.adaptive_avg_pool2d(layer.float(), 2).flatten(1)
         for key, rows in values.items():
             if key not in found:
                 found[key] = torch.empty(len(images), rows.shape[1])
