@@ -190,6 +190,10 @@ def test_budgets_cut_by_their_rules():
     assert pretrain_recipe("imagenet-animal", budget="cpu").epochs.data == "tiny-imagenet-animal"
     assert finetune_recipe("camvid-seg", budget="cpu").epochs.crop == 113
     assert pretrain_recipe("natural", budget="cpu") == pretrain_recipe("natural")
+    few, all_labels = (finetune_recipe("cifar10-4k", variant=name, budget="cpu") for name in ("", "all-labels"))
+    assert (few.architecture.n, few.epochs.count, few.freeze) == (24, 120, 6)
+    assert (all_labels.epochs.count, all_labels.freeze) == (40, 2)
+    assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
     wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
 

@@ -32,7 +32,7 @@ from skipae_zoo import Architecture
 Budget = Literal["smoke", "cpu", "paper"]
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune, Probe)
 
-_CPU_WIDTH = {"network-1": 4, "network-2": 2, "network-3": 2}
+_CPU_WIDTH = {"network-1": 4, "network-2": 4, "network-3": 2}
 
 
 def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
@@ -52,7 +52,7 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
         changes["labelled"] = min(recipe.labelled, 10)
     if isinstance(recipe, Finetune):
         hidden = min(recipe.head.hidden, 64 if budget == "smoke" else 512)
-        changes |= {"head": replace(recipe.head, hidden=hidden), "freeze": -(-recipe.freeze // 5)}
+        changes |= {"head": replace(recipe.head, hidden=hidden), "freeze": -(-recipe.freeze * _fifths(recipe) // 5)}
         if budget == "smoke":
             changes |= {"validation": 10, "crops": min(recipe.crops, 2)}
     return replace(recipe, **changes)
@@ -75,8 +75,13 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
         count, by = epochs.count if epochs.count <= 6 else epochs.count // 10, 4
     else:
         masks = isinstance(recipe, Finetune) and recipe.metric == "miou"
-        count, by = epochs.count // 5, 2 if masks else 4
+        count, by = epochs.count * _fifths(recipe) // 5, 2 if masks else 4
     if not scaled:
         return replace(epochs, count=count)
     crop = (epochs.crop - 1) // by + 1
     return replace(epochs, data=data, count=count, crop=crop, short_side=epochs.short_side // by)
+
+
+def _fifths(recipe: Finetune | Probe) -> int:
+    """How many fifths of its epochs a fine-tuning keeps: with few labels it learns nothing in a fifth of them."""
+    return 3 if isinstance(recipe, Finetune) and (recipe.labelled or recipe.fold is not None) else 1
