@@ -225,6 +225,15 @@ def test_mixed_sizes_and_none_at_all(model: Model) -> None:
     assert model.features([], pool="spatial:3", dtype="float16")["enc2"].shape == (0, 4, 3, 3)
 
 
+def test_the_layer_where_none_is_asked_for(tmp_path: Path) -> None:
+    tiny, image = (tiny_graph(), tiny_features()), photos(1, (8, 8))[0]
+    plain = from_pretrained(write_checkpoint(tmp_path / "plain", *tiny))
+    named = from_pretrained(write_checkpoint(tmp_path / "named", *tiny, default_layer="enc1"))
+    assert list(plain.features(image)) == ["enc2"]
+    assert list(named.features(image)) == ["enc1"]
+    assert list(named.features(image, layers="enc2")) == ["enc2"]
+
+
 def test_resize_and_crop(tmp_path: Path) -> None:
     tiny = tiny_graph(), tiny_features()
     preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, (0.5,) * 3, resize=16, crop=12)

@@ -106,6 +106,7 @@ def test_config_survives_a_round_trip(tmp_path, architecture):
         labels=("cat", "dog"),
         head=Head("fc", 4096, "sigmoid"),
         preprocessing=replace(original.preprocessing, resize=256, crop=225),
+        default_layer="enc2",
     )
     write_config(tmp_path, classifier)
     assert read_config(tmp_path) == classifier
@@ -131,6 +132,7 @@ def break_config(tmp_path, change):
         (lambda d: d["preprocessing"].update(mean=[1, 2]), "preprocessing.mean must be three numbers"),
         (lambda d: d.update(preprocessing=3), "value of the wrong type"),
         (lambda d: d["layers"].pop(), "'layers' does not agree with 'architecture'"),
+        (lambda d: d.update(default_layer="enc9"), "default_layer must be one of enc1, enc2, not 'enc9'"),
         (lambda d: d.update(files=[]), "files must be an object"),
         (lambda d: d.update(halo=-1), "halo must be a whole number of pixels"),
         (lambda d: d["preprocessing"].update(crop=0), "preprocessing.crop must be null or at least 1 pixel"),

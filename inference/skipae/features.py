@@ -62,7 +62,7 @@ class Settings:
         """Check the arguments of :meth:`skipae.Model.features`; :class:`UsageError` names the one that is wrong."""
         known = {layer.name: layer for layer in config.architecture.layers}
         if layers is None:
-            layers = [config.architecture.layers[-1].name]
+            layers = [config.default_layer or config.architecture.layers[-1].name]
         names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
         if not names:
             raise UsageError(f"layers is empty: give some of {', '.join(known)}")

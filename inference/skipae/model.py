@@ -279,7 +279,7 @@ class Model:
         Args:
             images: an image (see :meth:`denoise`), a list of images, or an array [N, H, W, C].  For an iterator an
                 iterator comes back, which gives a dict for each image and reads ahead by no more than a batch.
-            layers: names of layers, see :attr:`layers`; by default the last one.
+            layers: names of layers, see :attr:`layers`; by default the one that ``config.json`` names, else the last.
             pool: over the layer's height and width: ``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N),
                 or ``none``.
             l2: whether to scale each image's values of a layer to Euclidean length 1.

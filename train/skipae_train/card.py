@@ -243,7 +243,7 @@ USE = {
     "features": (
         'values = model.features(Image.open("photo.jpg"))  # layer name to float32 [1, channels]',
         "every encoder layer after ReLU, float32 [N, C, h, w]",
-        'values = session.run(["{last}"], {{"image": pixels}})[0].mean((2, 3))  # float32 [N, C]',
+        'values = session.run(["{layer}"], {{"image": pixels}})[0].mean((2, 3))  # float32 [N, C]',
     ),
 }
 """By task, or where there are features alone: the call in skipae, the output of the graph, what to do with it."""
@@ -287,7 +287,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession("{graph}")
 image = Image.open("photo.jpg").convert("RGB")
 {_fitted(resize, crop)}pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
-{then if graph == "onnx/model.onnx" else then.format(last=last)}
+{then if graph == "onnx/model.onnx" else then.format(layer=config.default_layer or last)}
 ```
 """
     if "model.safetensors" in config.files:

@@ -200,6 +200,7 @@ def reproduce(result: str, data: Path, budget: Budget, seeds: int, out: Path | N
 @click.option("--name", help="Name of the checkpoint.")
 @click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.  [default: the exact one]")
 @click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--default-layer", metavar="NAME", help="Layer of features where none is asked for.  [default: the last]")
 @click.option(
     "--without",
     type=click.Choice(["model.safetensors", "onnx/model.onnx", "onnx/features.onnx"]),
@@ -213,6 +214,7 @@ def export(
     name: str | None,
     images: Path | None,
     storage: str,
+    default_layer: str | None,
     without: tuple[str, ...],
     size: str | None,
 ) -> None:
@@ -235,7 +237,15 @@ def export(
     if name is None:
         raise click.UsageError("--name is needed to export a run to a checkpoint folder")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
-    network, config, parity = export_run(source, out, name=name, halo_images=photos, storage=storage, without=without)
+    network, config, parity = export_run(
+        source,
+        out,
+        name=name,
+        halo_images=photos,
+        storage=storage,
+        default_layer=default_layer,
+        without=without,
+    )
     click.echo(
         f"{out}: {sum(p.numel() for p in network.parameters()):,} weights stored as {storage}, halo {config.halo} of "
         f"{config.architecture.reach} pixels; ONNX Runtime differs from torch by {parity.output:.2g} (image) and "

@@ -396,14 +396,15 @@ def export(
     labels: Sequence[str] = (),
     resize: int | None = None,
     crop: int | None = None,
+    default_layer: str | None = None,
     without: Sequence[str] = (),
 ) -> tuple[CheckpointConfig, Parity]:
     """Write a checkpoint folder: config.json and :data:`FILES`, but those in ``without``.
 
     ``storage`` is the type of the layers' weights in all three files.  ``labels`` name the classes of a classifier or
     segmenter; ``resize`` and ``crop`` are those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its
-    own crop.  The halo of tiles is measured on ``halo_images`` (see :func:`measure_halo`); without them, and for
-    classifiers, it is the reach, which is exact.
+    own crop; ``default_layer`` is that of :class:`skipae_zoo.CheckpointConfig`.  The halo of tiles is measured on
+    ``halo_images`` (see :func:`measure_halo`); without them, and for classifiers, it is the reach, which is exact.
     Files are written beside their final names and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime
     does not reproduce torch to :data:`TOLERANCE`, or the config would not be valid; nothing is written then.
     """
@@ -422,6 +423,7 @@ def export(
         halo=network.architecture.reach,
         labels=tuple(labels),
         head=network.design,
+        default_layer=default_layer,
     )
     try:
         CheckpointConfig.from_dict(json.loads(json.dumps(config.to_dict())), source=f"the config of {name}")
@@ -471,6 +473,7 @@ def export_run(
     name: str,
     halo_images: Sequence[Array] | None,
     storage: str = "float16",
+    default_layer: str | None = None,
     without: Sequence[str] = (),
 ) -> tuple[Network, CheckpointConfig, Parity]:
     """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
@@ -481,7 +484,15 @@ def export_run(
     if isinstance(network, Segmenter):  # takes whole images
         pixels.pop("crop")
     config, parity = export(
-        network, out, name=name, fill=fill, halo_images=halo_images, storage=storage, without=without, **pixels
+        network,
+        out,
+        name=name,
+        fill=fill,
+        halo_images=halo_images,
+        storage=storage,
+        default_layer=default_layer,
+        without=without,
+        **pixels,
     )
     training = out / "training"
     training.mkdir(exist_ok=True)

@@ -71,6 +71,8 @@ class CheckpointConfig:
     """Class names in the order of the logits; empty for restoration."""
     head: Head | None = None
     """None for restoration."""
+    default_layer: str | None = None
+    """Layer that features are taken of where none is asked for; None for the last."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each weight file, by path relative to the folder."""
 
@@ -103,6 +105,8 @@ class CheckpointConfig:
             "labels": list(self.labels),
             "head": None if self.head is None else asdict(self.head),
         }
+        if self.default_layer is not None:
+            data["default_layer"] = self.default_layer
         if with_files:
             data["files"] = dict(self.files)
         return data
@@ -139,6 +143,7 @@ class CheckpointConfig:
                 halo=_pixels(data["halo"], "halo", source),
                 labels=tuple(_string(v, "labels", source) for v in data["labels"]),
                 head=_head(data["head"], source),
+                default_layer=_layer(data.get("default_layer"), architecture, source),
                 files={
                     _relative(k, source): _string(v, f"files[{k!r}]", source)
                     for k, v in _mapping(data.get("files", {}), "files", source).items()
@@ -251,6 +256,13 @@ def _head(value: object, source: str) -> Head | None:
         if data[key] not in allowed:
             raise ConfigError(f"{source}: head.{key} must be one of {', '.join(allowed)}, not {data[key]!r}")
     return Head(data["kind"], _pixels(data["hidden"], "head.hidden", source), data["scores"])
+
+
+def _layer(value: object, architecture: Architecture, source: str) -> str | None:
+    names = [layer.name for layer in architecture.layers]
+    if value is not None and value not in names:
+        raise ConfigError(f"{source}: default_layer must be one of {', '.join(names)}, not {value!r}")
+    return cast(str | None, value)
 
 
 def _colour(value: object, key: str, source: str) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from skipae.commands import options
     multiple=True,
     metavar="NAME[,NAME...]",
     shell_complete=options.complete_layers,
-    help="Layers (see skipae layers).  [default: the last]",
+    help="Layers (see skipae layers).  [default: the checkpoint's, else the last]",
 )
 @click.option(
     "--pool",

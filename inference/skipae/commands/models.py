@@ -222,6 +222,8 @@ def _described(config: CheckpointConfig) -> dict[str, str]:
         "layers": f"{len(network.layers)}, the last with {last.channels} channels, stride {last.total_stride}, "
         f"receptive field {last.receptive_field}",
     }
+    if config.default_layer:
+        facts["features"] = f"of {config.default_layer}, where no layer is asked for"
     if config.labels:
         facts["classes"] = f"{len(config.labels)}: {', '.join(config.labels)}"
     return facts | {file: f"sha256 {digest}" for file, digest in config.files.items()}
