@@ -262,7 +262,7 @@ def _layer(value: object, architecture: Architecture, source: str) -> str | None
     names = [layer.name for layer in architecture.layers]
     if value is not None and value not in names:
         raise ConfigError(f"{source}: default_layer must be one of {', '.join(names)}, not {value!r}")
-    return cast(str | None, value)
+    return value
 
 
 def _colour(value: object, key: str, source: str) -> tuple[float, float, float]:
