@@ -3,7 +3,7 @@
     python benchmarks/linear_probe.py runs/imagenet --set cifar10 --side 64 --data DATA
     python benchmarks/linear_probe.py model_cards/skipae-imagenet --set voc07 --side 128 --data DATA
 
-Each NETWORK, a run folder or a checkpoint, is compared with the same network at random weights (He; its batch norm has
+Each NETWORK, a run folder or a checkpoint, is compared with the same encoder at random weights (He; its batch norm has
 seen training images) and with raw pixels.  Features are those of ``skipae features``: a layer after ReLU, averaged over
 its height and width (``avg``), or in a grid of 2 x 2 (``grid``).  They are scaled to unit deviation, and a softmax
 regression (for voc07 a logistic regression per class) is fitted to nine tenths of the training images by L-BFGS.  Its
@@ -30,6 +30,7 @@ from skipae_train.finetune import load_network
 from skipae_train.loop import Machine, Session
 from skipae_train.metrics import accuracy, mean_average_precision
 from skipae_train.networks import Network
+from skipae_zoo import Layer
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Weights of half the squared norm of the classifier, beside the mean loss."""
@@ -155,9 +156,13 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
     machine = Session(device="cpu").machine()
     held = hold_out(len(train), len(train) // 10, 0)[1]
     sources: list[tuple[str, Network | None]] = [("raw pixels", None)]
+    encoders: list[tuple[Layer, ...]] = []
     for path in networks:
         network = load(path)
-        sources += [(path.name, network), (f"{path.name}, random weights", randomise(load(path), train, side))]
+        sources.append((path.name, network))
+        if network.architecture.layers not in encoders:
+            encoders.append(network.architecture.layers)
+            sources.append((f"{path.name}, random weights", randomise(load(path), train, side)))
     rows = []
     print(f"{len(train) - len(held)} training images of {data_set}, {len(test)} test images, {side} pixels\n")
     print("| features | layer | pooling | numbers | held out | test |\n| --- | --- | --- | --- | --- | --- |")
