@@ -171,7 +171,7 @@ def _front_matter(config: CheckpointConfig, head: dict[str, Any], scores: Sequen
             task_type=PIPELINE_TAG[config.task],
             dataset_name=score["set"],
             dataset_type=score["set"].lower().replace(",", "").replace(" ", "-"),
-            metric_type=score.get("metric", "psnr"),
+            metric_type=score.get("metric", "psnr").split(",")[0],
             metric_name=f"PSNR in dB; {score['label']}" if "label" in score else score["metric"],
             metric_value=round(score["after"] if "after" in score else score["mean"], 4),
             metric_args={"images": score["images"], "seeds": score.get("seeds", 1), "std": score.get("std")},
