@@ -78,6 +78,13 @@ def test_small_mask_covers_a_quarter_and_leaves_the_rest():
     torch.testing.assert_close(filled, torch.tensor([0.1, 0.2, 0.3]).expand_as(filled))
 
 
+def test_small_masks_of_a_range_differ_from_sample_to_sample():
+    clean = photos().repeat(16, 1, 1, 1)
+    share = BlockMask("small", coverage=(0.1, 0.6)).mask(clean, generator()).float().mean((1, 2, 3))
+    assert 0.1 <= float(share.min()) < 0.2 and 0.5 < float(share.max()) < 0.6 + 1 / 16 + 0.01
+    assert abs(float(share.mean()) - 0.37) < 0.06
+
+
 @pytest.mark.parametrize(("quality", "subsample"), [(70, True), (90, False), (95, True)])
 def test_jpeg_is_libjpegs(quality, subsample):
     clean = as_file(photos() + 0.1 * torch.rand(4, 3, 64, 64, generator=generator()))

@@ -179,6 +179,10 @@ def test_recipes_are_the_papers():
     assert (voc.crops, voc.head.hidden, voc.metric, voc.epochs.count) == (10, 4096, "map", 400)
     baseline = finetune_recipe("cifar10-4k", variant="random-he")
     assert (baseline.start, baseline.freeze, baseline.corruption, baseline.init) == (None, 0, None, "he")
+    modern, plain = (finetune_recipe("cifar10-4k", variant=name) for name in ("modern", ""))
+    assert modern.epochs.count == 2 * plain.epochs.count and modern.epochs.flip and modern.ema == 0.999
+    assert pretrain_recipe("cifar10-4k", variant="modern").corruption.coverage == (0.1, 0.6)
+    assert pretrain_recipe("cifar10", variant="modern").corruption.sigma == (5.0, 55.0)
     encoder = pretrain_recipe("imagenet", variant="context-encoder")
     assert (encoder.architecture.shortcuts, encoder.loss, encoder.corruption.kind) == ("none", "masked", "big")
 

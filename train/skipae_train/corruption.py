@@ -92,7 +92,8 @@ class BlockMask:
     kind: Literal["big", "small"] = "small"
     fill: Colour = (0.5, 0.5, 0.5)
     """The mean colour of the data, so that it is 0 after zero-centring."""
-    coverage: float = 0.25
+    coverage: float | tuple[float, float] = 0.25
+    """Share of the pixels that small blocks cover, or a range from which each sample draws its own."""
 
     def __call__(self, clean: Tensor, generator: Random) -> Tensor:
         """Fill the blocks."""
@@ -103,7 +104,10 @@ class BlockMask:
         side = min(clean.shape[-2:])
         if self.kind == "big":
             return _blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
-        return _blocks(clean, max(1, side // 8), max(1, side // 4), 64, self.coverage, generator)
+        coverage = self.coverage
+        if isinstance(coverage, tuple):
+            coverage = uniform(clean, *coverage, generator)[:, 0]
+        return _blocks(clean, max(1, side // 8), max(1, side // 4), 64, coverage, generator)
 
 
 def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
@@ -111,8 +115,10 @@ def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
     return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
 
 
-def _blocks(clean: Tensor, smallest: int, largest: int, most: int, coverage: float, generator: Random) -> Tensor:
-    """Random squares, added per sample until ``coverage`` is reached or ``most`` are drawn."""
+def _blocks(
+    clean: Tensor, smallest: int, largest: int, most: int, coverage: float | Tensor, generator: Random
+) -> Tensor:
+    """Random squares, added per sample until ``coverage``, or its own, [N, 1, 1], is reached or ``most`` are drawn."""
     n, _, height, width = clean.shape
     rows = torch.arange(height, device=clean.device).view(1, height, 1)
     columns = torch.arange(width, device=clean.device).view(1, 1, width)

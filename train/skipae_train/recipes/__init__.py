@@ -11,10 +11,11 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.finetune import Finetune
+from skipae_train.loop import Cosine
 from skipae_train.pretrain import Pretrain
 from skipae_train.recipes.budgets import Budget, cut
 from skipae_train.wide_resnet import WideResNet
@@ -121,6 +122,24 @@ def _wide_resnet(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, architecture=WideResNet(16, 8), init="he") if isinstance(recipe, Pretrain) else recipe
 
 
+def _modern(recipe: AnyRecipe) -> AnyRecipe:
+    """Beyond the paper: warm-up and cosine, averaged weights and flips in both phases.
+
+    Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long.
+    """
+    changed = replace(recipe, schedule=Cosine(warmup=300), ema=0.999)
+    if isinstance(changed, Finetune):
+        epochs = replace(changed.epochs, count=2 * changed.epochs.count, flip=True)
+        return cast(AnyRecipe, replace(changed, epochs=epochs))
+    if isinstance(changed.corruption, BlockMask) and changed.corruption.kind == "small":
+        changed = replace(changed, corruption=replace(changed.corruption, coverage=(0.1, 0.6)))
+    elif isinstance(changed.corruption, GaussianNoise):
+        changed = replace(changed, corruption=GaussianNoise((5.0, 55.0)))
+    if changed.epochs is not None:
+        changed = replace(changed, epochs=replace(changed.epochs, flip=True))
+    return changed
+
+
 def _in_finetuning(**changes: Any) -> Change:
     return lambda recipe: replace(recipe, **changes) if isinstance(recipe, Finetune) else recipe
 
@@ -151,4 +170,5 @@ VARIANTS: dict[str, Change] = {
     "decay": lambda recipe: replace(recipe, decay=DECAY),
     "decay-finetune": _in_finetuning(decay=DECAY),
     "wide-resnet": _wide_resnet,
+    "modern": _modern,
 }
