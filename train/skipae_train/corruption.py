@@ -104,9 +104,8 @@ class BlockMask:
         side = min(clean.shape[-2:])
         if self.kind == "big":
             return _blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
-        coverage = self.coverage
-        if isinstance(coverage, tuple):
-            coverage = uniform(clean, *coverage, generator)[:, 0]
+        share = self.coverage
+        coverage = uniform(clean, *share, generator)[:, 0] if isinstance(share, tuple) else share
         return _blocks(clean, max(1, side // 8), max(1, side // 4), 64, coverage, generator)
 
 

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.finetune import Finetune
@@ -130,7 +130,7 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
     changed = replace(recipe, schedule=Cosine(warmup=300), ema=0.999)
     if isinstance(changed, Finetune):
         epochs = replace(changed.epochs, count=2 * changed.epochs.count, flip=True)
-        return cast(AnyRecipe, replace(changed, epochs=epochs))
+        return replace(changed, epochs=epochs)
     if isinstance(changed.corruption, BlockMask) and changed.corruption.kind == "small":
         changed = replace(changed, corruption=replace(changed.corruption, coverage=(0.1, 0.6)))
     elif isinstance(changed.corruption, GaussianNoise):
