@@ -83,5 +83,5 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
 
 
 def _fifths(recipe: Finetune | Probe) -> int:
-    """How many fifths of its epochs a fine-tuning keeps: with few labels it learns nothing in a fifth of them."""
+    """How many fifths of its epochs a fine-tuning keeps: with few labels, one fifth would be too few steps."""
     return 3 if isinstance(recipe, Finetune) and (recipe.labelled or recipe.fold is not None) else 1
