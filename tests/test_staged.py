@@ -56,7 +56,7 @@ def test_all_weights_together_stay_small():
     assert len(files) > 3 and sum(file.stat().st_size for file in files) < 60_000_000
 
 
-def test_a_mirror_of_them_gives_features_of_every_layer_and_classes_of_pixels(monkeypatch):
+def test_a_mirror_of_them_gives_features_of_every_layer_and_classes(monkeypatch):
     monkeypatch.setenv("SKIPAE_MIRROR", str(STAGED))
     model = from_pretrained("skipae-imagenet", device="cpu")
     found = model.features(PHOTO, layers=[layer.name for layer in model.layers])
@@ -65,3 +65,5 @@ def test_a_mirror_of_them_gives_features_of_every_layer_and_classes_of_pixels(mo
     labels = from_pretrained("skipae-camvid-seg", device="cpu").segment(PHOTO)
     with Image.open(PHOTO) as photo:
         assert labels.size == photo.size
+    scores = from_pretrained("skipae-cifar10-4k", device="cpu").classify(PHOTO, top=10)
+    assert len(dict(scores)) == 10 and sum(score for _, score in scores) == pytest.approx(1)

@@ -329,12 +329,13 @@ def _fitted(resize: int | None, crop: int | None) -> str:
 def _architecture(config: CheckpointConfig) -> str:
     network = config.architecture
     shape = f", m = {network.m}" if network.m else ""
+    tiles = f"; tiles overlap by {config.halo}, beyond which no change above 1e-4 was measured"
     lines = [
         "## Architecture",
         "",
         f"{network.network}{shape}, n = {network.n} of Dong et al., supplement A; shortcuts: {network.shortcuts}, "
-        f"`{network.topology}`. One changed pixel reaches at most {network.reach} pixels; tiles overlap by "
-        f"{config.halo}, beyond which no change above 1e-4 was measured.",
+        f"`{network.topology}`. One changed pixel reaches at most {network.reach} pixels"
+        f"{'' if config.task == 'classification' else tiles}.",
         "",
         "| layer | channels | stride | receptive field |",
         "| --- | --- | --- | --- |",
