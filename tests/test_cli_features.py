@@ -408,14 +408,18 @@ def test_a_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, m
     assert not Path("out").exists()
 
 
-def test_layers(checkpoint: Path) -> None:
+def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.main, ["layers", str(checkpoint), "--size", "21x30"])
     assert result.exit_code == 0
-    title, _, *rows = [line.split() for line in result.stdout.splitlines()]
+    title, _, *rows, last = [line.split() for line in result.stdout.splitlines()]
     assert title == ["tiny,", "image", "of", "21", "x", "30"]
     assert [" ".join(row) for row in rows] == ["enc1 4 1 3 4 x 21 x 30", "enc2 4 2 5 4 x 11 x 15"]
+    assert " ".join(last) == "skipae features gives enc2 without --layer"
+    named = write_checkpoint(tmp_path / "named", tiny_graph(), tiny_features(), default_layer="enc1")
+    assert CliRunner().invoke(cli.main, ["layers", str(named)]).stdout.endswith("gives enc1 without --layer\n")
     found = json.loads(CliRunner().invoke(cli.main, ["layers", "--json"]).stdout)
     assert found["model"] == "skipae-natural" and found["image"] == [224, 224] and len(found["layers"]) == 12
+    assert found["default_layer"] == "enc12"
     assert found["layers"][11] == {
         "name": "enc12", "channels": 256, "stride": 16, "receptive_field": 91, "output": [256, 14, 14],
     }  # fmt: skip

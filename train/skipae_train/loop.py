@@ -452,7 +452,7 @@ def _check_recipe(recipe: Recipe, described: Path) -> None:
 
 
 def choose_precision(precision: Precision, device: str | None) -> Literal["fp32", "bf16"]:
-    """``auto`` takes what the device does faster, by trying it."""
+    """``auto`` takes what the device does faster, by trying it; other work on the cores does not count."""
     if precision != "auto":
         return precision
     if device != "cpu" and torch.cuda.is_available():
@@ -460,16 +460,14 @@ def choose_precision(precision: Precision, device: str | None) -> Literal["fp32"
     conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.zeros(4, 64, 48, 48).to(memory_format=torch.channels_last)
 
-    def best(enabled: bool) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                conv(image).float().sum().backward()
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def seconds(bf16: bool) -> float:
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            conv(image).float().sum().backward()
+        return time.process_time() - start
 
-    return "bf16" if best(True) < best(False) else "fp32"
+    fp32, bf16 = zip(*((seconds(False), seconds(True)) for _ in range(5)), strict=True)
+    return "bf16" if min(bf16) < min(fp32) else "fp32"
 
 
 def hardware(accelerator: Accelerator) -> str:

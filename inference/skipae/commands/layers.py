@@ -40,11 +40,12 @@ def command(model: str, size: tuple[int, int] | None, as_json: bool, debug: bool
 
     MODEL is a checkpoint's name or folder, skipae-natural by default.  The stride is in pixels of the image from one
     output to the next, the receptive field is the side of the square that one output sees; the output is channels x
-    height x width for an image of --size.
+    height x width for an image of --size.  The last line names the layer of features where none is asked for.
     """
     from skipae import checkpoints
 
     config = checkpoints.load_config(checkpoints.find_folder(model))
+    default = config.default_layer or config.architecture.layers[-1].name
     height, width = size or (config.preprocessing.crop or 224,) * 2
     rows = [
         (layer.name, layer.channels, layer.total_stride, layer.receptive_field, layer.output_size(height, width))
@@ -61,7 +62,8 @@ def command(model: str, size: tuple[int, int] | None, as_json: bool, debug: bool
             }
             for name, channels, stride, field, output in rows
         ]
-        click.echo(json.dumps({"model": config.name, "image": [height, width], "layers": layers}, indent=2))
+        facts = {"model": config.name, "image": [height, width], "default_layer": default, "layers": layers}
+        click.echo(json.dumps(facts, indent=2))
         return
     table = [HEADINGS] + [
         (name, str(channels), str(stride), str(field), f"{channels} x {output[0]} x {output[1]}")
@@ -71,3 +73,4 @@ def command(model: str, size: tuple[int, int] | None, as_json: bool, debug: bool
     click.echo(f"{config.name}, image of {height} x {width}")
     for row in table:
         click.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    click.echo(f"skipae features gives {default} without --layer")

@@ -4,9 +4,10 @@
 budget   for        rules
 =======  =========  ==========================================================================================
 paper    a GPU      nothing is cut
-cpu      two cores  widths: Network-1 and Wide-ResNet a quarter, Network-2 and -3 a half; hidden fully connected
+cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Network-3 a half; hidden fully connected
                     layers 512.
-                    Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning and probing.
+                    Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning and probing; of
+                    fine-tuning three fifths where it takes a part of a set's labels.
                     Learning rate at least 1e-3, since there are fewer steps.  Tiny-ImageNet for ImageNet.  Images
                     of Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at
                     half (128, 113)
