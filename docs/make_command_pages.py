@@ -45,7 +45,8 @@ def pages() -> dict[str, str]:
             words = path.split()
             file = "-".join(words[:2]) + ".md"
             if len(words) == 2:
-                index.append(f"- [`{path}`]({file}): {text.splitlines()[2].strip()}")
+                first = " ".join(text.split("\n\n")[1].split())
+                index.append(f"- [`{path}`]({file}): {first}")
             if len(words) > 1:
                 texts[file] = texts.get(file, "") + f"{'#' * (len(words) - 1)} {path}\n\n```text\n{text}\n```\n\n"
     texts = {file: text.rstrip() + "\n" for file, text in texts.items()}

@@ -93,7 +93,7 @@ def page() -> str:
     lines += [f"| {' | '.join(row)} |" for name in RESULTS for row in rows(name)]
     said = [comment(name) for name in RESULTS if (FOLDER / name).is_dir()]
     more = [p.read_text(encoding="utf-8").strip() for p in sorted(FOLDER.glob("*.md")) if p.name != "intro.md"]
-    return "\n".join([*lines, "", *said, *more]).rstrip() + "\n"
+    return "\n".join([*lines, "", *said, "\n\n".join(more)]).rstrip() + "\n"
 
 
 def main() -> int:

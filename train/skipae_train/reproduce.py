@@ -281,10 +281,10 @@ def _bars(page: Page, path: Path) -> None:
         papers = [(float(cell.paper.split("±")[0]), row) for row, cell in zip(labels, cells, strict=True) if cell.paper]
         if papers:
             axis.plot(*zip(*papers, strict=True), "k|", markersize=18, label="paper")
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axis.invert_yaxis()
         axis.set(title=column)
-    made.savefig(path, dpi=120)
+    made.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def _save(picture: Tensor) -> Callable[[Path], None]:
