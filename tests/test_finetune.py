@@ -137,9 +137,9 @@ def test_difficult_objects_and_void_pixels_do_not_count(data):
 def test_validation_is_cut_from_train_or_from_what_is_left_over(data):
     images = load("cifar10", data, "train")
     recipe = finetune_recipe("cifar10", budget="smoke")
-    for changes in ({"labelled": 0}, {"labelled": 20}):
-        chosen, held = split_train(replace(recipe, **changes), images, data)
-        assert len(held) == 10 and not set(chosen.tolist()) & set(held.tolist())
+    for labelled, count in ((0, len(images) // 10), (20, recipe.validation)):
+        chosen, held = split_train(replace(recipe, labelled=labelled), images, data)
+        assert len(held) == count < 11 and not set(chosen.tolist()) & set(held.tolist())
     assert len(chosen) == 20
     assert torch.bincount(images.labels[chosen]).tolist() == [2] * 10
     other = split_train(replace(recipe, labelled=20, seed=1), images, data)[0]

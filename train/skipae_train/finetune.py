@@ -59,7 +59,8 @@ class Finetune(Recipe):
     fold: int | None = None
     """Which of STL-10's ten folds to train on; None for all images."""
     validation: int = 0
-    """Images cut from the training set to watch the progress with, of those not trained on where there are some."""
+    """Images cut from the training set to watch the progress with: of those not trained on where there are enough, else
+    of those to train on, a tenth of them at most."""
     tuning: bool = False
     """Whether the run is a try that others are chosen by: ``validation`` images, a fifth at most, are cut from those
     to train on, so that no label more is used, and it is measured on them; the test set stays unread."""
@@ -214,7 +215,8 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
         if len(rest) > recipe.validation and not recipe.tuning:
             held = rest[hold_out(len(rest), recipe.validation, recipe.seed)[1]]
         else:
-            count = min(recipe.validation, max(1, len(chosen) // 5)) if recipe.tuning else recipe.validation
+            # Progress is worth a tenth of the labels at most, the choice of a rate a fifth.
+            count = min(recipe.validation, max(1, len(chosen) // (5 if recipe.tuning else 10)))
             kept, cut = hold_out(len(chosen), count, recipe.seed)
             chosen, held = chosen[kept], chosen[cut]
     return some(chosen, recipe.epochs.samples, recipe.seed), held

@@ -119,9 +119,9 @@ class Bench:
         """PSNR in dB of the pre-trained network on test images, for each seed."""
         return [_psnr(self.pretrained(name, variant, seed)) for seed in self.seeds]
 
-    def network(self, name: str, variant: str = "") -> AutoEncoder:
-        """The pre-trained network of the first seed, on the session's device."""
-        return load_run(self.pretrained(name, variant))[0].to(self.machine.device)
+    def network(self, name: str, variant: str = "", seed: int = 0) -> AutoEncoder:
+        """A pre-trained network, on the session's device."""
+        return load_run(self.pretrained(name, variant, seed))[0].to(self.machine.device)
 
     def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
         """Centre crops of test images, of the recipe's set or of ``data``, spread over it, uint8 [count, 3, S, S]."""
@@ -379,23 +379,34 @@ def _fig2(bench: Bench) -> Page:
 
 def _fig3(bench: Bench) -> Page:
     name, blocks = ("cifar10", "+small-blocks") if bench.budget == "paper" else ("cifar10-4k", "")
-    networks: dict[str, Network] = {
-        "auto-encoder with shortcuts": bench.network(name, blocks.strip("+")),
-        "auto-encoder without": bench.network(name, f"no-shortcut{blocks}"),
-        "classifier": load_finetuned(bench.finetuned(name, "random+all-labels")[0])[0],
-    }
-    found = {}
-    for label, network in networks.items():
-        recipe = cut(Probe(name=f"probe {label}", architecture=network.architecture), bench.budget)
-        out = bench.folder("probe", f"{name}-{label.replace(' ', '-')}", 0)
-        found[label] = probe(recipe, network, bench.data, out, bench.session)
-    own = [("auto-encoder with shortcuts", blocks.strip("+")), ("auto-encoder without", f"no-shortcut{blocks}")]
-    rows = [(label, [Cell("", bench.psnr(name, variant))]) for label, variant in own]
+    variants = {"auto-encoder with shortcuts": blocks.strip("+"), "auto-encoder without": f"no-shortcut{blocks}"}
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    curves: dict[str, list[Scores]] = {}
+    for label in (*variants, "classifier"):
+        found = []
+        for seed in bench.seeds:
+            network: Network
+            if label in variants:
+                network = bench.network(name, variants[label], seed)
+            else:
+                network = load_finetuned(bench.finetuned(name, "random+all-labels", seed)[0])[0]
+            recipe = cut(Probe(name=f"probe {label}", architecture=network.architecture, seed=seed), bench.budget)
+            out = bench.folder("probe", f"{name}-{label.replace(' ', '-')}", seed)
+            found.append(probe(recipe, network, bench.data, out, bench.session))
+        if label in variants:
+            rows.append((label, [Cell("", bench.psnr(name, variants[label])), Cell(), Cell()]))
+        curves[label] = []
+        for same in zip(*found, strict=True):  # a layer, with each seed
+            scores = {key: [layer[key] for layer in same] for key in ("accuracy", "psnr")}
+            rows.append((f"{label}, {same[0]['layer']}", [Cell(), *(Cell("", values) for values in scores.values())]))
+            means = {key: statistics.mean(values) for key, values in scores.items()}
+            curves[label].append({"layer": same[0]["layer"], **means})
 
     def draw(path: Path) -> None:
-        write_probes(path.with_suffix(""), found)
+        write_probes(path.with_suffix(""), curves)
 
-    return Page(("PSNR of its own reconstruction, dB",), rows, {"figure.png": draw})
+    columns = ("PSNR of its own reconstruction, dB", "accuracy of a probe, %", "PSNR of a probe, dB")
+    return Page(columns, rows, {"figure.png": draw})
 
 
 def _fig4(bench: Bench) -> Page:
