@@ -48,8 +48,8 @@ def imagenet(tmp_path_factory, data):
 
 
 def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
-    recipe = replace(finetune_recipe("cifar10-4k", budget="smoke"), freeze=1)
-    recipe = replace(recipe, epochs=replace(recipe.epochs, count=2))
+    recipe = finetune_recipe("cifar10-4k", budget="smoke")
+    assert (recipe.freeze, recipe.epochs.count) == (1, 2)
     begun = load_run(few)[0].state_dict()
     steps = 10 // 4
     finetune(recipe, data, tmp_path, replace(SESSION, stop_at=steps), start=few)

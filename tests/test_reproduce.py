@@ -213,6 +213,9 @@ def test_unknown_recipes_and_variants_are_refused_by_name():
         finetune_recipe("imagenet")
     with pytest.raises(RecipeError, match="there is no variant 'big': choose one of no-shortcut"):
         finetune_recipe("cifar10", variant="big")
+    for name, variant in (("natural", "context-encoder"), ("cifar10-4k", "context-encoder+gaussian")):
+        with pytest.raises(RecipeError, match="no block masks: context-encoder is for recipes on sets"):
+            pretrain_recipe(name, variant=variant)
     with pytest.raises(RecipeError, match="a Wide-ResNet always has its shortcuts"):
         pretrain_recipe("cifar100", variant="wide-resnet+no-shortcut")
     assert finetune_recipe("cifar10", variant="+".join(VARIANTS)).name.startswith("cifar10-no-shortcut-random")

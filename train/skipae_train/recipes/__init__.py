@@ -73,6 +73,12 @@ def _load(
         if change not in VARIANTS:
             raise RecipeError(f"there is no variant {change!r}: choose one of {', '.join(VARIANTS)}, or A+B for both")
         found = VARIANTS[change](found)
+    masked = isinstance(found, Pretrain) and found.loss == "masked"
+    if masked and (found.epochs is None or not isinstance(found.corruption, BlockMask)):
+        raise RecipeError(
+            f"the variant {variant} of {name} has a loss on masked pixels, but no block masks: context-encoder is for "
+            "recipes on sets, and with no other corruption"
+        )
     return cut(replace(found, name="-".join([name, *changes]), seed=seed), budget)
 
 

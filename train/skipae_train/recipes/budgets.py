@@ -13,7 +13,8 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at half
                     (128, 113)
 smoke    a test     widths an eighth; hidden layers 64; crops of at most 33 (photos: 32); one epoch of 24 images in
-                    batches of 4 (photos: 4 steps of 2), 10 labels, 24 test images
+                    batches of 4 (two where the first is for new layers; photos: 4 steps of 2), 10 labels, 24 test
+                    images
 =======  =========  ==========================================================================================
 
 Recipes on folders of photos are the same at ``cpu`` and ``paper``.
@@ -59,6 +60,8 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
         changes |= {"head": replace(recipe.head, hidden=hidden), "freeze": -(-recipe.freeze * _fifths(recipe) // 5)}
         if budget == "smoke":
             changes |= {"validation": 10, "crops": min(recipe.crops, 2)}
+        if budget == "smoke" and recipe.freeze:  # an epoch with the old layers frozen, and one with all
+            changes |= {"freeze": 1, "epochs": replace(changes["epochs"], count=2)}
     return replace(recipe, **changes)
 
 
