@@ -185,6 +185,7 @@ def test_recipes_are_the_papers():
     assert modern.epochs.count == 2 * plain.epochs.count and modern.epochs.flip and modern.ema == 0.999
     assert pretrain_recipe("cifar10-4k", variant="modern").corruption.coverage == (0.1, 0.6)
     assert pretrain_recipe("cifar10", variant="modern").corruption.sigma == (5.0, 55.0)
+    assert pretrain_recipe("cifar10", variant="post").architecture.topology == "post"
     encoder = pretrain_recipe("imagenet", variant="context-encoder")
     assert (encoder.architecture.shortcuts, encoder.loss, encoder.corruption.kind) == ("none", "masked", "big")
 

@@ -19,7 +19,6 @@ from skipae_train.loop import Cosine
 from skipae_train.pretrain import Pretrain
 from skipae_train.recipes.budgets import Budget, cut
 from skipae_train.wide_resnet import WideResNet
-from skipae_zoo.architecture import Shortcuts
 
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune)
 Change = Callable[[Any], Any]
@@ -82,18 +81,18 @@ def _load(
     return cut(replace(found, name="-".join([name, *changes]), seed=seed), budget)
 
 
-def _shortcuts(kind: Shortcuts) -> Change:
+def _network(**changes: Any) -> Change:
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if isinstance(recipe.architecture, WideResNet):
             raise RecipeError("a Wide-ResNet always has its shortcuts: leave out the variant wide-resnet, or the other")
-        return replace(recipe, architecture=replace(recipe.architecture, shortcuts=kind))
+        return replace(recipe, architecture=replace(recipe.architecture, **changes))
 
     return change
 
 
 def _context_encoder(recipe: AnyRecipe) -> AnyRecipe:
     """The Context Encoder of table 4: one big block, a loss on it alone, no shortcut at all."""
-    changed: AnyRecipe = _corrupted(BlockMask("big"))(_shortcuts("none")(recipe))
+    changed: AnyRecipe = _corrupted(BlockMask("big"))(_network(shortcuts="none")(recipe))
     return replace(changed, loss="masked") if isinstance(changed, Pretrain) else changed
 
 
@@ -157,9 +156,10 @@ DECAY = 5e-4
 SGD_LR = 0.1
 """Learning rate of SGD with momentum: Wide ResNet's."""
 VARIANTS: dict[str, Change] = {
-    "no-shortcut": _shortcuts("input-output"),
+    "no-shortcut": _network(shortcuts="input-output"),
     "random": _random,
     "random-he": lambda recipe: replace(_random(recipe), init="he"),
+    "post": _network(topology="post"),
     "context-encoder": _context_encoder,
     "encoder-only": _in_finetuning(transfer=("encoder",)),
     "from-animal": _in_finetuning(start="imagenet-animal"),
