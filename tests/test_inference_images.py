@@ -622,6 +622,21 @@ def test_atomic_writing(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one"
 
 
+def test_atomic_writing_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(images.os, "fsync", lambda number: synced.append(images.os.fstat(number).st_size))
+    monkeypatch.setattr(images.secrets, "token_hex", lambda size: "1" * 2 * size)
+    other = tmp_path / ".skipae-1111111111111111.part"
+    other.write_text("of another process")
+    with pytest.raises(ImageError, match=r"cannot write .*x\.png: File exists"):
+        write_atomically(tmp_path / "x.png", write_bytes(b"one"))
+    assert other.read_text() == "of another process" and not synced
+    monkeypatch.setattr(images.secrets, "token_hex", lambda size: "2" * 2 * size)
+    write_atomically(tmp_path / "x.png", write_bytes(b"one"))
+    assert synced == [3]  # whole before it has its name
+    assert sorted(child.name for child in tmp_path.iterdir()) == [other.name, "x.png"]
+
+
 class FullDisk(io.BytesIO):
     """Takes 100 bytes."""
 

@@ -10,9 +10,9 @@ what happens to each kind of file.
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import re
+import secrets
 import struct
 import sys
 from collections.abc import Callable
@@ -397,27 +397,27 @@ def format_of(path: Path) -> str:
     return found
 
 
-_counter = itertools.count()
-
-
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
 
-    The folder is made where it does not exist.
+    The folder is made where it does not exist.  What is there afterwards outlasts a loss of power.
 
     Raises:
         ImageError: the file cannot be written; the message is one line.
     """
     # Short, since the name of the result may be as long as the file system allows.
-    part = path.parent / f".skipae-{os.getpid()}-{next(_counter)}.part"
+    part = path.parent / f".skipae-{secrets.token_hex(8)}.part"
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise ImageError(f"cannot write {path}: {path.parent} is not a folder") from None
+        file = part.open("xb")
         try:
-            with part.open("xb") as file:
+            with file:
                 write(file)
+                file.flush()
+                os.fsync(file.fileno())
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
