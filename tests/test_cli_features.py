@@ -178,8 +178,13 @@ def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
     paths = photos(3)
     assert run("in/000.png", "-o", "one.parquet").exit_code == 0
     assert run("in", "-o", "new/all.npz", "--shard-size", 2).exit_code == 0
-    assert names("new") == ["all-00001.npz", "all.manifest.jsonl", "all.npz"]
-    check(checkpoint, stored(["enc2"], "new", "all.manifest.jsonl"), paths)
+    assert names("new") == ["all-00001.npz", "all.npz", "all.npz.manifest.jsonl"]
+    check(checkpoint, stored(["enc2"], "new", "all.npz.manifest.jsonl"), paths)
+    # Another format beside it is apart from it.
+    for words in ([], ["--overwrite"]):
+        assert run("in/000.png", "-o", "new/all.parquet", *words).exit_code == 0
+    check(checkpoint, stored(["enc2"], "new", "all.parquet.manifest.jsonl"), paths[:1])
+    check(checkpoint, stored(["enc2"], "new", "all.npz.manifest.jsonl"), paths)
     failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
     failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file: give a folder, or a name in .npz, .npy")
     failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")
@@ -369,7 +374,7 @@ def test_inputs(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"], "in/out"), paths)
     result = run("-", "-o", "stream.npz", input=Path(paths[1]).read_bytes())
     assert result.exit_code == 0
-    (entry,) = [entry for entry in manifest("stream.manifest.jsonl") if "row" in entry]
+    (entry,) = [entry for entry in manifest("stream.npz.manifest.jsonl") if "row" in entry]
     assert (entry["file"], entry["sha256"]) == ("-", None)
     result = run(*paths, "-o", "dry", "--dry-run")
     assert result.exit_code == 0 and result.stdout == "".join(f"{path} -> dry\n" for path in paths)

@@ -87,7 +87,7 @@ class Store:
         _need(self.format)
         self.folder = self.output.parent if self._single else self.output
         # What reads a folder of Parquet files passes over names that start with _.
-        self.manifest = self.output.with_suffix(".manifest.jsonl") if self._single else self.output / "_manifest.jsonl"
+        self.manifest = self.folder / (f"{self.output.name}.manifest.jsonl" if self._single else "_manifest.jsonl")
         self.run = run | {"format": self.format}
         self.done: set[str] = set()
         """Images whose features are there."""
