@@ -309,14 +309,26 @@ def test_overwrite(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc1"]), paths, layers="enc1")
 
 
-def test_a_file_that_is_in_the_way(run: Run) -> None:
-    paths = photos(2)
+def test_a_file_that_is_in_the_way(run: Run, checkpoint: Path) -> None:
+    paths = photos(3)
     Path("out").mkdir()
-    Path("out/00000.npz").write_text("mine")
+    mine = Path("out/00000.npz")
+    mine.write_text("mine")
     text = "out/00000.npz exists already: give --overwrite to replace it"
-    failed(run("in", "-o", "out"), 1, f"{paths[0]}: {text}", f"{paths[1]}: {text}")
-    assert Path("out/00000.npz").read_text() == "mine"
-    assert sum("error" in entry for entry in manifest()) == 2
+    for words in ([], ["--resume"], ["--dry-run"]):  # said before any work; without a manifest nothing there is ours
+        failed(run("in", "-o", "out", *words), 2, f"-o out: {text}, or give another -o")
+    assert mine.read_text() == "mine" and names("out") == ["00000.npz"]
+    mine.rename("out/00001.npz")
+    failed(run("in", "-o", "out", "--shard-size", 2), 1, f"{paths[2]}: {text.replace('00000', '00001')}")
+    assert Path("out/00001.npz").read_text() == "mine"
+    Path("out/00001.npz").rename("out/00002.npz")
+    paths = photos(5)
+    words = ["--resume", "--shard-size", 2]
+    failed(run("in", "-o", "out", *words), 1, f"{paths[4]}: {text.replace('00000', '00002')}")
+    check(checkpoint, stored(["enc2"]), paths[:4])
+    assert Path("out/00002.npz").read_text() == "mine"
+    assert run("in", "-o", "out", "--overwrite").exit_code == 0
+    check(checkpoint, stored(["enc2"]), paths)
 
 
 def test_a_killed_run_goes_on(checkpoint: Path, run: Run) -> None:

@@ -72,7 +72,8 @@ class Store:
             resume: whether to add to it.
 
         Raises:
-            UsageError: ``output`` does not suit, holds features already, or those of other settings.
+            UsageError: ``output`` does not suit, holds features already, or those of other settings, or another
+                file is where they go.
         """
         if format is not None and format not in EXTENSIONS:
             raise UsageError(f"format must be {', '.join(EXTENSIONS)}, not {format!r}")
@@ -96,15 +97,21 @@ class Store:
         self._replaced: list[Path] = []
         self._begun = False
         self._closed = 0  # bytes of the manifest up to the last closed shard
-        self._may_replace = overwrite or resume
+        self._overwrite = overwrite
         if overwrite and resume:
             raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+        begun = False
         if self.manifest.exists():
-            if not self._may_replace:
+            if not (overwrite or resume):
                 raise UsageError(
                     f"-o {output} holds features already: give --resume to go on, or --overwrite to replace them"
                 )
-            self._read(resume)
+            begun = self._read(resume)
+        there = self._existing(self._name())
+        if resume and begun:
+            self._replaced += there  # of a shard without its lines, at which the run was killed
+        elif there and not overwrite:
+            raise UsageError(f"-o {output}: {_in_the_way(there[0])}, or give another -o")
 
     def begin(self, versions: dict[str, str]) -> None:
         """Start writing; ``versions`` of programs go into the manifest.
@@ -137,13 +144,10 @@ class Store:
         Raises:
             ImageError: it cannot be written; nothing of it is left.
         """
-        number = f"{self._shards:05}"
-        stem = number if not self._single else self.output.stem + (f"-{number}" if self._shards else "")
-        name = f"{stem}{'.{layer}' if self.format == 'npy' else ''}{EXTENSIONS[self.format]}"
-        if not self._may_replace:
-            for path in self._paths(name):
-                if os.path.lexists(path):
-                    raise ImageError(f"{path} exists already: give --overwrite to replace it")
+        name = self._name()
+        there = self._existing(name)
+        if there and not self._overwrite:
+            raise ImageError(_in_the_way(there[0]))
         arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
         files = [entry["file"].encode(errors="backslashreplace").decode() for entry in entries]
         if self.format == "npy":
@@ -174,7 +178,8 @@ class Store:
         except OSError as error:
             raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
 
-    def _read(self, resume: bool) -> None:
+    def _read(self, resume: bool) -> bool:
+        """Take up what the manifest says; whether it says that a run of skipae began."""
         waiting: list[str] = []
         layers: list[str] = []
         size = 0
@@ -201,6 +206,7 @@ class Store:
                         waiting.append(entry["file"])
         except (OSError, TypeError, KeyError) as error:
             raise UsageError(f"{self.manifest} is not a manifest that skipae reads: {error}") from error
+        return bool(layers)
 
     def _compare(self, there: dict[str, Any]) -> None:
         for key in _SAME:
@@ -217,6 +223,16 @@ class Store:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def _name(self) -> str:
+        """Of the next shard."""
+        number = f"{self._shards:05}"
+        stem = number if not self._single else self.output.stem + (f"-{number}" if self._shards else "")
+        return f"{stem}{'.{layer}' if self.format == 'npy' else ''}{EXTENSIONS[self.format]}"
+
+    def _existing(self, name: str) -> list[Path]:
+        """What lies where a shard's files go."""
+        return [path for path in self._paths(name) if os.path.lexists(path)]
 
     def _paths(self, name: str, layers: list[str] | None = None) -> list[Path]:
         """Files of a shard."""
@@ -391,6 +407,10 @@ def _need(format: str) -> None:
         import_module(module)
     except ImportError as error:
         raise UsageError(f'--format {format} needs {module} ({error}): pip install "skipae[{format}]"') from error
+
+
+def _in_the_way(path: Path) -> str:
+    return f"{path} exists already: give --overwrite to replace it"
 
 
 def _short(value: object) -> str:
