@@ -401,15 +401,23 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
     write_stdout(buffer.getbuffer())
 
 
+_stdout_error: str | None = None
+"""Why standard output can be written no more."""
+
+
 def write_stdout(data: bytes | memoryview) -> None:
-    """Write to standard output, at once; :class:`ImageError` where that fails."""
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        # Else the interpreter tries again when it ends, and complains on its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise ImageError(f"cannot write to standard output: {error.strerror or error}") from error
+    """Write to standard output, at once; :class:`ImageError` where that fails or failed before."""
+    global _stdout_error
+    if _stdout_error is None:
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        except OSError as error:
+            # Else the interpreter tries again when it ends, and complains on its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _stdout_error = f"cannot write to standard output: {error.strerror or error}"
+    raise ImageError(_stdout_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,10 +526,15 @@ class _Pipeline:
                 self._finish()
 
     def stopped(self, left: int) -> bool:
-        """Whether ``--fail-fast`` ends the run here."""
-        if not self.fail_fast or not self.outcome.failed:
+        """Whether ``--fail-fast``, or standard output that is closed or full, ends the run here."""
+        if self.fail_fast and self.outcome.failed:
+            why = "at the first failure, as --fail-fast asks"
+        elif _stdout_error is not None:
+            why = "since nothing more can be printed"
+        else:
             return False
-        self.console.error(f"stopped at the first failure, as --fail-fast asks; {left} image(s) are left")
+        self._finish()  # whose failure is told first
+        self.console.error(f"stopped {why}; {left} image(s) are left")
         return True
 
     def fail(self, name: str, reason: str, *, unread: bool = False) -> None:
