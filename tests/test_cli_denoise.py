@@ -26,7 +26,7 @@ from PIL import Image
 from skipae import batch, checkpoints, cli, from_pretrained, images
 from skipae.batch import plan
 from skipae.commands import denoise, options
-from skipae.errors import UsageError
+from skipae.errors import DeviceError, UsageError
 
 Run = Callable[..., Result]
 
@@ -454,6 +454,23 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
         ("b.png", "done"),
         ("c.png", "done"),
     ]
+
+
+def test_a_device_that_fails_loses_nothing(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(write(f"{k}.png", k)) for k in range(4)]
+    calls: list[int] = []
+    restore = images.Picture.restore
+
+    def fails(self: images.Picture, function: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DeviceError("the GPU is gone")
+        restore(self, function)
+
+    monkeypatch.setattr(images.Picture, "restore", fails)
+    failed(run(*names, "--report", "r.jsonl"), 3, "the GPU is gone")
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [(line["input"], line["status"]) for line in lines] == [("0.png", "done"), ("1.png", "done")]
 
 
 def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

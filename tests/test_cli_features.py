@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from conftest import tiny_features, tiny_graph, write_checkpoint
-from skipae import cli, feature_files, features, from_pretrained
+from skipae import DeviceError, cli, feature_files, features, from_pretrained
 
 Run = Callable[..., Result]
 
@@ -371,6 +371,32 @@ def test_an_interrupt_keeps_what_is_done(
     done = 5 if where == "collect" else 6  # the net's sixth call is for an image taken in: it is made again
     failed(result, 130, f"interrupted: {done} of 8 images are done")
     check(checkpoint, stored(["enc2"]), paths[:done])
+    assert run("in", "-o", "out", "--resume").exit_code == 0
+    check(checkpoint, stored(["enc2"]), paths)
+
+
+@pytest.mark.parametrize("call", [6, 8])
+def test_a_device_that_fails_loses_nothing(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    paths = photos(8)
+    original = features.Extractor.run
+    calls = 0
+
+    def fails(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= call:
+            raise DeviceError("the GPU is gone")
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features.Extractor, "run", fails)
+        result = run("in", "-o", "out", "--shard-size", 4, "--batch-size", 1, "--report", "r.jsonl")
+    failed(result, 3, f"{paths[call - 1]}: the GPU is gone", "the GPU is gone")
+    check(checkpoint, stored(["enc2"]), paths[: call - 1])
+    report = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in report] == ["done"] * (call - 1) + ["failed"]
     assert run("in", "-o", "out", "--resume").exit_code == 0
     check(checkpoint, stored(["enc2"]), paths)
 

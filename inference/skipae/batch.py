@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
@@ -135,7 +135,7 @@ class Collector(Protocol):
         """
 
     def flush(self) -> Write:
-        """What writes the results that are left."""
+        """What writes the results that are left; where it raises an error, it is called again."""
 
     def fail(self, name: str, reason: str) -> None:
         """Is told of each input that failed, those before :meth:`load` too."""
@@ -475,9 +475,11 @@ class _Pipeline:
                 self._overlapped(jobs, decoder, encoder)
                 self._finish()
                 self._flush()
-            except (KeyboardInterrupt, SystemExit) as stop:
-                self._finish()  # what is being written will be whole
-                self._flush()
+            except BaseException as stop:
+                # What is being written will be whole, and what is held is kept, on a second try where the net fails.
+                for end in (self._finish, self._flush, self._flush):
+                    with suppress(Exception):  # the first error is the one to tell
+                        end()
                 done = self.outcome.done - before
                 if isinstance(stop, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"interrupted: {done} of {len(jobs)} images are done") from None
@@ -621,9 +623,10 @@ class _Pipeline:
 
     def _flush(self) -> None:
         """Write what a collector still holds."""
-        ready, self.held = self.held, []
-        if ready and isinstance(self.task, Collector):
-            self._settle(ready, _results(ready, self.task.flush()))
+        if self.held and isinstance(self.task, Collector):
+            write = self.task.flush()
+            ready, self.held = self.held, []
+            self._settle(ready, _results(ready, write))
 
     def _settle(self, ready: list[_Image], found: list[Written | ImageError]) -> None:
         """Report results."""

@@ -283,7 +283,7 @@ class Collection:
         return write
 
     def flush(self) -> Write:
-        """What writes all that was taken in."""
+        """What writes all that was taken in; after an error of the net, by another call."""
         self._run()
         rows, self._rows, self._held = self._rows, [], 0
         return lambda: _write(self._store, rows)
@@ -302,7 +302,13 @@ class Collection:
     def _run(self) -> None:
         if not self._waiting:
             return
-        found = self._extractor.run_each([pixels for _, _, pixels in self._waiting])
+        found: list[Features | ImageError]
+        try:
+            found = self._extractor.run_each([pixels for _, _, pixels in self._waiting])
+        except Exception as error:  # that ends the run; what was found before is still to be written
+            self._rows += [(entry, notes, ImageError(str(error))) for entry, notes, _ in self._waiting]
+            self._waiting = []
+            raise
         waiting, self._waiting = self._waiting, []
         for (entry, notes, _), features in zip(waiting, found, strict=True):
             self._rows.append((entry, notes, features))
