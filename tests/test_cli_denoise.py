@@ -456,6 +456,25 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
     ]
 
 
+def test_memory_that_one_image_exhausts(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(write(f"{k}.png", k)) for k in range(4)]
+    text = "1.png: needs more memory than there is"
+    for owner, method in ((images.Picture, "restore"), (images, "open_image")):
+        calls: list[int] = []
+        original = getattr(owner, method)
+
+        def greedy(*arguments: Any, original: Any = original, calls: list[int] = calls, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 2:
+                raise MemoryError
+            return original(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, greedy)
+            failed(run(*names, "-o", method), 1, text)
+        assert tree(folder / method) == ["0.png", "2.png", "3.png"]
+
+
 def test_a_device_that_fails_loses_nothing(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(write(f"{k}.png", k)) for k in range(4)]
     calls: list[int] = []

@@ -250,6 +250,9 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     assert model.features(image, pool="none", resize=0, crop=0)["enc2"].shape == (1, 4, 17, 25)
     with pytest.raises(ImageError, match=r"images\[0\]: is 50 x 33 pixels, less than the crop of 34"):
         plain.features(image, crop=34)
+    message = "is 60000 x 1 pixels, and 13440000 x 224 with its short side scaled to 224, more than 178956970 pixels"
+    with pytest.raises(ImageError, match=message):  # nine gigabytes
+        plain.features(np.zeros((1, 60_000, 3), np.uint8), resize=224, crop=224)
 
 
 @pytest.mark.parametrize(

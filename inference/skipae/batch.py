@@ -41,6 +41,9 @@ OVERLAP_PIXELS = 16_000_000
 """Larger images have the memory to themselves: nothing is decoded or encoded beside them."""
 
 
+NO_MEMORY = "needs more memory than there is"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """An image to restore."""
@@ -585,10 +588,13 @@ class _Pipeline:
     def _process(self, job: Job, picture: images.Picture, started: float) -> tuple[list[_Image], Write | None]:
         """Run the net; the images whose results can be written now, and what writes them."""
         image = _Image(job, started, picture.size)
-        if not isinstance(self.task, Collector):
-            write = self.task.process(job, picture, self._advance())
-            return [image], lambda: [write()]
-        several = self.task.collect(job, picture, self._advance())
+        try:
+            if not isinstance(self.task, Collector):
+                write = self.task.process(job, picture, self._advance())
+                return [image], lambda: [write()]
+            several = self.task.collect(job, picture, self._advance())
+        except MemoryError:
+            raise ImageError(NO_MEMORY) from None
         ready: list[_Image] = []
         if several is not None:
             ready, self.held = self.held, ready
@@ -597,8 +603,11 @@ class _Pipeline:
 
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
         """The decoded picture; a large one may wait, opened only."""
-        source = sys.stdin.buffer.read() if job.source is None else job.source
-        opened = images.open_image(source, max_pixels=self.max_pixels)
+        try:
+            source = sys.stdin.buffer.read() if job.source is None else job.source
+            opened = images.open_image(source, max_pixels=self.max_pixels)
+        except MemoryError:
+            raise ImageError(NO_MEMORY) from None
         if wait_if_large and opened.size[0] * opened.size[1] > OVERLAP_PIXELS:
             return opened
         return opened.decode()
@@ -659,6 +668,8 @@ def _results(ready: list[_Image], write: Write) -> list[Written | ImageError]:
         return write()
     except ImageError as error:
         return [error] * len(ready)
+    except MemoryError:
+        return [ImageError(NO_MEMORY)] * len(ready)
 
 
 def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[bytes] | None]:

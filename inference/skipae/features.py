@@ -260,12 +260,17 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
         uint8 pixels for uint8; else, where they were scaled, float32 in [0, 1].
 
     Raises:
-        ImageError: the image is smaller than the crop.
+        ImageError: the image is smaller than the crop, or so narrow that it would be scaled to too many pixels.
     """
     height, width = pixels.shape[:2]
     if resize is not None and min(height, width) != resize:
         scale = resize / min(height, width)
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        if height * width > images.MAX_PIXELS:  # a strip, whose middle alone may be wanted
+            raise ImageError(
+                f"is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {width} x {height} with its short side scaled "
+                f"to {resize}, more than {images.MAX_PIXELS} pixels: cut out the part that matters first"
+            )
         pixels = _scaled(pixels, height, width)
     if crop is not None:
         if min(height, width) < crop:
