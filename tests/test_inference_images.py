@@ -111,6 +111,7 @@ CLEAR = PALETTE.convert("RGBA")
 CLEAR.putalpha(Image.fromarray(np.where(np.asarray(PALETTE) == 3, 0, 255).astype(np.uint8)))
 TO_RGB, TO_RGBA = "palette pixels become 8-bit RGB", "palette pixels become 8-bit RGBA"
 TO_ALPHA = "the transparent colour becomes an alpha channel"
+NO_EXIF = "EXIF data is damaged and is left out"
 TO_GREY = "1-bit pixels become 8-bit grey"
 FIRST = "only the first of 3 pictures is kept"
 TO_GIF = "GIF cannot hold more than 256 colours: reduced to a palette"
@@ -171,6 +172,11 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
     ("LA to WebP", saved(photo("LA"), "PNG"), "WEBP", "WEBP RGBA", ..., []),
     ("RGBA to AVIF", saved(photo("RGBA"), "PNG"), "AVIF", "AVIF RGBA", ..., []),
     ("RGBA to GIF", saved(photo("RGBA"), "PNG"), "GIF", "GIF P", ..., [TO_GIF, "GIF cannot hold partial transparency: pixels become clear or opaque"]),
+    # EXIF data that is none
+    *(
+        (f"{f} with damaged EXIF to {to}", saved(photo(), f, exif=b"Exif\0\0none", **options), to, f"{to} RGB", ..., [NO_EXIF])
+        for f, to, options in (("PNG", "PNG", {}), ("WEBP", "WEBP", {"lossless": True}), ("JPEG", "TIFF", {}))
+    ),
     # 16-bit colour, through the extra `deep`
     *((f"16-bit {m} PNG", imagecodecs.png_encode(deep(m)), None, "PNG deep", deep(m), []) for m in ("LA", "RGB", "RGBA")),
     ("16-bit grey PNG, 772 clear", png(16, 0, 2, 1, b"\0\1\2\3\4", [(b"tRNS", b"\3\4")]), None, "PNG deep", [[[258, 65535], [772, 0]]], [TO_ALPHA]),
@@ -342,7 +348,7 @@ def test_what_the_docs_say_each_format_holds(row: list[str]) -> None:
 def test_what_the_docs_quote_is_said() -> None:
     said = {note for case in CASES for note in case[5]}
     quoted = [cell.strip("`") for _, _, cell in rows_after("## What becomes of each kind of file")[1:] if cell]
-    assert len(quoted) == 6 and set(quoted) <= said
+    assert len(quoted) == 7 and set(quoted) <= said
 
 
 def test_large_images_go_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +416,16 @@ def test_profile_and_xmp(format: str) -> None:
 def test_resolution(format: str) -> None:
     result, notes = passed(saved(photo(), format, dpi=(300, 150)))
     assert result.info["dpi"] == pytest.approx((300, 150), abs=0.1) and notes == []
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_a_resolution_that_is_none(format: str) -> None:
+    plain = saved(photo(), "TIFF", dpi=(300, 300))
+    for wrong in (0, 0), (1, 0), (0, 1), (4_000_000_000, 1):
+        data = plain.replace(struct.pack("<II", 300, 1), struct.pack("<II", *wrong))
+        assert data != plain
+        result, notes = passed(data, format)
+        assert notes == [] and result.info.get("dpi", (96,))[0] < 97  # Pillow makes one up for TIFF and BMP
 
 
 def test_png_gamma_and_texts() -> None:

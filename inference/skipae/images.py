@@ -68,6 +68,8 @@ _TIFF_IFDS = (34665, 34853)  # EXIF and GPS
 _PNG_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 _ORIENTATION = 274
 _TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+_DAMAGED_EXIF = "EXIF data is damaged and is left out"
+_MOST_DPI = 65_535  # that a JPEG holds
 _JPEG_SEGMENT = 65_533 - 64  # bytes of EXIF or XMP that fit in a segment
 
 
@@ -527,12 +529,12 @@ def _decode(image: ImageFile, file: IO[bytes], format: str, about: _About, notes
             turn = image.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
         image.load()  # turns a TIFF
         if format != "TIFF":
-            turn = image.getexif().get(_ORIENTATION, 1)
+            turn = _orientation(image, notes)
         grey = image.info.get("transparency")
         if about.depth < 8 and image.mode == "L" and isinstance(grey, int):
             image.info["transparency"] = grey * 255 // ((1 << about.depth) - 1)  # Pillow scales the pixels alone
         ImageOps.exif_transpose(image, in_place=True)
-        metadata = _metadata(image, format, about)
+        metadata = _metadata(image, format, about, notes)
         if turn in (5, 6, 7, 8) and metadata.dpi is not None:
             metadata.dpi = metadata.dpi[::-1]
         if not about.deep:
@@ -548,6 +550,24 @@ def _decode(image: ImageFile, file: IO[bytes], format: str, about: _About, notes
     pixels = deep.read_png(data)
     kind: Literal["grey", "rgb"] = "rgb" if pixels.shape[2] > 2 else "grey"
     return _deep_picture(_upright(pixels, turn), kind, pixels.shape[2] in (2, 4), metadata, notes)
+
+
+def _orientation(image: ImageFile, notes: list[str]) -> int:
+    """As EXIF data says, or XMP data; EXIF data that cannot be read is left out."""
+    exif: Image.Exif
+    image._exif = None  # of a JPEG it was read before, and Pillow kept quiet about errors
+    try:
+        exif = image.getexif()
+        if _ORIENTATION in exif or "exif" not in image.info:
+            exif.tobytes()  # as it will be without an orientation
+    except Exception:  # Pillow raises nearly anything for damaged EXIF data
+        notes.append(_DAMAGED_EXIF)
+        for name in ("exif", "Raw profile type exif"):
+            image.info.pop(name, None)
+        image._exif = None
+        exif = image.getexif()
+    turn: int = exif.get(_ORIENTATION, 1)
+    return turn
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -615,11 +635,11 @@ def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Pi
 
     inches = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
     turn, xmp = tags.get(_ORIENTATION, 1), tags.get(700)
-    dpi = (float(tags[282]) * inches, float(tags[283]) * inches) if inches and 282 in tags and 283 in tags else None
+    dpi = _dpi((tags[282] * inches, tags[283] * inches)) if inches and 282 in tags and 283 in tags else None
     metadata = Metadata(
         format="TIFF",
         icc=tags.get(34675),
-        exif=_tiff_exif(tags),
+        exif=_tiff_exif(tags, notes),
         xmp=xmp and re.sub(rb'\s*tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
         dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
     )
@@ -683,11 +703,18 @@ def _av1_configurations(file: IO[bytes]) -> list[int]:
     return found
 
 
-def _metadata(image: ImageFile, format: str, about: _About) -> Metadata:
+def _dpi(value: tuple[Any, Any] | None) -> tuple[float, float] | None:
+    """A resolution; None where it is none (0/0) or absurd, which other formats cannot hold."""
+    if value is None or not all(0 < float(number) <= _MOST_DPI for number in value):
+        return None
+    return float(value[0]), float(value[1])
+
+
+def _metadata(image: ImageFile, format: str, about: _About, notes: list[str]) -> Metadata:
     info = image.info
     exif = info.get("exif")
     if format == "TIFF":
-        exif = _tiff_exif(image.getexif())
+        exif = _tiff_exif(image.getexif(), notes)
     elif exif is None and len(image.getexif()):
         exif = image.getexif().tobytes()
     xmp = info.get("xmp")
@@ -697,7 +724,7 @@ def _metadata(image: ImageFile, format: str, about: _About) -> Metadata:
         exif=exif if exif and len(exif) > 20 else None,  # 20 bytes hold no tag
         xmp=xmp.encode() if isinstance(xmp, str) else xmp or None,
         # Pillow makes up 1 dpi for a TIFF that says nothing (tag 282).
-        dpi=info.get("dpi") if format != "TIFF" or 282 in image.tag_v2 else None,  # type: ignore[attr-defined]
+        dpi=_dpi(info.get("dpi")) if format != "TIFF" or 282 in image.tag_v2 else None,  # type: ignore[attr-defined]
         compression=info.get("compression") if format == "TIFF" else None,
         lossless=about.lossless,
         subsampling=about.subsampling,
@@ -724,21 +751,25 @@ def _metadata(image: ImageFile, format: str, about: _About) -> Metadata:
     return found
 
 
-def _tiff_exif(exif: Image.Exif) -> bytes | None:
+def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:
     """The tags that describe the picture; the others (size, strips, compression) are the old file's."""
     from PIL import Image
 
     clean, found = Image.Exif(), False
-    for tag in _TIFF_TEXTS + _TIFF_PLACES:
-        if tag in exif:
-            clean[tag] = exif[tag]
-            found = True
-    for ifd in _TIFF_IFDS:
-        values = exif.get_ifd(ifd)
-        if values:
-            clean[ifd] = dict(values)
-            found = True
-    return clean.tobytes() if found else None
+    try:
+        for tag in _TIFF_TEXTS + _TIFF_PLACES:
+            if tag in exif:
+                clean[tag] = exif[tag]
+                found = True
+        for ifd in _TIFF_IFDS:
+            values = exif.get_ifd(ifd)
+            if values:
+                clean[ifd] = dict(values)
+                found = True
+        return clean.tobytes() if found else None
+    except Exception:  # Pillow raises nearly anything for damaged EXIF data
+        notes.append(_DAMAGED_EXIF)
+        return None
 
 
 def _to_picture(image: Image.Image, metadata: Metadata, notes: list[str]) -> Picture:
@@ -932,7 +963,7 @@ def _arguments(
     elif format == "PNG":
         arguments["pnginfo"] = _png_info(metadata, arguments.pop("xmp", None))
     elif format == "TIFF":
-        arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None))
+        arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None), notes)
     return arguments
 
 
@@ -949,7 +980,7 @@ def _png_info(metadata: Metadata, xmp: bytes | None) -> Any:
     return info
 
 
-def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None) -> dict[str, Any]:
+def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None, notes: list[str]) -> dict[str, Any]:
     from PIL import Image
 
     compression = metadata.compression
@@ -959,7 +990,7 @@ def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None) -
     if exif is not None:
         old = Image.Exif()
         old.load(exif)
-        tags.load(_tiff_exif(old) or b"")
+        tags.load(_tiff_exif(old, notes) or b"")
     if xmp is not None:
         tags[700] = xmp
     arguments: dict[str, Any] = {"tiffinfo": tags}
