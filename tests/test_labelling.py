@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -335,6 +336,22 @@ def test_all_modes_can_be_segmented(run: Run, segmenter: Path, mode: str) -> Non
     with Image.open(f"photo.overlay{Path(name).suffix}") as shown, Image.open("photo.segmented.png") as labels:
         assert shown.size == labels.size == (30, 24)
         assert ("A" in shown.mode) == ("A" in mode)
+
+
+def test_overlays_of_16_bits_with_alpha_and_of_grey_avif(run: Run, segmenter: Path) -> None:
+    clear = np.linspace(0, 65535, 24 * 30).astype(np.uint16).reshape(24, 30)
+    deep = np.dstack([stripes().astype(np.uint16) * 257, clear])
+    for name, pixels in (("colour", deep), ("grey", deep[..., 2:])):
+        Path(f"{name}.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+        assert run("segment", segmenter, f"{name}.png", "--overlay").exit_code == 0
+        with Image.open(f"{name}.overlay.png") as shown:
+            assert shown.mode == "RGBA"
+            np.testing.assert_array_equal(np.asarray(shown)[..., 3], np.rint(clear / 257))
+    Image.fromarray(stripes()[..., 2] // 2 + 128).save("grey.avif")
+    assert run("segment", segmenter, "grey.avif", "--overlay").exit_code == 0
+    with Image.open("grey.avif") as image, Image.open("grey.overlay.avif") as shown:
+        assert image.mode == "L"
+        assert shown.mode == "RGB" and np.ptp(shown.getpixel((18, 12))) > 50  # tinted
 
 
 def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:

@@ -205,18 +205,9 @@ class Picture:
 
     def _reduce(self) -> None:
         """From 16 bits to 8."""
-        import numpy as np
-        from PIL import Image
-
-        def reduced(values: NDArray[Any]) -> NDArray[Any]:
-            result = np.empty(values.shape, np.uint8)
-            for k, row in enumerate(values):
-                result[k] = np.rint(row / np.float32(257))
-            return result
-
-        self.restore(reduced)
+        self.restore(_to_8_bits)
         if self.alpha is not None:
-            self.alpha = Image.fromarray(reduced(np.asarray(self.alpha)))
+            self.alpha = reduced_alpha(self.alpha)
 
     def _encode_deep(self, file: BinaryIO, format: str, notes: list[str]) -> None:
         import numpy as np
@@ -238,6 +229,24 @@ class Picture:
             like = io.BytesIO()
             tiny.save(like, format="PNG", **arguments)
             file.write(deep.encode_png(pixels, like.getvalue()))
+
+
+def reduced_alpha(alpha: Image.Image) -> Image.Image:
+    """Alpha of 8 bits."""
+    import numpy as np
+    from PIL import Image
+
+    return alpha if alpha.mode == "L" else Image.fromarray(_to_8_bits(np.asarray(alpha)))
+
+
+def _to_8_bits(values: NDArray[Any]) -> NDArray[Any]:
+    """From 16 bits."""
+    import numpy as np
+
+    result = np.empty(values.shape, np.uint8)
+    for k, row in enumerate(values):
+        result[k] = np.rint(row / np.float32(257))
+    return result
 
 
 class OpenedImage:

@@ -145,11 +145,13 @@ class _Segmentation:
         names = self._model.config.labels
         areas = [area._asdict() | {"share": round(area.share, 6)} for area in labelling.areas(labels, names)]
         if self._overlay:
-            metadata = picture.metadata
-            if picture.kind != "rgb":  # a profile of grey or of inks says nothing about colours
-                metadata = replace(metadata, icc=None, jpeg={})
+            metadata, alpha = picture.metadata, picture.alpha
+            if picture.kind != "rgb":  # how grey or inks were coded says nothing about colours
+                metadata = replace(metadata, icc=None, jpeg={}, subsampling=None)
+            if alpha is not None:
+                alpha = images.reduced_alpha(alpha)
             shown = labelling.overlay(pixels, labels, names)
-            blended = images.Picture("rgb", [shown], picture.alpha, metadata, picture.notes)
+            blended = images.Picture("rgb", [shown], alpha, metadata, picture.notes)
 
         def write() -> batch.Written:
             notes = picture.notes
