@@ -331,6 +331,40 @@ def test_a_file_that_is_in_the_way(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"]), paths)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_a_disk_that_is_full_for_a_while(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    paths = photos(6)
+    Path("in/0.png").write_text("no image")
+    fsync = os.fsync
+    calls = 0
+
+    def full(number: int) -> None:
+        nonlocal calls
+        calls += os.path.samestat(os.fstat(number), Path("out/_manifest.jsonl").stat())
+        if calls == 1:
+            calls += 1
+            raise OSError(28, "No space left on device")
+        fsync(number)
+
+    words = ["in", "-o", "out", "--format", kind, "--layer", "enc1,enc2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        text = "cannot write out/_manifest.jsonl: No space left on device"
+        failed(
+            run(*words, "--shard-size", 2),
+            1,
+            *("in/0.png: is not an image", f"{paths[0]}: {text}", f"{paths[1]}: {text}"),
+        )
+    check(checkpoint, stored(["enc1", "enc2"]), paths[2:], layers=["enc1", "enc2"])
+    assert [entry["file"] for entry in manifest() if "error" in entry] == ["in/0.png", *paths[:2]]
+    assert [entry["rows"] for entry in manifest() if "rows" in entry] == [2, 2]
+    assert len(names("out")) == (3 if kind == "npz" else 5)  # no shard that nothing vouches for
+    assert run(*words, "--resume").exit_code == 1
+    check(checkpoint, stored(["enc1", "enc2"]), paths, layers=["enc1", "enc2"])
+
+
 def test_a_killed_run_goes_on(checkpoint: Path, run: Run) -> None:
     paths = photos(40, (150, 150))
     words = [sys.executable, "-m", "skipae", "features", "in", "-o", "out", "--shard-size", "2", "--batch-size", "1"]

@@ -151,17 +151,21 @@ class Store:
         arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
         files = [entry["file"].encode(errors="backslashreplace").decode() for entry in entries]
         if self.format == "npy":
-            for values, path in zip(arrays.values(), self._paths(name), strict=True):
-                images.write_atomically(path, partial(np.save, arr=values))
+            writes = [partial(np.save, arr=values) for values in arrays.values()]
         else:
-            write = _WRITERS[self.format]
             about = {"skipae": json.dumps(self.run)}
-            images.write_atomically(self.folder / name, lambda file: write(file, arrays, files, about))
+            writes = [partial(_WRITERS[self.format], arrays=arrays, files=files, about=about)]
         lines = [entry | {"shard": name, "row": row} for row, entry in enumerate(entries)]
+        written: list[Path] = []
         try:
+            for path, write in zip(self._paths(name), writes, strict=True):
+                images.write_atomically(path, write)
+                written.append(path)
             self._append([*lines, {"shard": name, "rows": len(rows)}])
-        except OSError as error:
-            raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
+        except ImageError:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
         self._shards += 1
         return name
 
@@ -171,12 +175,8 @@ class Store:
         Raises:
             ImageError: it cannot be written.
         """
-        if not self._begun:
-            return
-        try:
+        if self._begun:
             self._append([])
-        except OSError as error:
-            raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
 
     def _read(self, resume: bool) -> bool:
         """Take up what the manifest says; whether it says that a run of skipae began."""
@@ -217,12 +217,23 @@ class Store:
                 )
 
     def _append(self, lines: list[Entry]) -> None:
-        while self._failures:
-            lines.insert(0, self._failures.popleft())
-        with self.manifest.open("ab") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Add lines, after those of the failures, all or none; :class:`ImageError` where they cannot be written."""
+        failures = list(self._failures)
+        text = "".join(json.dumps(line) + "\n" for line in failures + lines)
+        try:
+            size = self.manifest.stat().st_size
+            try:
+                with self.manifest.open("ab") as file:
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.manifest, size)
+                raise
+        except OSError as error:
+            raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
+        for _ in failures:  # not those that came meanwhile
+            self._failures.popleft()
 
     def _name(self) -> str:
         """Of the next shard."""
