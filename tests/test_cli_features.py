@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,12 @@ def test_inputs(run: Run, checkpoint: Path) -> None:
     assert result.exit_code == 0
     (entry,) = [entry for entry in manifest("stream.npz.manifest.jsonl") if "row" in entry]
     assert (entry["file"], entry["sha256"]) == ("-", None)
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(Path("pipe").write_bytes, Path(paths[1]).read_bytes())
+        assert run("pipe", "-o", "pipe.npz").exit_code == 0  # read once: a second time it would wait for ever
+    (entry,) = [entry for entry in manifest("pipe.npz.manifest.jsonl") if "row" in entry]
+    assert (entry["file"], entry["sha256"]) == ("pipe", None)
     result = run(*paths, "-o", "dry", "--dry-run")
     assert result.exit_code == 0 and result.stdout == "".join(f"{path} -> dry\n" for path in paths)
     assert not Path("dry").exists()

@@ -356,10 +356,16 @@ def versions(device: Device) -> dict[str, str]:
     }
 
 
-def digest(source: Path | bytes) -> str:
-    """Sha256 of a file, given by its path or its bytes; :class:`ImageError` where it cannot be read."""
+def digest(source: Path | bytes) -> str | None:
+    """Sha256 of a file, given by its path or its bytes; None of a pipe, which can be read once.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
+    if not source.is_file():
+        return None
     try:
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
