@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,10 +40,32 @@ def test_a_device_that_is_not_there(checkpoint: Path, capfd: pytest.CaptureFixtu
     assert captured.err.count("\n") == 1
 
 
+def test_what_doctor_finds(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[str, object] = {"devices": {"cpu": "no"}, "problems": [{"problem": "it fails", "repair": "pip it"}]}
+    start = subprocess.run
+
+    def doctor(words: list[str], **options: Any) -> Any:
+        if "doctor" not in words:
+            return start(words, **options)
+        return subprocess.CompletedProcess(words, code, json.dumps(found))
+
+    monkeypatch.setattr(subprocess, "run", doctor)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    words = ["--model", str(checkpoint), "--size", "64", "--threads", "1", "--rounds", "1", "--quiet"]
+    code = 3
+    assert run(*words) == 3
+    assert capsys.readouterr().err == "skipae: error: no device works: it fails; pip it\n"
+    found["devices"], code = {"cpu": "works"}, 4  # the bundled model is damaged, and another one is measured
+    assert run(*words) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("cpu")
+
+
 def test_all_that_work_and_torch_in_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[list[str]] = []
 
-    def answer(words: list[str]) -> str:
+    def answer(words: list[str], *_: int) -> str:
         asked.append(words)
         if words[1] == "doctor":
             return json.dumps({"devices": {"cuda:0": "works", "openvino": "no", "cpu": "works"}})

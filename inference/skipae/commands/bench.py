@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skipae.commands import options
+from skipae.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,14 +95,22 @@ def command(
 
 def _devices() -> list[str]:
     """Those that work, as ``skipae doctor`` says in a process of its own."""
-    found = json.loads(_run(["skipae", "doctor", "--json"]))["devices"]
-    return [device for device, said in found.items() if said == "works"]
+    # The bundled model may be damaged, where another one is measured.
+    found = json.loads(_run(["skipae", "doctor", "--json"], DeviceError.exit_code, ModelError.exit_code))
+    devices = [device for device, said in found["devices"].items() if said == "works"]
+    if not devices:
+        why = [f"{problem['problem']}; {problem['repair']}" for problem in found["problems"]]
+        raise DeviceError(f"no device works: {why[0] if why else 'see skipae doctor'}")
+    return devices
 
 
-def _run(words: list[str]) -> str:
-    """Standard output of ``python -m`` with these words; where that fails, so does this, with its exit code."""
+def _run(words: list[str], *expected: int) -> str:
+    """Standard output of ``python -m`` with these words.
+
+    Where that fails with an exit code that is not expected, so does this, with the same one.
+    """
     done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in (0, *expected):
         raise click.exceptions.Exit(done.returncode)  # it has said why
     return done.stdout
 
