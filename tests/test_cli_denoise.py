@@ -262,7 +262,7 @@ def bad(folder: Path) -> dict[str, str]:
         "cut.jpg": "is damaged and cannot be decoded as JPEG: image file is truncated",
         "cut.png": "is damaged and cannot be decoded as PNG",
         "empty.png": "is empty (zero bytes)",
-        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than --max-pixels 178956970",
+        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than 178956970: give a larger max_pixels",
     }
 
 
@@ -303,7 +303,11 @@ def test_all_bad(run: Run, bad: dict[str, str]) -> None:
 
 def test_max_pixels(run: Run) -> None:
     write("photo.png")
-    failed(run("photo.png", "--max-pixels", 407), 5, "has 24 x 17 = 408 pixels, more than --max-pixels 407")
+    failed(
+        run("photo.png", "--max-pixels", 407),
+        5,
+        "has 24 x 17 = 408 pixels, more than 407: give a larger max_pixels (--max-pixels)",
+    )
     assert run("photo.png", "--max-pixels", 408).exit_code == 0
 
 

@@ -149,6 +149,7 @@ def worker(folder: Path, **changes: Any) -> cluster._Worker:
         "threads": 1,
         "folder": Path(),
         "done": set(),
+        "max_pixels": 1000,
     }
     return cluster._Worker(**(fields | changes))
 
@@ -172,6 +173,9 @@ def test_a_worker(checkpoint: Path) -> None:
     np.testing.assert_allclose(found["bucket/0"][1]["enc2"], expected, rtol=0, atol=1e-6)
     assert str(found["bucket/2"][1]) == "is 5 x 5 pixels, less than the crop of 8: give a larger resize"
     assert found["bucket/3"][0] is None and "not an image" in str(found["bucket/3"][1])
+    assert "more than 63: give a larger max_pixels" in str(
+        ask(worker(checkpoint, max_pixels=63), path=["a"], bytes=contents[:1])[1][0][1]
+    )
     assert found["bucket/4"][0] is None and str(found["bucket/4"][1]) == "no such file"  # the path, without bytes
 
 
@@ -209,6 +213,7 @@ def test_a_shard_has_one_shape(checkpoint: Path) -> None:
     [
         (("in", "out"), {"layers": "enc3"}, "no layer 'enc3'"),
         (("in", "out"), {"workers": 0}, "workers must be at least 1, not 0"),
+        (("in", "out"), {"max_pixels": 0}, "max_pixels must be at least 1, not 0"),
         (("in", "out"), {"gpus": -1}, "gpus must be at least 0, not -1"),
         (("in", "out"), {"format": "csv"}, "format must be npz, npy, safetensors, parquet, hdf5, not 'csv'"),
         (("-", "out"), {}, "is not seen by a cluster"),

@@ -218,6 +218,23 @@ def test_an_iterator_is_read_no_further_than_a_batch(model: Model) -> None:
     np.testing.assert_allclose(first[4], model.features(photos(1, (8, 8), seed=5)[0])["enc2"][0], atol=1e-6)
 
 
+def test_files_that_are_too_large(model: Model, checkpoint: Path, tmp_path: Path) -> None:
+    from skipae import FeatureExtractor
+
+    path = str(tmp_path / "photo.png")
+    Image.fromarray(photos(1, (9, 8))[0]).save(path)
+    message = "has 8 x 9 = 72 pixels, more than 71: give a larger max_pixels"
+    with pytest.raises(ImageError, match=message):
+        model.features(path, max_pixels=71)
+    with pytest.raises(ImageError, match=message):
+        next(model.features(iter([path]), max_pixels=71))
+    with pytest.raises(ImageError, match=message):
+        FeatureExtractor(str(checkpoint), max_pixels=71, device="cpu").transform([path])
+    with pytest.raises(UsageError, match="max_pixels must be at least 1, not 0"):
+        FeatureExtractor(str(checkpoint), max_pixels=0).fit([path])
+    assert model.features(path, max_pixels=72)["enc2"].shape == (1, 4)
+
+
 def test_mixed_sizes_and_none_at_all(model: Model) -> None:
     found = model.features(photos(3, (8, 8), (9, 12)), pool="none")["enc2"]
     assert [array.shape for array in found] == [(4, 4, 4), (4, 5, 6), (4, 4, 4)]
@@ -264,6 +281,7 @@ def test_resize_and_crop(tmp_path: Path) -> None:
         ({"pool": "mean"}, "pool must be none, avg, max or spatial:N .*, not 'mean'"),
         ({"pool": "spatial:0"}, "not 'spatial:0'"),
         ({"dtype": "float64"}, "dtype must be float32 or float16, not 'float64'"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"resize": -1}, "resize must be a number of pixels, or 0 for none, not -1"),
     ],

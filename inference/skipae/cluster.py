@@ -52,6 +52,7 @@ def extract(
     resize: int | None = None,
     crop: int | None = None,
     batch_size: int | None = None,
+    max_pixels: int = images.MAX_PIXELS,
     format: str | None = None,
     shard_size: int | None = None,
     overwrite: bool = False,
@@ -77,6 +78,7 @@ def extract(
         resize: the same.
         crop: the same.
         batch_size: the same.
+        max_pixels: the same.
         format: npz (default), npy, safetensors, parquet or hdf5.
         shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
         overwrite: whether what an earlier run wrote to ``output`` may be replaced.
@@ -96,7 +98,8 @@ def extract(
         DeviceError: a worker has no runtime, or its GPU does not work.
         ImageError: the results cannot be written.
     """
-    for name, number in (("shard_size", shard_size), ("workers", workers), ("batch_size", batch_size), ("cpus", cpus)):
+    numbers = {"shard_size": shard_size, "workers": workers, "batch_size": batch_size, "cpus": cpus}
+    for name, number in (numbers | {"max_pixels": max_pixels}).items():
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, not {number}")
     if gpus < 0:
@@ -131,6 +134,7 @@ def extract(
             cpus,
             Path.cwd(),
             store.done,
+            max_pixels,
         ),
         batch_size=rows,
         batch_format="pyarrow",
@@ -226,6 +230,7 @@ class _Worker:
     """What relative paths are meant from."""
     done: set[str]
     """Images that are left out."""
+    max_pixels: int
     extractor: Extractor | None = None
     """Loaded with the first image."""
 
@@ -262,7 +267,7 @@ class _Worker:
             entry: Entry = {"file": path}
             source = self.folder / path if content is None else content
             try:
-                picture = images.read(source)
+                picture = images.read(source, max_pixels=self.max_pixels)
                 entry["sha256"] = feature_files.digest(source)
                 pixels = extractor.prepare(picture.rgb())
             except ImageError as error:

@@ -163,12 +163,12 @@ class Extractor:
         except ImageError as error:
             return [error] if len(batch) == 1 else [self.run_each([pixels])[0] for pixels in batch]
 
-    def stream(self, sources: Iterable[Any]) -> Iterator[Features]:
+    def stream(self, sources: Iterable[Any], max_pixels: int) -> Iterator[Features]:
         """Features of images of all kinds, in order; neighbours of one size share a run."""
         waiting: list[NDArray[Any]] = []
         for number, source in enumerate(sources):
             try:
-                pixels = self.prepare(load(source))
+                pixels = self.prepare(load(source, max_pixels))
             except (ImageError, UsageError) as error:
                 named = f" ({os.fspath(source)!r})" if isinstance(source, str | os.PathLike) else ""
                 raise type(error)(f"images[{number}]{named}: {error}") from error
@@ -212,14 +212,16 @@ class Extractor:
         return values.astype(self.settings.dtype, copy=False)
 
 
-def extract(extractor: Extractor, sources: Any) -> dict[str, NDArray[Any] | list[NDArray[Any]]] | Iterator[Features]:
+def extract(
+    extractor: Extractor, sources: Any, max_pixels: int
+) -> dict[str, NDArray[Any] | list[NDArray[Any]]] | Iterator[Features]:
     """See :meth:`skipae.Model.features`."""
     if isinstance(sources, Iterator):
-        return extractor.stream(sources)
+        return extractor.stream(sources, max_pixels)
     many: Iterable[Any] = [sources] if _is_one(sources) else sources
     if not isinstance(many, Iterable):
         raise UsageError(f"images must be an image, or a list or an iterator of them, not {type(sources).__name__}")
-    results = list(extractor.stream(many))
+    results = list(extractor.stream(many, max_pixels))
     settings = extractor.settings
     joined: dict[str, NDArray[Any] | list[NDArray[Any]]] = {}
     for layer in settings.layers:

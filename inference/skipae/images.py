@@ -466,8 +466,8 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
         raise ImageError(f"is damaged and cannot be decoded as {format}: {error}") from error
     if size[0] * size[1] > max_pixels:
         raise ImageError(
-            f"has {size[0]} x {size[1]} = {size[0] * size[1]} pixels, more than --max-pixels {max_pixels}: give a "
-            "larger --max-pixels if the file is to be trusted"
+            f"has {size[0]} x {size[1]} = {size[0] * size[1]} pixels, more than {max_pixels}: give a larger max_pixels "
+            "(--max-pixels) if the file is to be trusted"
         )
     if image is None:
         return OpenedImage(file, format, size, lambda notes: _decode_deep_tiff(file, tags, notes))

@@ -242,6 +242,7 @@ class Model:
         resize: int | None = ...,
         crop: int | None = ...,
         batch_size: int | None = ...,
+        max_pixels: int = ...,
     ) -> Iterator[features.Features]: ...
 
     @overload
@@ -256,6 +257,7 @@ class Model:
         resize: int | None = ...,
         crop: int | None = ...,
         batch_size: int | None = ...,
+        max_pixels: int = ...,
     ) -> dict[str, Any]: ...
 
     def features(
@@ -269,6 +271,7 @@ class Model:
         resize: int | None = None,
         crop: int | None = None,
         batch_size: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
     ) -> dict[str, Any] | Iterator[features.Features]:
         """What layers of the encoder give for images, after ReLU.
 
@@ -287,6 +290,7 @@ class Model:
             resize: short side in pixels to scale to instead of the checkpoint's; 0 leaves the size.
             crop: side in pixels of the centre crop instead of the checkpoint's; 0 takes the whole.
             batch_size: most images of one size in one run; by default 16, fewer where memory asks for it.
+            max_pixels: the largest image file to decode, in pixels.
 
         Returns:
             Layer name to array: [N, C] for ``avg`` and ``max``, [N, C, n, n] for ``spatial:n``, [N, C, h, w] for
@@ -298,7 +302,8 @@ class Model:
             ModelError: the checkpoint has no features.
         """
         settings = features.Settings.check(self.config, layers, pool, l2, dtype, resize, crop)
-        return features.extract(features.Extractor(self, settings, batch_size), images)
+        check_options(1.0, None, None, None, None, max_pixels)
+        return features.extract(features.Extractor(self, settings, batch_size), images, max_pixels)
 
     def classify(
         self, image: NDArray[Any] | Image | images.Source, top: int = 5, *, max_pixels: int = images.MAX_PIXELS

@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from skipae.checkpoints import DEFAULT, find_folder, load_config
 from skipae.errors import UsageError
 from skipae.features import Settings
-from skipae.model import Model, from_pretrained
+from skipae.images import MAX_PIXELS
+from skipae.model import Model, check_options, from_pretrained
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -36,6 +37,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         resize: int | None = None,
         crop: int | None = None,
         batch_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         device: str = "auto",
         threads: int | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             resize: the same.
             crop: the same.
             batch_size: the same.
+            max_pixels: the same.
             device: see :func:`skipae.from_pretrained`.
             threads: the same.
         """
@@ -61,6 +64,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.resize = resize
         self.crop = crop
         self.batch_size = batch_size
+        self.max_pixels = max_pixels
         self.device = device
         self.threads = threads
 
@@ -93,6 +97,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             resize=self.resize,
             crop=self.crop,
             batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
         )
         rows = [found[name].reshape(len(found[name]), -1) for name in settings.names]
         return np.concatenate(rows, axis=1)
@@ -127,6 +132,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         config = load_config(find_folder(self.model))
         if self.pool == "none":
             raise UsageError("pool none gives no rows of one length: give avg, max or spatial:N")
+        check_options(1.0, None, None, None, None, self.max_pixels)
         return Settings.check(config, self.layers, self.pool, self.l2, self.dtype, self.resize, self.crop)
 
     def _loaded(self) -> Model:
