@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from skipae import DeviceError, cli, feature_files, features, from_pretrained
+from skipae.commands import options
 
 Run = Callable[..., Result]
 
@@ -511,7 +513,7 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")
 
 
-def test_visualize(checkpoint: Path, folder: Path) -> None:
+def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = photos(1, (90, 120))
 
     def draw(*words: object, image: str = path) -> Result:
@@ -529,6 +531,13 @@ def test_visualize(checkpoint: Path, folder: Path) -> None:
         clean = np.s_[40:500, : middle - 6]  # the picture; maps have the pair's scale
         assert np.array_equal(sheets["a"][clean], sheets[name][clean])
         assert not np.array_equal(sheets["a"][:, middle:], sheets[name][:, middle:])
+    Image.open(path).save("photo.jpg")
+    assert draw("--layer", "enc1", "-o", "figures/", image="photo.jpg").exit_code == 0
+    assert names("figures") == ["photo.png"] and Image.open("figures/photo.png").format == "PNG"
+    with monkeypatch.context() as patch:
+        terminal = SimpleNamespace(isatty=lambda: True)
+        patch.setattr(options, "sys", SimpleNamespace(stdout=terminal, stderr=sys.stderr))
+        failed(draw("--layer", "enc1", "-o", "-"), 2, "standard output is a terminal: give a file after -o")
     failed(draw("--layer", "enc1", "-o", "a.png"), 1, "a.png exists already: give --overwrite")
     failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
     failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--output",
     metavar="FIGURE",
     required=True,
-    help="Image file, whose extension sets the format; - is standard output.",
+    help="Image file, whose extension sets the format, or a folder for a PNG named after IMAGE; - is standard output.",
 )
 @click.option(
     "--layer",
@@ -85,7 +85,8 @@ def command(
     from skipae.visualize import figure
 
     console = options.Console(quiet, debug)
-    work = batch.plan([image], output, suffix="maps", overwrite=overwrite)
+    work = batch.plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
+    options.refuse_terminal(any(job.target is None for job in work.jobs))
 
     def load() -> Model:
         return options.load_model(model, device, threads, console)
