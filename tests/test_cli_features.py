@@ -451,6 +451,8 @@ def test_inputs(run: Run, checkpoint: Path) -> None:
     assert result.exit_code == 0
     (entry,) = [entry for entry in manifest("stream.npz.manifest.jsonl") if "row" in entry]
     assert (entry["file"], entry["sha256"]) == ("-", None)
+    result = run("-", "-o", "stream.npz", "--resume", input=Path(paths[2]).read_bytes())  # another image
+    failed(result, 2, "--resume knows images by their names, and - (standard input) has none")
     os.mkfifo("pipe")
     with ThreadPoolExecutor(1) as writer:
         writer.submit(Path("pipe").write_bytes, Path(paths[1]).read_bytes())

@@ -107,6 +107,10 @@ def command(
     run = feature_files.describe(settings, config.name, config.files.get(features.FILE, ""))
     store = feature_files.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
     found = batch.find(inputs, lists, results=Path(output))
+    if resume and None in found.single:
+        raise UsageError(
+            "--resume knows images by their names, and - (standard input) has none: give a file, or leave --resume out"
+        )
     paths = dict.fromkeys([*found.single, *(path for _, files in found.trees for path in files)])
     work = batch.Work(failed=found.failed)
     for path in paths:
