@@ -343,6 +343,7 @@ def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
     labels = [0, 1, 0, 1, 0, 1]
     pipeline = make_pipeline(clone(extractor), LogisticRegression()).fit(paths, labels)
     assert pipeline.set_params(featureextractor__layers="enc2").fit(paths, labels).predict(paths).shape == (6,)
+    assert extractor.set_params(pool="spatial:2").transform([]).shape == (0, 16)
     with pytest.raises(UsageError, match="pool none gives no rows of one length"):
         FeatureExtractor(str(checkpoint), pool="none").fit(paths)
     with pytest.raises(UsageError, match="no layer 'enc3'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
         )
-        rows = [found[name].reshape(len(found[name]), -1) for name in settings.names]
+        rows = [values.reshape(len(values), math.prod(values.shape[1:])) for values in found.values()]
         return np.concatenate(rows, axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
