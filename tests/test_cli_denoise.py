@@ -132,6 +132,8 @@ def test_a_second_run_leaves_its_results_out(run: Run, folder: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == "skipae: left out 1 result(s) of earlier runs (*.denoised.*)\n"
     assert tree(folder) == ["noisy/a.denoised.png", "noisy/a.png"]
+    Path("noisy/a.png").unlink()  # what is left is no error
+    assert (run("noisy").exit_code, run("noisy").stderr) == (0, result.stderr)
 
 
 def test_patterns_and_names_that_look_like_patterns(run: Run, folder: Path) -> None:

@@ -255,6 +255,12 @@ def test_what_cannot_be_used(model: Model, tmp_path: Path) -> None:
         model.inpaint(image[:, 0, 0], None)
     with pytest.raises(UsageError, match=r"floats must be in \[0, 1\]"):
         model.inpaint(image.astype(float), np.eye(10, 12))
+    holes = image / 255
+    holes[3:5, 4:7] = np.nan
+    with pytest.raises(UsageError, match=r"floats must be in \[0, 1\], but some are NaN or infinite"):
+        model.inpaint(holes, np.eye(10, 12))
+    filled = model.inpaint(holes, np.isnan(holes))  # only known pixels matter
+    assert np.array_equal(filled, model.inpaint(np.nan_to_num(holes), np.isnan(holes))) and np.isfinite(filled).all()
     with pytest.raises(ImageError, match="every pixel is masked"):
         model.inpaint(image, np.ones((10, 12)))
     with pytest.raises(ImageError, match="no such file"):
@@ -380,6 +386,10 @@ def test_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
     failed(
         run("in/b/c.jpg", "--mask", "in/masks/b"), 2, "in/masks/b/c.png and in/masks/b/c.webp could both be its mask"
     )
+    Path("in/masks/b/c.webp").rename("in/masks/b/d.webp")
+    Path("names").write_text("in")
+    result = run("--list", "names", "--mask", "in/masks", "-o", "listed")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert run("in/a.png", "--mask", "in/masks").exit_code == 0
     data = Path("photo.png").read_bytes()
     failed(run("-", "--mask", "in/masks", input=data), 2, "standard input has no name")

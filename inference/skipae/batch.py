@@ -54,6 +54,8 @@ class Job:
     """None for standard output."""
     format: str | None = None
     """Pillow's name of the format to write; None keeps the input's."""
+    tree: Path | None = None
+    """The folder that was named, where the source was found below it."""
 
     @property
     def name(self) -> str:
@@ -223,10 +225,10 @@ def find(
         if text == STREAM:
             found.single.append(None)
         elif os.path.isdir(path):  # noqa: PTH112 (false, and no error, for names too long)
-            before = len(found.failed)
+            before = len(found.failed), found.left_out
             below = _walk(path, results, marks, found)
             found.trees.append((path, below))
-            if not below and len(found.failed) == before:
+            if not below and (len(found.failed), found.left_out) == before:
                 found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
         elif os.path.lexists(path):
             found.single.append(path)
@@ -736,8 +738,8 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None)
     if output is None:
         for path in found.single:
             yield Job(path, None if path is None else _renamed(path, extension, suffix))
-        for _, files in found.trees:
-            yield from (Job(path, _renamed(path, extension, suffix)) for path in files)
+        for tree, files in found.trees:
+            yield from (Job(path, _renamed(path, extension, suffix), tree=tree) for path in files)
         return
     folder = Path(output)
     is_folder = folder.is_dir() or output.endswith(("/", os.sep))
@@ -751,7 +753,7 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None)
             raise UsageError(f"- (standard input) has no name: give a file after -o instead of the folder {output}")
         yield Job(path, folder / _renamed(path, extension).name)
     for tree, files in found.trees:
-        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree)) for path in files)
+        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree), tree=tree) for path in files)
 
 
 def _renamed(path: Path, extension: str | None, suffix: str = "") -> Path:

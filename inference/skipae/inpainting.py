@@ -156,14 +156,15 @@ def fill(
 
     Raises:
         ImageError: memory runs out.
-        UsageError: floats are far out of [0, 1].
+        UsageError: known pixels are floats far out of [0, 1].
     """
-    tiling.check_range(pixels)
     try:
         result = np.array(pixels, order="C")
     except MemoryError:
         height, width = mask.shape
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
+    result[mask] = 0  # what is there, NaN too, is not known
+    tiling.check_range(result)
     if mask.any():
         _fill(model, result, mask, progress)
     return result

@@ -264,9 +264,11 @@ def _sweep(
 
 
 def check_range(pixels: NDArray[Any]) -> None:
-    """Refuse floats that are far out of [0, 1] with a :class:`UsageError`."""
+    """Refuse floats that are far out of [0, 1], or no numbers, with a :class:`UsageError`."""
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
+        if not np.isfinite([low, high]).all():
+            raise UsageError("image: floats must be in [0, 1], but some are NaN or infinite: give them a value first")
         # Noise may leave [0, 1] by a little; values of another scale are a mistake worth naming.
         if not (low >= -2 and high <= 3):
             raise UsageError(

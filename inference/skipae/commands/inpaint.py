@@ -108,7 +108,7 @@ def command(
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     task = _Inpainting(
         lambda: options.load_model(model, device, threads, console, "restoration", "inpaint"),
-        lambda job: None if masks is None else _find_mask(masks, job, inputs),
+        lambda job: None if masks is None else _find_mask(masks, job),
         boxes,
         alone=len(work.jobs) + len(work.failed) + len(work.skipped) == 1,
         max_pixels=max_pixels,
@@ -202,7 +202,7 @@ class _Inpainting:
         return mask
 
 
-def _find_mask(masks: Path, job: batch.Job, inputs: tuple[str, ...]) -> Path:
+def _find_mask(masks: Path, job: batch.Job) -> Path:
     """The mask file of an input."""
     from skipae.images import SUFFIXES
 
@@ -210,8 +210,7 @@ def _find_mask(masks: Path, job: batch.Job, inputs: tuple[str, ...]) -> Path:
         return masks
     if job.source is None:
         raise UsageError(f"--mask {masks} is a folder, but standard input has no name: give a file")
-    trees = [Path(text) for text in inputs if Path(text).is_dir() and job.source.is_relative_to(text)]
-    place = masks / (job.source.relative_to(trees[0]) if trees else job.source.name)
+    place = masks / (job.source.name if job.tree is None else job.source.relative_to(job.tree))
     if place.is_file():
         return place
     found = sorted(
