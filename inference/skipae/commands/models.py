@@ -113,7 +113,7 @@ def pull(
 
 
 @command.command()
-@click.argument("names", metavar="NAME|DIR...", nargs=-1)
+@click.argument("names", metavar="[NAME|DIR]...", nargs=-1)
 @options.console_options
 def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
     """Check the files of models by their sha256.  [default: all named models that are here]

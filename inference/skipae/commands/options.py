@@ -187,7 +187,7 @@ console_options = _together(
     click.option("--quiet", is_flag=True, help="Hide progress and the device line; errors and losses are shown."),
     click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from."),
 )
-"""``--quiet`` and ``--debug``, of every command."""
+"""``--quiet`` and ``--debug``, of the commands that say on standard error what they do."""
 
 
 class Console:
