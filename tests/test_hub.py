@@ -406,6 +406,7 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     assert run("models", "verify").output.splitlines() == ["skipae-natural: whole", "skipae-imagenet: whole"]
     (copy / FEATURES).unlink()
     (copy / "model.safetensors").write_bytes(b"damaged")
+    assert "[NAME|DIR]..." in run("models", "verify", "--help").output
     checked = run("models", "verify", tmp_path / "bundle")
     assert checked.exit_code == 4 and checked.stdout == ""
     errors = checked.stderr.splitlines()
