@@ -113,7 +113,7 @@ def test_tiles_give_the_same(model: Model) -> None:
         (np.zeros((4, 4), np.int32), "not int32"),
         (np.zeros((4, 4), bool), "not bool"),
         (np.full((4, 4), 200.0), r"floats must be in \[0, 1\], but these go from 200 to 200"),
-        (np.full((4, 4), np.nan), "go from nan"),
+        (np.full((4, 4), np.nan), "some are NaN or infinite"),
         (7, "not int"),
         ([1, 2], "not list"),
     ],
