@@ -141,8 +141,21 @@ def test_a_disk_that_fills_up_keeps_the_last_state(tmp_path, photos, monkeypatch
 
 def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
     run(tmp_path, photos, stop_at=1)
-    with pytest.raises(TrainingError, match="holds a run of another recipe"):
-        run(tmp_path, photos, replace(RECIPE, lr=1.0))
+    told = r"lr is 0\.002 there, 1\.0 asked for, architecture\.n is 4 there, 8 asked for"
+    with pytest.raises(TrainingError, match=rf"holds a run of another recipe \({told}\)"):
+        run(tmp_path, photos, replace(RECIPE, lr=1.0, architecture=replace(RECIPE.architecture, n=8)))
+
+
+def test_a_recipe_without_ema_keeps_no_average_and_goes_on_from_a_state_that_has_one(tmp_path, photos):
+    recipe = replace(RECIPE, ema=0.0)
+    whole = run(tmp_path / "whole", photos, recipe).state_dict()
+    run(tmp_path / "stopped", photos, recipe, stop_at=4)
+    state = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)
+    assert "average" not in state
+    old = {f"module.{name}": torch.zeros_like(value) for name, value in state["network"].items()}
+    torch.save({**state, "average": old}, tmp_path / "stopped" / "state.pt")
+    resumed = run(tmp_path / "stopped", photos, recipe).state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_a_run_can_start_from_the_weights_of_a_checkpoint(tmp_path, photos):

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -239,19 +239,20 @@ def train(job: Job, out: Path, session: Session) -> None:
     accelerator = machine.accelerator
     network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-    average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True) if recipe.ema else None
     optimisers = _optimisers(recipe, network)
     step, seconds = 0, 0.0
     if saved:
         network.load_state_dict(saved["network"])
-        average.load_state_dict(saved["average"])
+        if average is not None:
+            average.load_state_dict(saved["average"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         step, seconds = saved["step"], saved["seconds"]
         del saved
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    averaged = average.module if recipe.ema else network
+    averaged = network if average is None else average.module
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -266,7 +267,7 @@ def train(job: Job, out: Path, session: Session) -> None:
             }
             state = {
                 "network": network.state_dict(),
-                "average": average.state_dict(),
+                **({} if average is None else {"average": average.state_dict()}),
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "step": step,
                 "seconds": seconds,
@@ -278,7 +279,7 @@ def train(job: Job, out: Path, session: Session) -> None:
     if accelerator.is_main_process and not described.exists():
         if job.preprocessing:
             write_json(out / "preprocessing.json", dict(job.preprocessing))
-        write_json(described, asdict(recipe))
+        write_json(described, to_json(recipe))
     board = Board(out, ["step", "seconds", "lr", "loss", *job.columns], step) if accelerator.is_main_process else None
     end = job.steps if session.stop_at is None else min(session.stop_at, job.steps)
     every = session.validate_every or job.validate_every
@@ -331,7 +332,7 @@ def train(job: Job, out: Path, session: Session) -> None:
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        if recipe.ema:
+        if average is not None:
             average.update_parameters(network)
         losses.append(value)
         step += 1
@@ -445,10 +446,31 @@ def finish(out: Path, session: Session, test: Callable[[Machine], dict[str, Any]
 
 
 def _check_recipe(recipe: Recipe, described: Path) -> None:
-    if described.exists() and json.loads(described.read_text()) != json.loads(json.dumps(asdict(recipe))):
+    if not described.exists():
+        return
+    there, asked = (dict(_leaves(fields)) for fields in (json.loads(described.read_text()), to_json(recipe)))
+    wrong = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
+    if wrong:
+        told = ", ".join(f"{name} is {there.get(name)!r} there, {asked.get(name)!r} asked for" for name in wrong[:3])
         raise TrainingError(
-            f"{described.parent} holds a run of another recipe: give another --out, or remove the folder"
+            f"{described.parent} holds a run of another recipe ({told}{', ...' if wrong[3:] else ''}): "
+            "give another --out, or remove the folder"
         )
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as ``recipe.json`` holds it."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a recipe by name, those of its parts as ``epochs.count``."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def choose_precision(precision: Precision, device: str | None) -> Literal["fp32", "bf16"]:
