@@ -132,7 +132,7 @@ def add(path: Path, data_set: str, layer: str, pooling: str, images: int, value:
     """Write a score where ``skipae-train card`` reads it, in place of an earlier one."""
     rows = json.loads(path.read_text()) if path.exists() else []
     measure = "mAP" if data_set == "voc07" else "accuracy"
-    rows = [row for row in rows if (row["set"], row["metric"].split(",")[0]) != (data_set, measure)]
+    rows = [row for row in rows if (row["set"], row.get("metric", "").split(",")[0]) != (data_set, measure)]
     metric = f"{measure}, %, of a linear probe on {layer}, pooled to {'2 x 2' if pooling == 'grid' else 'its mean'}"
     rows.append({"set": data_set, "metric": metric, "images": images, "mean": value})
     path.parent.mkdir(exist_ok=True)
@@ -175,15 +175,15 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
             rows.append((label, layer, pooling, features.shape[1], round(validation, 2), round(result, 2)))
             print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
     print()
+    if out is not None:
+        with out.open("w", newline="") as file:
+            csv.writer(file).writerows([("features", "layer", "pooling", "numbers", "held out", "test"), *rows])
     for label, _ in sources:
         best = max((row for row in rows if row[0] == label), key=lambda row: row[4])
         print(f"{label}: {best[5]:.1f} % with {best[1]} {best[2]}, chosen by the held-out images")
         for path in networks:
             if record and path.name == label:
                 add(path / "training" / "metrics.json", data_set, best[1], best[2], len(test), best[5])
-    if out is not None:
-        with out.open("w", newline="") as file:
-            csv.writer(file).writerows([("features", "layer", "pooling", "numbers", "held out", "test"), *rows])
 
 
 if __name__ == "__main__":

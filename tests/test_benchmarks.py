@@ -1,6 +1,7 @@
 """The benchmarks whose numbers the results quote, on tiny sets."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import make_sets
+from skipae_train.evaluate import Score, record_scores
 from skipae_train.loop import Session
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
@@ -28,10 +30,15 @@ def run(script: str, *arguments: object) -> str:
 def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     data, network = make_sets.everything(tmp_path / "data"), pretrain_recipe(recipe, budget="smoke")
     pretrain(network, data, tmp_path / "run", Session(precision="fp32", device="cpu", quiet=True))
+    restored = Score("Gaussian, sigma 25", 4, 20.0, 25.0, 1.0, "skipae-train evaluate")
+    record_scores(tmp_path / "run", "toy set", [restored])
     said = run(
         "linear_probe.py", tmp_path / "run", "--set", data_set, "--data", data, "--side", 40,
-        "--out", tmp_path / "x.csv",
+        "--out", tmp_path / "x.csv", "--record",
     )  # fmt: skip
+    record_scores(tmp_path / "run", "toy set", [restored])  # of either kind, in either order
+    recorded = json.loads((tmp_path / "run" / "training" / "metrics.json").read_text())
+    assert [row["set"] for row in recorded] == [data_set, "toy set"]
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     layers = len(network.architecture.layers)
     expected = ["raw pixels"] + ["run"] * 2 * layers + ["run, random weights"] * 2 * layers

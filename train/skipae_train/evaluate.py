@@ -88,7 +88,7 @@ def record_scores(folder: Path, dataset: str, scores: Iterable[Score]) -> None:
     rows = json.loads(path.read_text()) if path.exists() else []
     for score in scores:
         row = {"set": dataset, **asdict(score)}
-        rows = [r for r in rows if (r["set"], r["label"]) != (dataset, score.label)] + [row]
+        rows = [r for r in rows if (r["set"], r.get("label")) != (dataset, score.label)] + [row]
     path.write_text(json.dumps(rows, indent=2) + "\n")
 
 
