@@ -27,7 +27,7 @@ import skipae_train
 from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
 from skipae_train.feed import Epochs, open_set
 from skipae_train.finetune import load_network
-from skipae_train.loop import Machine, Session
+from skipae_train.loop import Machine, Session, require_finished
 from skipae_train.metrics import accuracy, mean_average_precision
 from skipae_train.networks import Network
 from skipae_zoo import Layer
@@ -125,7 +125,10 @@ def score(logits: Tensor, labels: Tensor) -> float:
 
 def load(source: Path) -> Network:
     """The network of a run folder or a checkpoint."""
-    return load_network(source)[0] if (source / "state.pt").exists() else skipae_train.load(source)
+    if not (source / "state.pt").exists():
+        return skipae_train.load(source)
+    require_finished(source)
+    return load_network(source)[0]
 
 
 def add(path: Path, data_set: str, layer: str, pooling: str, images: int, value: float) -> None:

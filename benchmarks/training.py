@@ -28,7 +28,7 @@ from torch import nn
 
 from skipae_train.datasets import MemorySet
 from skipae_train.feed import Epochs
-from skipae_train.loop import Precision, Session, choose_precision, train
+from skipae_train.loop import RANDOM, Precision, Session, choose_precision, train
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import Pretrain, SetJob
 from skipae_train.recipes import pretrain_recipe
@@ -65,7 +65,7 @@ def ours(recipe: Pretrain, epochs: Epochs, out: Path, steps: int, precision: Pre
     session = Session(precision=precision, save_minutes=1e6, validate_every=10**9, quiet=True)
 
     def until(step: int) -> float:
-        train(job, out, replace(session, stop_at=step))
+        train(job, out, replace(session, stop_at=step), RANDOM)
         return float(torch.load(out / "state.pt", weights_only=True)["seconds"])
 
     seconds = [until(stop) for stop in (5, 5 + steps, 5 + 2 * steps)]

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import make_sets
 from skipae import from_pretrained
+from skipae_train.cli import cli
 from skipae_train.datasets import VOID, MemorySet, load
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed
@@ -158,7 +160,60 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
         finetune(finetune_recipe("cifar10-4k", variant="random", budget="smoke"), data, tmp_path, SESSION, start=few)
     with pytest.raises(TransferError, match="another architecture"):
         finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, SESSION, start=few)
+    no_shortcut = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
+    with pytest.raises(TransferError, match="shortcuts is 'symmetric' and must be 'input-output'; take one"):
+        finetune(no_shortcut, data, tmp_path, SESSION, start=few)
+    with pytest.raises(TrainingError, match="holds a run of cifar10-4k, but other starts from cifar10: give the run"):
+        finetune(replace(recipe, name="other", start="cifar10"), data, tmp_path, SESSION, start=few)
     assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, data):
+    run, made = tmp_path / "run", tmp_path / "made"
+    pretrain(pretrain_recipe("cifar10-4k", budget="smoke"), data, run, replace(SESSION, stop_at=2))
+    message = f"{run} stopped at step 2 of 6: give its command again to finish it"
+    with pytest.raises(TrainingError, match=message):
+        finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "x", SESSION, start=run)
+    probed = CliRunner().invoke(cli, ["probe", str(run), "--data", str(data), "--out", str(tmp_path / "x")])
+    assert str(probed.exception) == message and not (tmp_path / "x").exists()
+    done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
+    assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: these are its weights so far\n"
+
+
+def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
+    recipe = finetune_recipe("cifar10-4k", budget="smoke")
+    found = finetune(recipe, data, tmp_path / "run", SESSION, start=few)
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    assert environment["start"] == "cifar10-4k, seed 0" and len(environment["start sha256"]) == 64
+    assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
+    other = tmp_path / "other"
+    pretrain(pretrain_recipe("cifar10-4k", budget="smoke", seed=1), data, other, SESSION)
+    told = r"started from other weights \(cifar10-4k, seed 0 \w{8} there, cifar10-4k, seed 1 \w{8} asked for\): start"
+    with pytest.raises(TrainingError, match=told):
+        finetune(recipe, data, tmp_path / "run", SESSION, start=other)
+    stopped = tmp_path / "stopped"
+    finetune(recipe, data, stopped, replace(SESSION, stop_at=1), start=few)
+    with pytest.raises(TrainingError, match=told):
+        finetune(recipe, data, stopped, SESSION, start=other)
+    del environment["start"], environment["start sha256"]  # as earlier versions wrote it
+    path.write_text(json.dumps(environment))
+    assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
+    probes = Probe(name="probe", architecture=recipe.architecture, epochs=recipe.epochs, labelled=10, weights=100)
+    for run in (few, other):
+        network = load_run(run)[0]
+        if run is few:
+            assert len(probe(probes, network, data, tmp_path / "probe", SESSION)) == 8
+            continue
+        with pytest.raises(TrainingError, match="probe holds a run that was started from other weights"):
+            probe(probes, network, data, tmp_path / "probe", SESSION)
+
+
+def test_a_checkpoint_need_only_fit(tmp_path, data, few):
+    export_run(few, tmp_path / "made", name="made", halo_images=None)
+    recipe = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
+    assert finetune(recipe, data, tmp_path / "run", SESSION, start=tmp_path / "made")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["start"] == "made"
 
 
 def test_a_run_is_exported_with_its_classes_and_sizes(tmp_path, data, few):

@@ -165,6 +165,8 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(tmp_path, photos):
     second = run(tmp_path / "second", photos, replace(recipe, seed=5), start=tmp_path / "made")
     for name, value in first.named_parameters():
         torch.testing.assert_close(second.state_dict()[name], value.detach())
+    with pytest.raises(TrainingError, match=r"other weights \(made \w{8} there, random weights asked for\): start it"):
+        run(tmp_path / "second", photos, replace(recipe, seed=5))
     other = replace(recipe, architecture=network_1((1, 1, 0, 0), 4))
     with pytest.raises(TrainingError, match="but tiny trains"):
         run(tmp_path / "third", photos, other, start=tmp_path / "made")

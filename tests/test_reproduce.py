@@ -16,7 +16,14 @@ from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask
 from skipae_train.feed import open_set
 from skipae_train.loop import Session, TrainingError
-from skipae_train.recipes import VARIANTS, RecipeError, finetune_recipe, has, pretrain_recipe, recipe_names
+from skipae_train.recipes import (
+    VARIANTS,
+    RecipeError,
+    finetune_recipe,
+    has,
+    pretrain_recipe,
+    recipe_names,
+)
 from skipae_train.reproduce import RESULTS, Bench, Cell, reproduce
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
@@ -146,12 +153,14 @@ def test_the_command_line_goes_from_pre_training_to_a_figure(data, tmp_path):
         assert done.exit_code == 0, done.output
         return done.output
 
-    run("pretrain", "cifar10-4k", "--out", tmp_path / "ae", "--variant", "no-shortcut+half", "--seed", 3)
+    changed = ("--variant", "no-shortcut+half", "--seed", 3)
+    run("pretrain", "cifar10-4k", "--out", tmp_path / "ae", *changed)
     recipe = json.loads((tmp_path / "ae" / "recipe.json").read_text())
     assert (recipe["name"], recipe["seed"], recipe["architecture"]["shortcuts"]) == (
         "cifar10-4k-no-shortcut-half", 3, "input-output",
     )  # fmt: skip
-    assert "accuracy" in run("finetune", "cifar10-4k", "--start", tmp_path / "ae", "--out", tmp_path / "classifier")
+    arguments = ("finetune", "cifar10-4k", "--start", tmp_path / "ae", "--out", tmp_path / "classifier", *changed)
+    assert "accuracy" in run(*arguments)
     assert "enc8: accuracy" in run("probe", tmp_path / "classifier", "--out", tmp_path / "probe")
     assert run("reproduce", "fig6", "--out", tmp_path / "fig6").startswith("# fig6: feature maps")
     assert (tmp_path / "fig6" / "runs" / "pretrain-imagenet-animal-smoke-seed0" / "state.pt").exists()

@@ -167,10 +167,12 @@ def finetune(
 def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> None:
     """Measure what each encoder layer of a RUN can classify and reconstruct."""
     from skipae_train.finetune import load_network
+    from skipae_train.loop import require_finished
     from skipae_train.probe import Probe, probe
     from skipae_train.recipes.budgets import cut
 
     network, recipe = load_network(run)
+    require_finished(run)
     chosen = cut(Probe(name=f"probe {recipe['name']}", architecture=network.architecture), budget)
     for row in probe(chosen, network, data, out, _session(**options)):
         click.echo(f"{row['layer']}: accuracy {row['accuracy']:.2f} %, PSNR {row['psnr']:.2f} dB")
@@ -224,6 +226,7 @@ def export(
     """
     from skipae_train.data import find_images, load_rgb
     from skipae_train.export import export_run, export_static
+    from skipae_train.loop import progress
 
     if size is not None:
         match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
@@ -237,6 +240,9 @@ def export(
     if name is None:
         raise click.UsageError("--name is needed to export a run to a checkpoint folder")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
+    done, steps = progress(source)
+    if done < steps:
+        click.echo(f"{source} stopped at step {done} of {steps}: these are its weights so far", err=True)
     network, config, parity = export_run(
         source,
         out,

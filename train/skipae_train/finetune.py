@@ -15,6 +15,7 @@ from skipae_train.corruption import BlockMask, GaussianNoise, chance
 from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
 from skipae_train.loop import (
+    RANDOM,
     Job,
     Machine,
     Milestones,
@@ -27,12 +28,14 @@ from skipae_train.loop import (
     finish,
     finished,
     load_state,
+    require_finished,
+    started_from,
     train,
 )
-from skipae_train.networks import Classifier, Network, Segmenter, transfer
+from skipae_train.networks import Classifier, Network, Segmenter, check_architecture, transfer
 from skipae_train.networks import Part as NetworkPart
 from skipae_train.pretrain import load_run
-from skipae_zoo import Architecture, Head
+from skipae_zoo import Architecture, Head, read_config
 
 Metric = Literal["accuracy", "map", "miou"]
 
@@ -86,24 +89,25 @@ def finetune(
     recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.loop.train`; it receives ``result.json``
     besides, what the test set says, which is returned, or None where the session ends before the run does.
 
-    Raises :class:`TrainingError` as there, and where ``start`` is missing, or given though the recipe takes none.
+    Raises :class:`TrainingError` as there, and where ``start`` is missing, given though the recipe takes none, or a run
+    that has not ended or is of another recipe; :class:`TransferError` where it is another architecture.
     """
     if (start is None) != (recipe.start is None):
         needed = (
             f"needs the run of a pre-training by {recipe.start!r} to start from" if recipe.start else "takes no start"
         )
         raise TrainingError(f"{recipe.name} {needed}, not {start}")
-    if found := finished(recipe, out):
+    source, origin = (None, RANDOM) if start is None else _load_start(recipe, start)
+    if found := finished(recipe, out, origin):
         return found
     images = open_set(recipe.epochs, data, "train")
     network = build(recipe, len(images.classes))
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
     new = [name for name, _ in network.named_parameters()]
-    if start is not None:
-        source = load_run(start)[0] if (start / "state.pt").exists() else start
+    if source is not None:
         new = transfer(network, source, recipe.transfer)
-    train(_FinetuneJob(recipe, network, images, new, data), out, session)
+    train(_FinetuneJob(recipe, network, images, new, data), out, session, origin)
 
     def test(machine: Machine) -> dict[str, Any]:
         if recipe.tuning:
@@ -116,6 +120,28 @@ def finetune(
         return {"metric": recipe.metric, "images": len(chosen), **measured}
 
     return finish(out, session, test)
+
+
+def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]:
+    """The network to start from and what is told of it.
+
+    A checkpoint need only fit; a run must have ended, and be of the pre-training that the recipe is for.
+    """
+    from skipae_train.recipes import split_name  # imports this module
+
+    if not (start / "state.pt").exists():
+        checkpoint = Network.from_checkpoint(start)
+        return checkpoint, started_from(read_config(start).name, checkpoint)
+    network, described = load_run(start)
+    require_finished(start)
+    check_architecture(recipe.architecture, network.architecture)
+    name = described["name"]
+    if recipe.start not in (name, split_name(name)[0]):
+        raise TrainingError(
+            f"{start} holds a run of {name}, but {recipe.name} starts from {recipe.start}: give the run of "
+            f"'skipae-train pretrain {recipe.start}'"
+        )
+    return network, started_from(f"{name}, seed {described['seed']}", network)
 
 
 def load_finetuned(run: Path) -> tuple[Classifier | Segmenter, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -215,23 +216,23 @@ class Job(ABC):
         return False
 
 
-def train(job: Job, out: Path, session: Session) -> None:
+def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> None:
     """Run a job to its end, or go on where a killed run stopped.
 
-    ``out`` receives ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``preprocessing.json``,
-    ``environment.json``, ``log.csv``, ``curves.png``, ``pictures/`` and ``tensorboard/``.  All that is random depends
-    on the recipe's seed and on numbers of steps, epochs and samples, so a resumed run gives the same weights as an
-    unbroken one.
+    ``start`` says what the job's network holds at the beginning (see :func:`started_from`).  ``out`` receives
+    ``state.pt`` (weights, optimiser, step), ``recipe.json``, ``preprocessing.json``, ``environment.json``,
+    ``log.csv``, ``curves.png``, ``pictures/`` and ``tensorboard/``.  All that is random depends on the recipe's seed
+    and on numbers of steps, epochs and samples, so a resumed run gives the same weights as an unbroken one.
 
     The batch of a step is cut into one part per process, or ``session.accumulate`` of them.  Gradients and the
     running statistics of batch norm are means over the parts: n processes give what one process with n parts gives.
 
     Raises :class:`Diverged` when the loss is not finite (the last saved state stays), :class:`TrainingError` when
-    ``out`` holds the run of another recipe.
+    ``out`` holds the run of another recipe, or one that was started from other weights.
     """
     recipe, network = job.recipe, job.network
     described, state_file = out / "recipe.json", out / "state.pt"
-    _check_recipe(recipe, described)
+    earlier = _check_run(recipe, out, start)
     out.mkdir(parents=True, exist_ok=True)
     saved = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else {}
     # A resumed run keeps its precision: what "auto" finds may differ from one day to the next.
@@ -249,6 +250,8 @@ def train(job: Job, out: Path, session: Session) -> None:
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         step, seconds = saved["step"], saved["seconds"]
+        if earlier:
+            start = {key: earlier[key] for key in start if key in earlier}
         del saved
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -263,6 +266,7 @@ def train(job: Job, out: Path, session: Session) -> None:
                 "hardware": hardware(accelerator),
                 "precision": machine.precision,
                 "torch": torch.__version__,
+                **start,
                 **job.facts,
             }
             state = {
@@ -425,9 +429,38 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, recipe
 
 
-def finished(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+def require_finished(run: Path) -> None:
+    """Raise :class:`TrainingError` where a run folder holds weights that are not the run's last."""
+    done, steps = progress(run)
+    if done < steps:
+        raise TrainingError(f"{run} stopped at step {done} of {steps}: give its command again to finish it")
+
+
+def progress(run: Path) -> tuple[int, int]:
+    """Steps done, and steps in all, of a run folder."""
+    path = run / "environment.json"
+    if not path.exists():
+        raise TrainingError(f"{run} is not the folder of a run: it lacks {path.name}")
+    environment = json.loads(path.read_text())
+    return environment["steps done"], environment["steps"]
+
+
+RANDOM = {"start": "random weights"}
+"""What :func:`started_from` says where nothing was loaded."""
+
+
+def started_from(name: str, network: nn.Module) -> dict[str, str]:
+    """What ``environment.json`` says of the weights that a run begins with, or reads."""
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return {"start": name, "start sha256": digest.hexdigest()}
+
+
+def finished(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any] | None:
     """What the run in ``out`` measured at its end; None where it is not there, or has not ended."""
-    _check_recipe(recipe, out / "recipe.json")
+    _check_run(recipe, out, start)
     path = out / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -445,17 +478,28 @@ def finish(out: Path, session: Session, test: Callable[[Machine], dict[str, Any]
     return found
 
 
-def _check_recipe(recipe: Recipe, described: Path) -> None:
+def _check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any]:
+    """``environment.json`` of the run in ``out``, if it is there; :class:`TrainingError` if it is another run."""
+    described, path = out / "recipe.json", out / "environment.json"
     if not described.exists():
-        return
+        return {}
     there, asked = (dict(_leaves(fields)) for fields in (json.loads(described.read_text()), to_json(recipe)))
     wrong = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
     if wrong:
         told = ", ".join(f"{name} is {there.get(name)!r} there, {asked.get(name)!r} asked for" for name in wrong[:3])
         raise TrainingError(
-            f"{described.parent} holds a run of another recipe ({told}{', ...' if wrong[3:] else ''}): "
+            f"{out} holds a run of another recipe ({told}{', ...' if wrong[3:] else ''}): "
             "give another --out, or remove the folder"
         )
+    environment: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    # Runs of earlier versions do not say what they were started from.
+    if "start" in environment and environment.get("start sha256") != start.get("start sha256"):
+        before, now = (f"{e['start']} {e.get('start sha256', '')[:8]}".strip() for e in (environment, start))
+        raise TrainingError(
+            f"{out} holds a run that was started from other weights ({before} there, {now} asked for): "
+            "start it from the same, or give another --out"
+        )
+    return environment
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

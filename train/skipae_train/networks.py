@@ -374,12 +374,8 @@ def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequ
     was.
     """
     network = Network.from_checkpoint(source) if isinstance(source, Path) else source
-    ours, theirs = target.architecture, network.architecture
-    keys = ("network", "n", "m") + (("shortcuts", "topology") if "decoder" in parts else ())
-    wrong = [key for key in keys if getattr(ours, key) != getattr(theirs, key)]
-    if wrong:
-        told = ", ".join(f"{key} is {getattr(theirs, key)!r} and must be {getattr(ours, key)!r}" for key in wrong)
-        raise TransferError(f"the weights of another architecture do not fit: of the pre-trained network {told}")
+    fields = ("network", "n", "m") + (("shortcuts", "topology") if "decoder" in parts else ())
+    check_architecture(target.architecture, network.architecture, fields)
     prefixes = (*(f"{part}." for part in parts), "mean", "std")
     wanted = [name for name in target.state_dict() if name.startswith(prefixes)]
     found = network.state_dict()
@@ -394,6 +390,19 @@ def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequ
         raise TransferError(f"{', '.join(parts)} cannot be transferred: the {what}")
     target.load_state_dict({name: found[name] for name in wanted}, strict=False)
     return [name for name, _ in target.named_parameters() if name not in wanted]
+
+
+def check_architecture(
+    ours: Architecture, theirs: Architecture, fields: Sequence[str] = ("network", "n", "m", "shortcuts", "topology")
+) -> None:
+    """Raise :class:`TransferError` where ``fields`` of a pre-trained network are not those of the one it is for."""
+    wrong = [key for key in fields if getattr(ours, key) != getattr(theirs, key)]
+    if wrong:
+        told = ", ".join(f"{key} is {getattr(theirs, key)!r} and must be {getattr(ours, key)!r}" for key in wrong)
+        raise TransferError(
+            f"the weights of another architecture do not fit: of the pre-trained network {told}; take one of the same "
+            "recipe, variant and budget"
+        )
 
 
 def _build(config: CheckpointConfig) -> Network:

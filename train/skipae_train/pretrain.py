@@ -15,6 +15,7 @@ from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, hold_out, mix, plan
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
 from skipae_train.loop import (
+    RANDOM,
     Job,
     Machine,
     Milestones,
@@ -27,12 +28,13 @@ from skipae_train.loop import (
     finish,
     finished,
     load_state,
+    started_from,
     train,
 )
 from skipae_train.networks import AutoEncoder
 from skipae_train.plots import grid
 from skipae_train.wide_resnet import WideResNet, WideResNetAutoEncoder
-from skipae_zoo import Architecture
+from skipae_zoo import Architecture, read_config
 
 Loss = Literal["mse", "rmse", "masked"]
 SetCorruption = GaussianNoise | BlockMask
@@ -89,21 +91,24 @@ def pretrain(
     ``start`` is a checkpoint folder whose weights a new run begins with.  For ``out`` and errors see
     :func:`skipae_train.loop.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
     """
-    if finished(recipe, out):
-        return load_restorer(out)[0]
-    network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
-    torch.manual_seed(recipe.seed)
-    network.initialise(recipe.init)
+    origin, begun = RANDOM, None
     if start is not None:
         begun = AutoEncoder.from_checkpoint(start)
         if begun.architecture != recipe.architecture:
             raise TrainingError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
+        origin = started_from(read_config(start).name, begun)
+    if finished(recipe, out, origin):
+        return load_restorer(out)[0]
+    network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
+    torch.manual_seed(recipe.seed)
+    network.initialise(recipe.init)
+    if begun is not None:
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
-        train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed)), out, session)
+        train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed)), out, session, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
-    train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session)
+    train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session, origin)
     trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
@@ -198,6 +203,8 @@ HELD_OUT, TEST = 500, 2000
 def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
     """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
     weights, recipe = load_state(run)
+    if "loss" not in recipe:
+        raise TrainingError(f"{run} holds a run of {recipe['name']}, which is no pre-training: give the run of one")
     shape = recipe["architecture"]
     architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)
     network = _build(architecture, mean=recipe["mean"], std=recipe["std"])

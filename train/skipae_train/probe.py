@@ -31,6 +31,7 @@ from skipae_train.loop import (
     finish,
     finished,
     load_state,
+    started_from,
     train,
 )
 from skipae_train.networks import Network
@@ -116,11 +117,12 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
 
     ``out`` is a run folder (see :func:`skipae_train.loop.train`) that receives ``probe.csv`` and ``probe.png`` besides.
     """
-    found = finished(recipe, out)
+    origin = started_from(recipe.name.removeprefix("probe "), network)
+    found = finished(recipe, out, origin)
     if not found:
         images = open_set(recipe.epochs, data, "train")
         probes = Probes(network, len(images.classes), recipe.epochs.crop, recipe.weights)
-        train(_ProbeJob(recipe, probes, images), out, session)
+        train(_ProbeJob(recipe, probes, images), out, session, origin)
 
         def test(machine: Machine) -> dict[str, Any]:
             chosen = open_set(recipe.epochs, data, "test")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
@@ -47,6 +48,17 @@ def finetune_recipe(name: str, *, variant: str = "", budget: Budget = "paper", s
 def has(name: str, part: str) -> bool:
     """Whether a recipe has the part ``PRETRAIN`` or ``FINETUNE``."""
     return hasattr(_module(name), part)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The recipe and the variant that a run's name is made of; ``("", "")`` where there are none such.
+
+    >>> split_name("cifar10-4k-no-shortcut-half")
+    ('cifar10-4k', 'no-shortcut+half')
+    """
+    base = max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="")
+    changes = re.findall("|".join(sorted(VARIANTS, key=len, reverse=True)), name[len(base) :])
+    return (base, "+".join(changes)) if "-".join([base, *changes]) == name else ("", "")
 
 
 def describe(name: str) -> str:
