@@ -16,7 +16,7 @@ from skipae_train.datasets import VOID, MemorySet, load
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed
 from skipae_train.finetune import Finetune, build, evaluate, finetune, load_finetuned, split_train
-from skipae_train.loop import Machine, Part, Session, TrainingError
+from skipae_train.loop import Machine, Part, Session, TrainingError, commit
 from skipae_train.networks import TransferError
 from skipae_train.pretrain import Pretrain, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe
@@ -186,6 +186,7 @@ def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
     path = tmp_path / "run" / "environment.json"
     environment = json.loads(path.read_text())
     assert environment["start"] == "cifar10-4k, seed 0" and len(environment["start sha256"]) == 64
+    assert environment["commit"] == commit()
     assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
     other = tmp_path / "other"
     pretrain(pretrain_recipe("cifar10-4k", budget="smoke", seed=1), data, other, SESSION)
@@ -196,7 +197,7 @@ def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
     finetune(recipe, data, stopped, replace(SESSION, stop_at=1), start=few)
     with pytest.raises(TrainingError, match=told):
         finetune(recipe, data, stopped, SESSION, start=other)
-    del environment["start"], environment["start sha256"]  # as earlier versions wrote it
+    del environment["start"], environment["start sha256"], environment["commit"]  # as earlier versions wrote it
     path.write_text(json.dumps(environment))
     assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
     probes = Probe(name="probe", architecture=recipe.architecture, epochs=recipe.epochs, labelled=10, weights=100)

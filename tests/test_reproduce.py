@@ -2,12 +2,14 @@
 
 import csv
 import importlib
+import itertools
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -15,7 +17,8 @@ import make_sets
 from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask
 from skipae_train.feed import open_set
-from skipae_train.loop import Session, TrainingError
+from skipae_train.loop import Session, TrainingError, choose_precision
+from skipae_train.pretrain import pretrain
 from skipae_train.recipes import (
     VARIANTS,
     RecipeError,
@@ -214,6 +217,36 @@ def test_budgets_cut_by_their_rules():
     assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
     wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
+
+
+def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("skipae_train.loop.commit", lambda: "aaaa")
+    Bench("smoke", 1, data, tmp_path / "runs", SESSION).pretrained("imagenet-animal")
+    monkeypatch.setattr("skipae_train.loop.commit", lambda: "bbbb with changes")
+    threads = torch.get_num_threads()
+    reproduce("fig5", "smoke", data, tmp_path, tmp_path / "runs", session=replace(SESSION, threads=threads))
+    described = json.loads((tmp_path / "result.json").read_text())
+    assert described["commit"] == "aaaa, bbbb with changes"
+    options = f"--precision fp32 --device cpu --threads {threads}"
+    assert described["command"] == f"skipae-train reproduce fig5 --budget smoke --seeds 1 --data DATA {options}"
+
+
+def test_a_killed_run_that_ends_at_another_commit_tells_both(data, tmp_path, monkeypatch):
+    recipe = pretrain_recipe("cifar10-4k", budget="smoke")
+    for commit, session in (("aaaa", replace(SESSION, stop_at=2)), ("bbbb", SESSION), ("cccc", SESSION)):
+        monkeypatch.setattr("skipae_train.loop.commit", lambda commit=commit: commit)
+        pretrain(recipe, data, tmp_path, session)
+    assert json.loads((tmp_path / "environment.json").read_text())["commit"] == "aaaa, bbbb"
+
+
+def test_the_precision_is_chosen_once(monkeypatch):
+    monkeypatch.setattr("skipae_train.loop.time.process_time", itertools.count().__next__)
+    choose_precision.cache_clear()
+    assert choose_precision("auto", "cpu") == "fp32"
+    ever_faster = (step**0.5 for step in itertools.count())  # which bf16, tried last, would now gain by
+    monkeypatch.setattr("skipae_train.loop.time.process_time", ever_faster.__next__)
+    assert choose_precision("auto", "cpu") == "fp32"
+    choose_precision.cache_clear()
 
 
 def test_unknown_recipes_and_variants_are_refused_by_name():

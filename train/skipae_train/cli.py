@@ -75,13 +75,9 @@ session_options = _together(
 )
 
 
-def _session(threads: int | None, **options: Any) -> Session:
-    import torch
-
+def _session(**options: Any) -> Session:
     from skipae_train.loop import Session
 
-    if threads:
-        torch.set_num_threads(threads)
     return Session(**options)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
 import platform
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from skipae import __version__
 from skipae_train.corruption import Colour
 from skipae_train.hashing import mix
 from skipae_train.muon import Muon
@@ -119,6 +122,8 @@ class Session:
     """``cpu``, or None for what accelerate finds."""
     accumulate: int = 1
     """Parts that each process cuts its share of a batch into, for less memory.  Batch norm sees the parts."""
+    threads: int | None = None
+    """CPU threads of torch; None leaves them as they are."""
     save_minutes: float = 5.0
     validate_every: int | None = None
     """Steps between measurements; None leaves it to the task."""
@@ -128,6 +133,8 @@ class Session:
 
     def machine(self, precision: str | None = None) -> Machine:
         """The device or devices, with the precision of the session unless another is given."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
         if self.precision != "auto" or precision is None:
             precision = choose_precision(self.precision, self.device)
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
@@ -243,6 +250,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True) if recipe.ema else None
     optimisers = _optimisers(recipe, network)
     step, seconds = 0, 0.0
+    commits: list[str] = []
     if saved:
         network.load_state_dict(saved["network"])
         if average is not None:
@@ -252,7 +260,10 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
         step, seconds = saved["step"], saved["seconds"]
         if earlier:
             start = {key: earlier[key] for key in start if key in earlier}
+            commits = earlier["commit"].split(", ") if "commit" in earlier else []
         del saved
+    if step < job.steps and commit() not in commits:
+        commits.append(commit())
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     averaged = network if average is None else average.module
@@ -266,6 +277,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
                 "hardware": hardware(accelerator),
                 "precision": machine.precision,
                 "torch": torch.__version__,
+                **({"commit": ", ".join(commits)} if commits else {}),
                 **start,
                 **job.facts,
             }
@@ -517,8 +529,23 @@ def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
+@functools.cache
+def commit() -> str:
+    """The commit of this code, or the version where it does not lie in a checkout."""
+    here = Path(__file__).parent
+    try:
+        head, changes = (
+            subprocess.run(["git", *command], cwd=here, capture_output=True, check=True, text=True).stdout.strip()
+            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"skipae {__version__}"
+    return head + (" with changes" if changes else "")
+
+
+@functools.cache
 def choose_precision(precision: Precision, device: str | None) -> Literal["fp32", "bf16"]:
-    """``auto`` takes what the device does faster, by trying it; other work on the cores does not count."""
+    """``auto`` takes what the device does faster, by trying it once; other work on the cores does not count."""
     if precision != "auto":
         return precision
     if device != "cpu" and torch.cuda.is_available():

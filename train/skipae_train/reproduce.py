@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import statistics
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from skipae import __version__
 from skipae_train.corruption import Corruption
 from skipae_train.data import DataError
 from skipae_train.datasets import COARSE
@@ -212,14 +210,19 @@ def reproduce(
             continue
         shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
         environments.append(json.loads((run / "environment.json").read_text()))
+    options = "".join(
+        f" --{option} {value}"
+        for option in ("precision", "device", "threads", "accumulate")
+        if (value := getattr(session, option)) != getattr(Session, option)
+    )
     facts = {
         "budget": budget,
         "seeds": seeds,
         "hardware": "; ".join(sorted({e["hardware"] for e in environments})),
         "precision": ", ".join(sorted({e["precision"] for e in environments})),
         "hours": round(sum(e["hours"] for e in environments), 2),
-        "commit": _commit(),
-        "command": f"skipae-train reproduce {name} --budget {budget} --seeds {seeds} --data DATA",
+        "commit": ", ".join(sorted({c for e in environments for c in e.get("commit", "not recorded").split(", ")})),
+        "command": f"skipae-train reproduce {name} --budget {budget} --seeds {seeds} --data DATA{options}",
     }
     if page.missing:
         facts["left out"] = "; ".join(page.missing)
@@ -294,21 +297,6 @@ def _save(picture: Tensor) -> Callable[[Path], None]:
 def _psnr(run: Path) -> float:
     """PSNR in dB of a pre-trained network on test images."""
     return float(json.loads((run / "result.json").read_text())["value"])
-
-
-def _commit() -> str:
-    """The commit of this code, or the version where it does not lie in a checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, check=True, text=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, check=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return f"skipae {__version__}"
-    return head.stdout.strip() + (" with changes" if changed.stdout else "")
 
 
 RANDOM, HE = "random, N(0, 0.01)", "random, He"
