@@ -11,8 +11,10 @@ from PIL import Image
 
 import make_sets
 from skipae import from_pretrained
+from skipae_train.card import make_card
 from skipae_train.cli import cli
 from skipae_train.datasets import VOID, MemorySet, load
+from skipae_train.evaluate import Score, record_scores
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed
 from skipae_train.finetune import Finetune, build, evaluate, finetune, load_finetuned, split_train
@@ -178,6 +180,11 @@ def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, d
     assert str(probed.exception) == message and not (tmp_path / "x").exists()
     done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
     assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: these are its weights so far\n"
+    (made / "training" / "notes.md").write_text(
+        "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
+    )
+    record_scores(made, "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
+    assert "It stopped at step 2 of 6" in make_card(made)
 
 
 def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from skipae_train import publish as publishing
 from skipae_train.card import CardError, make_card, measure_speed, write_card
 from skipae_train.cli import main
 from skipae_train.export import session
+from skipae_train.loop import to_json
 from skipae_train.publish import PublishError, publish
+from skipae_train.recipes import finetune_recipe, pretrain_recipe
 from skipae_zoo import ConfigError, sha256
 from test_heads import exported
 
@@ -213,6 +216,26 @@ def test_the_card_says_what_users_ask(made: Path) -> None:
     assert "1024 x 1024 pixels take" in card and 'from_pretrained("ORG/decoder")' in card
     for digest in checkpoints.load_config(made).files.values():
         assert digest in card
+
+
+def test_the_card_tells_the_command_that_was_run(made: Path, tmp_path: Path) -> None:
+    training = shutil.copytree(made, tmp_path / "made") / "training"
+    sgd = pretrain_recipe("cifar100", variant="sgd", budget="smoke")
+    random = finetune_recipe("cifar10-4k", variant="random", budget="cpu")
+    for recipe, start, told in (
+        (
+            sgd,
+            "random weights",
+            "-sgd` (`skipae-train pretrain cifar100 --variant sgd --budget smoke --data DATA --out",
+        ),
+        (sgd, "natural", "--variant sgd --budget smoke --start CHECKPOINT --data DATA --out RUN`): 1 epochs"),
+        (sgd, "natural", "; SGD with momentum at\n0.1"),
+        (random, "random weights", "finetune cifar10-4k --variant random --budget cpu --data DATA --out RUN`)"),
+        (replace(random, start="cifar10-4k", name="mine"), "", "Recipe `mine`: 120 epochs of cifar10"),
+    ):
+        (training / "recipe.json").write_text(json.dumps(to_json(recipe)))
+        (training / "environment.json").write_text(json.dumps({"torch": "2", "start": start}))
+        assert told in make_card(training.parent)
 
 
 def test_the_weights_in_numpy_alone(made: Path) -> None:

@@ -17,15 +17,17 @@ import make_sets
 from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask
 from skipae_train.feed import open_set
-from skipae_train.loop import Session, TrainingError, choose_precision
+from skipae_train.loop import Session, TrainingError, choose_precision, to_json
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import (
     VARIANTS,
     RecipeError,
+    command_for,
     finetune_recipe,
     has,
     pretrain_recipe,
     recipe_names,
+    split_name,
 )
 from skipae_train.reproduce import RESULTS, Bench, Cell, reproduce
 
@@ -217,6 +219,40 @@ def test_budgets_cut_by_their_rules():
     assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
     wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pretrain natural",
+        "pretrain cifar10-4k --variant modern --budget cpu",
+        "pretrain cifar100 --variant wide-resnet+sgd --budget smoke --seed 2",
+        "pretrain imagenet-animal --variant half",
+        "finetune cifar10-4k --variant no-shortcut+sgd-finetune --budget cpu --lr 0.006",
+        "finetune stl10 --variant random-he --budget smoke --fold 3",
+    ],
+)
+def test_a_recipe_as_run_tells_its_command(command):
+    kind, name, *options = command.split()
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    load = pretrain_recipe if kind == "pretrain" else finetune_recipe
+    recipe = load(
+        name,
+        variant=given.get("--variant", ""),
+        budget=given.get("--budget", "paper"),
+        seed=int(given.get("--seed", 0)),
+    )
+    names = [recipe.name]
+    if "--lr" in given:
+        recipe = replace(recipe, lr=float(given["--lr"]))
+        names.append(f"{recipe.name}-lr{recipe.lr:g}")  # as Bench calls it
+    if "--fold" in given:
+        recipe = replace(recipe, fold=int(given["--fold"]))
+        names.append(f"{recipe.name}-fold{recipe.fold}")
+    for chosen in names:
+        assert command_for(to_json(replace(recipe, name=chosen))) == command
+    assert command_for({**to_json(recipe), "clip": 7.0}) == command_for({**to_json(recipe), "name": "mine"}) == ""
+    assert split_name("imagenet-animal-half-sgd-finetune") == ("imagenet-animal", "half+sgd-finetune")
 
 
 def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -345,36 +344,34 @@ def _architecture(config: CheckpointConfig) -> str:
 
 
 def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
+    from skipae_train.loop import RANDOM  # with torch
+    from skipae_train.recipes import command_for
+
     phases = ", ".join(
         f"{p['steps']:,} steps of {p['batch']} crops of {p['crop']} pixels" for p in recipe.get("phases", ())
     )
     if epochs := recipe.get("epochs"):
         phases = f"{epochs['count']} epochs of {epochs['data']}, batches of {epochs['batch']}, {epochs['crop']} pixels"
-    command = f"finetune {recipe['name']} --start RUN" if "head" in recipe else f"pretrain {recipe['name']}"
-    command += _budget(recipe)
-    data = "DATA" if epochs else "PHOTOS"
+    command = command_for(recipe)
+    if command and recipe.get("start"):
+        command += " --start RUN"
+    elif command and environment.get("start", RANDOM["start"]) != RANDOM["start"]:
+        command += " --start CHECKPOINT"
+    told = f" (`skipae-train {command} --data {'DATA' if epochs else 'PHOTOS'} --out RUN`)" if command else ""
+    optimiser = {"adam": "ADAM", "sgd": "SGD with momentum"}[recipe.get("optimiser", "adam")]
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
+    done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
+    stopped = f" It stopped at step {done} of {steps}: the weights are not its last." if done < steps else ""
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 
-Recipe `{recipe["name"]}` (`skipae-train {command} --data {data} --out RUN`): {phases}; ADAM at
+Recipe `{recipe["name"]}`{told}: {phases}; {optimiser} at
 {recipe["lr"]:g}{muon}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
-`training/log.csv`.
+`training/log.csv`.{stopped}
 
 {facts}
 """
-
-
-def _budget(recipe: dict[str, Any]) -> str:
-    """The option that cuts a recipe to what was run; nothing where nothing was cut, or the recipe has another name."""
-    from skipae_train.recipes import finetune_recipe, pretrain_recipe, recipe_names  # with torch
-
-    load = finetune_recipe if "head" in recipe else pretrain_recipe
-    if recipe["name"] not in recipe_names() or not recipe.get("epochs"):
-        return ""
-    cut = load(recipe["name"], budget="cpu")
-    return " --budget cpu" if asdict(cut)["epochs"] == recipe["epochs"] else ""
 
 
 def _files(folder: Path, config: CheckpointConfig, parity: dict[str, Any]) -> str:

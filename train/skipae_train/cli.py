@@ -126,6 +126,7 @@ def pretrain(
 @recipe_options
 @click.option("--start", type=EXISTING, help="Run folder of the pre-training, or a checkpoint folder.")
 @click.option("--fold", type=click.IntRange(0, 9), help="Of STL-10.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
 @session_options
 def finetune(
     recipe: str,
@@ -136,6 +137,7 @@ def finetune(
     seed: int,
     start: Path | None,
     fold: int | None,
+    lr: float | None,
     **options: Any,
 ) -> None:
     """Fine-tune a classifier or segmenter by RECIPE, or go on in --out; then test it."""
@@ -149,6 +151,8 @@ def finetune(
         if chosen.fold is None:
             raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe}")
         chosen = replace(chosen, fold=fold)
+    if lr is not None:
+        chosen = replace(chosen, lr=lr)
     found = finetune(chosen, data, out, _session(**options), start=start)
     if found is not None:
         click.echo(f"{out}: {found['metric']} {found['value']:.2f} % on {found['images']} test images")

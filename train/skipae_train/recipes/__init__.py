@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Cosine
+from skipae_train.loop import Cosine, to_json
 from skipae_train.pretrain import Pretrain
 from skipae_train.recipes.budgets import Budget, cut
 from skipae_train.wide_resnet import WideResNet
@@ -59,6 +59,27 @@ def split_name(name: str) -> tuple[str, str]:
     base = max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="")
     changes = re.findall("|".join(sorted(VARIANTS, key=len, reverse=True)), name[len(base) :])
     return (base, "+".join(changes)) if "-".join([base, *changes]) == name else ("", "")
+
+
+def command_for(recipe: dict[str, Any]) -> str:
+    """The words after ``skipae-train`` that make a run, from its ``recipe.json``: ``pretrain cifar10 --budget cpu``.
+
+    Empty where no command makes just this recipe: one that is not from this package or has changed since, or a try.
+    """
+    name, variant = split_name(re.sub(r"(-fold\d)?(-lr[\d.e-]+)?$", "", recipe["name"]))
+    kind, part, load = (
+        ("finetune", "FINETUNE", finetune_recipe) if "head" in recipe else ("pretrain", "PRETRAIN", pretrain_recipe)
+    )
+    if not name or not has(name, part):
+        return ""
+    for budget in reversed(get_args(Budget)):  # the whole first, where a budget cuts nothing
+        made = {**to_json(load(name, variant=variant, budget=budget, seed=recipe["seed"])), "name": recipe["name"]}
+        changed = {key: recipe[key] for key in ("fold", "lr") if recipe.get(key) not in (None, made.get(key))}
+        if (kind == "finetune" or not changed) and {**made, **changed} == recipe:
+            given = {"budget": budget if budget != "paper" else "", "seed": recipe["seed"] or "", **changed}
+            options = {"variant": variant, **given}
+            return " ".join([kind, name, *(f"--{key} {value}" for key, value in options.items() if value != "")])
+    return ""
 
 
 def describe(name: str) -> str:
