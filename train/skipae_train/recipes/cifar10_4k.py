@@ -6,7 +6,7 @@ Command:   skipae-train pretrain cifar10-4k --data DATA --out runs/ae
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     0.34 (pre-training) and 0.13 at --budget cpu, each on one core of the two
 Expected:  the paper: 80.22 +- 0.37 % (no pre-training 70.89 +- 0.30, without shortcuts 74.07 +- 0.43);
-           at --budget cpu 68.8 (RESULTS.md), and 73.0 with --variant modern, which takes 1.5 times as long
+           at --budget cpu 68.8 (RESULTS.md), and 73.0 with --variant modern, twice the fine-tuning
 """
 
 from skipae_train.corruption import BlockMask
