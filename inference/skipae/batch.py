@@ -40,8 +40,8 @@ STREAM = "-"
 OVERLAP_PIXELS = 16_000_000
 """Larger images have the memory to themselves: nothing is decoded or encoded beside them."""
 
-
 NO_MEMORY = "needs more memory than there is"
+"""Why an image failed that decoding, net or encoding had no room for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,9 @@ def _load(
 def _network(**changes: Any) -> Change:
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if isinstance(recipe.architecture, WideResNet):
-            raise RecipeError("a Wide-ResNet always has its shortcuts: leave out the variant wide-resnet, or the other")
+            raise RecipeError(
+                "a Wide-ResNet always has its shortcuts, as they are: leave out the variant wide-resnet, or the other"
+            )
         return replace(recipe, architecture=replace(recipe.architecture, **changes))
 
     return change
