@@ -37,6 +37,7 @@ from skipae_train.datasets import (
 
 RNG = np.random.default_rng(0)
 PER_BATCH = 4
+SPLITS = ("train", "test")
 
 
 def cifar_rows(count=PER_BATCH):
@@ -419,6 +420,36 @@ def test_folders(tmp_path):
         class_folder(tmp_path)
 
 
+def test_images_of_ones_own_are_split(tmp_path):
+    for number in range(40):
+        write_image(tmp_path / "mine" / "ab"[number % 2] / f"{number}.png")
+    parts = {(name, split): load(name, tmp_path / "mine", split) for name in ("folder", "classes") for split in SPLITS}
+    train, test = parts["classes", "train"], parts["classes", "test"]
+    assert len(train) + len(test) == 40 and 1 <= len(test) <= 8
+    assert (train.classes, test.classes) == (("a", "b"), ("a", "b")) and parts["folder", "train"].labels is None
+    names = {split: {train._name(row) for row in parts["folder", split]._rows} for split in SPLITS}
+    assert not names["train"] & names["test"] and len(names["test"]) == len(test)
+    write_image(tmp_path / "mine" / "a" / "more.png")
+    again = load("classes", tmp_path / "mine", "test")
+    assert names["test"] <= {again._name(row) for row in again._rows}  # what was tested on is never trained on
+
+    own = tmp_path / "own"
+    write_image(own / "train" / "a" / "1.png")
+    write_image(own / "train" / "b" / "2.png")
+    for split in SPLITS:
+        with pytest.raises(DataError, match=r"has a folder train, but none called test, val or validation"):
+            load("folder", own, split)
+    write_image(own / "val" / "b" / "3.png")
+    assert (len(load("folder", own, "train")), len(load("folder", own, "test"))) == (2, 1)
+    for split in SPLITS:  # found before training, not after it
+        with pytest.raises(DataError, match=r"must have the same classes, but a is in one alone"):
+            load("classes", own, split)
+    write_image(own / "val" / "a" / "4.png")
+    assert load("classes", own, "test").labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"holds 1 image\(s\), too few to keep one in ten apart"):
+        load("folder", own / "val" / "a", "train")
+
+
 def test_statistics(tmp_path):
     write_image(tmp_path / "a.png", colour=(255, 0, 51))
     write_image(tmp_path / "b.png", colour=(0, 0, 51))
@@ -434,7 +465,7 @@ def test_statistics(tmp_path):
 def hub_rows():
     datasets = pytest.importorskip("datasets")
     data = []
-    for number in range(4):
+    for number in range(20):
         buffer = io.BytesIO()
         Image.fromarray(RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
         data.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2, "note": "x"})
@@ -451,25 +482,46 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    expected = np.array(rows[3]["image"])
+    expected = {row: np.array(rows[row]["image"]) for row in (3, 10, 19)}
     rows.save_to_disk(tmp_path / "arrow")
     datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "splits")
     (tmp_path / "parquet").mkdir()
     rows.to_parquet(tmp_path / "parquet" / "train-0.parquet")
-    for folder in ("arrow", "splits", "parquet"):
-        images = hub(str(tmp_path / folder), "train", short_side=0)
-        assert len(images) == 4 and images.classes == ("a", "b") and images.labels.tolist() == [0, 1, 0, 1]
-        np.testing.assert_array_equal(images.whole(3)[0].permute(1, 2, 0), expected)
-    (batch,) = load(f"hub:{tmp_path / 'arrow'}", tmp_path, "train").batches(plan(4, 4, shuffle=False), View(225))
+    for folder in ("arrow", "splits", "parquet"):  # rows 9 and 19 are for the test
+        images, test = (hub(str(tmp_path / folder), split, short_side=0) for split in SPLITS)
+        assert images.classes == test.classes == ("a", "b") and (len(images), len(test)) == (18, 2)
+        assert images.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0] * 2 and test.labels.tolist() == [1, 1]
+        for part, position, row in ((images, 3, 3), (images, 9, 10), (test, 1, 19)):
+            np.testing.assert_array_equal(part.whole(position)[0].permute(1, 2, 0), expected[row])
+    datasets.DatasetDict({"train": rows, "validation": rows.select([3, 10])}).save_to_disk(tmp_path / "validated")
+    assert len(hub(str(tmp_path / "validated"), "train")) == 20
+    tested = hub(str(tmp_path / "validated"), "test", short_side=0)
+    np.testing.assert_array_equal(tested.whole(1)[0].permute(1, 2, 0), expected[10])
+    two = rows.rename_column("label", "fine").add_column("coarse", [0] * 20)
+    two = two.cast_column("coarse", datasets.ClassLabel(names=["all"])).rename_column("image", "img")
+    two.save_to_disk(tmp_path / "two")
+    with pytest.raises(DataError, match=r"has several class columns, fine, coarse: name the one to take"):
+        load(f"hub:{tmp_path / 'two'}", tmp_path, "train")
+    assert load(f"hub:{tmp_path / 'two'}#coarse", tmp_path, "train").classes == ("all",)
+    rows.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
+    assert hub(str(tmp_path / "unlabelled"), "train").labels is None
+    rows.remove_columns("image").save_to_disk(tmp_path / "blind")
+    with pytest.raises(DataError, match=r"has no image column: its columns are label, note"):
+        hub(str(tmp_path / "blind"), "train")
+    rows.select(range(9)).save_to_disk(tmp_path / "few")
+    with pytest.raises(DataError, match=r"has 9 rows and no split to test on"):
+        hub(str(tmp_path / "few"), "train")
+    arrow = load(f"hub:{tmp_path / 'arrow'}", tmp_path, "train").subset(torch.arange(4))
+    (batch,) = arrow.batches(plan(4, 4, shuffle=False), View(225))
     assert batch.images.shape == (4, 3, 225, 225)
     with pytest.raises(DataError, match=r"no image column 'img'; its image columns: image"):
         hub(str(tmp_path / "arrow"), "train", image="img")
-    with pytest.raises(DataError, match=r"no class column 'note'; it has: label"):
+    with pytest.raises(DataError, match=r"no class column 'note'; its class columns: label"):
         hub(str(tmp_path / "arrow"), "train", label="note")
-    with pytest.raises(DataError, match=r"no usable split 'test'"):
-        hub(str(tmp_path / "splits"), "test")
-    with pytest.raises(DataError, match=r"no usable split 'test'"):
-        hub(str(tmp_path / "parquet"), "test")
+    with pytest.raises(DataError, match=r"has no split 'unlabeled': it has train, test"):
+        hub(str(tmp_path / "splits"), "unlabeled")
+    with pytest.raises(DataError, match=r"nowhere cannot be used \(FileNotFoundError"):
+        hub(str(tmp_path / "nowhere" / "nowhere" / "nowhere"), "train")
 
 
 def ramp(count=12, side=10):

@@ -22,9 +22,10 @@ from skipae_train.loop import Machine, Part, Session, TrainingError, commit
 from skipae_train.networks import TransferError
 from skipae_train.pretrain import Pretrain, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe
-from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
+NOTES = "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +181,7 @@ def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, d
     assert str(probed.exception) == message and not (tmp_path / "x").exists()
     done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
     assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: these are its weights so far\n"
-    (made / "training" / "notes.md").write_text(
-        "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
-    )
+    (made / "training" / "notes.md").write_text(NOTES)
     record_scores(made, "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
     assert "It stopped at step 2 of 6" in make_card(made)
 
@@ -256,6 +255,50 @@ def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(t
     with Image.open(tmp_path / "probe.png") as picture:
         assert np.asarray(picture).std() > 1
     assert (tmp_path / "probe.csv").read_text().startswith("network,layer,accuracy,psnr\n")
+
+
+def test_training_on_images_of_ones_own(tmp_path):
+    mine = tmp_path / "mine"
+    for name, count in (("train", 30), ("test", 10)):
+        labels = np.arange(count) % 2
+        for number, pixels in enumerate(make_sets.pictures(labels, 48, count)):
+            file = mine / name / ("heron", "stork")[labels[number]] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+
+    def skipae_train(kind, recipe, *options):
+        common = ("--data", mine, "--budget", "smoke", "--device", "cpu", "--precision", "fp32", "--quiet")
+        done = CliRunner().invoke(cli, [str(word) for word in (kind, recipe, *options, *common)])
+        return done.exception if done.exception else done.output
+
+    ae, birds = tmp_path / "ae", tmp_path / "birds"
+    skipae_train("pretrain", "imagenet", "--set", "folder", "--out", ae)
+    assert json.loads((ae / "environment.json").read_text())["images"].startswith("24 of folder")
+    said = skipae_train("finetune", "voc07-cls", "--set", "classes", "--start", ae, "--out", birds)
+    assert said.startswith(f"{birds}: accuracy ") and said.endswith(" % on 10 test images\n")
+    made = tmp_path / "made"
+    export_run(birds, made, name="birds", halo_images=None)
+    answer = from_pretrained(str(made)).classify(make_sets.pictures(np.array([0]), 64, 0)[0])
+    assert {label for label, _ in answer[:2]} == {"heron", "stork"}
+    told = "`skipae-train finetune voc07-cls --set classes --budget smoke --start RUN --data DATA --out RUN`"
+    (made / "training" / "notes.md").write_text(NOTES)
+    assert told in make_card(made)
+
+    refused = skipae_train("finetune", "voc07-cls", "--set", "folder", "--start", ae, "--out", tmp_path / "x")
+    message = "voc07-cls learns from one class an image, but the set folder has no labels: choose another of them"
+    assert isinstance(refused, TrainingError) and str(refused) == message
+    refused = skipae_train("finetune", "voc12-seg", "--set", "classes", "--start", ae, "--out", tmp_path / "x")
+    assert "voc12-seg learns from masks, but the set classes has one class an image" in str(refused)
+    refused = skipae_train("pretrain", "natural", "--set", "folder", "--out", tmp_path / "x")
+    assert "natural trains on photos, any folder of them: another set is for recipes on sets" in str(refused)
+    assert not (tmp_path / "x").exists()
+
+
+def test_segmenting_with_masks_of_ones_own(tmp_path, data, imagenet):
+    mine = data / "VOCdevkit" / "VOC2012"
+    recipe = on_set(finetune_recipe("voc12-seg", budget="smoke"), "masks")
+    found = finetune(recipe, mine, tmp_path, SESSION, start=imagenet)
+    assert found["metric"] == "miou" and found["images"] > 0
 
 
 def test_a_feed_can_begin_at_any_step_and_part():

@@ -25,6 +25,7 @@ from skipae_train.recipes import (
     command_for,
     finetune_recipe,
     has,
+    on_set,
     pretrain_recipe,
     recipe_names,
     split_name,
@@ -230,6 +231,8 @@ def test_budgets_cut_by_their_rules():
         "pretrain imagenet-animal --variant half",
         "finetune cifar10-4k --variant no-shortcut+sgd-finetune --budget cpu --lr 0.006",
         "finetune stl10 --variant random-he --budget smoke --fold 3",
+        "pretrain imagenet --set hub:me/mine#fine --variant big-block --budget cpu",
+        "finetune cifar10 --set classes --variant random",
     ],
 )
 def test_a_recipe_as_run_tells_its_command(command):
@@ -242,6 +245,8 @@ def test_a_recipe_as_run_tells_its_command(command):
         budget=given.get("--budget", "paper"),
         seed=int(given.get("--seed", 0)),
     )
+    if "--set" in given:
+        recipe = on_set(recipe, given["--set"])
     names = [recipe.name]
     if "--lr" in given:
         recipe = replace(recipe, lr=float(given["--lr"]))

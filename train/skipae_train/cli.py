@@ -56,6 +56,12 @@ recipe_options = _together(
     budget_option,
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
 )
+set_option = click.option(
+    "--set",
+    "other",
+    metavar="NAME",
+    help="Train on this set, not the recipe's: folder, classes or masks in --data, hub:ORG/NAME, cifar10, ...",
+)
 session_options = _together(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
     click.option("--device", help="cpu, or what accelerate finds."),
@@ -105,17 +111,28 @@ def recipes(recipe: str | None) -> None:
     help="Folder that contains the set; for natural, a folder of photos, searched recursively.",
 )
 @out_option
+@set_option
 @recipe_options
 @click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
 @session_options
 def pretrain(
-    recipe: str, data: Path, out: Path, variant: str, budget: Budget, seed: int, start: Path | None, **options: Any
+    recipe: str,
+    data: Path,
+    out: Path,
+    other: str | None,
+    variant: str,
+    budget: Budget,
+    seed: int,
+    start: Path | None,
+    **options: Any,
 ) -> None:
     """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
     from skipae_train.pretrain import pretrain
-    from skipae_train.recipes import pretrain_recipe
+    from skipae_train.recipes import on_set, pretrain_recipe
 
     chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed)
+    if other is not None:
+        chosen = on_set(chosen, other)
     pretrain(chosen, data, out, _session(**options), start=start)
 
 
@@ -123,6 +140,7 @@ def pretrain(
 @click.argument("recipe")
 @data_option
 @out_option
+@set_option
 @recipe_options
 @click.option("--start", type=EXISTING, help="Run folder of the pre-training, or a checkpoint folder.")
 @click.option("--fold", type=click.IntRange(0, 9), help="Of STL-10.")
@@ -132,6 +150,7 @@ def finetune(
     recipe: str,
     data: Path,
     out: Path,
+    other: str | None,
     variant: str,
     budget: Budget,
     seed: int,
@@ -144,9 +163,11 @@ def finetune(
     from dataclasses import replace
 
     from skipae_train.finetune import finetune
-    from skipae_train.recipes import finetune_recipe
+    from skipae_train.recipes import finetune_recipe, on_set
 
     chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed)
+    if other is not None:
+        chosen = on_set(chosen, other)
     if fold is not None:
         if chosen.fold is None:
             raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe}")

@@ -21,13 +21,15 @@ _SPLITS: dict[str, dict[Purpose, str]] = {
     "voc07": {"train": "trainval"},
     "voc12": {"test": "val"},
     "camvid": {"test": "val"},
+    "masks": {"test": "val"},
 }
 """Where a split is not called ``train`` or ``test``."""
 
 
 def open_set(epochs: Epochs, data: Path, purpose: Purpose) -> ImageSet:
     """The images of a set below the folder ``data`` that pre-training, training or the test takes."""
-    usual = "train" if purpose != "test" else "val" if "imagenet" in epochs.data else "test"
+    imagenet = epochs.data.startswith(("imagenet", "tiny-imagenet"))
+    usual = "train" if purpose != "test" else "val" if imagenet else "test"
     images = load(epochs.data, data, _SPLITS.get(epochs.data, {}).get(purpose, usual))
     if epochs.short_side and isinstance(images, StreamedSet):
         images.short_side = epochs.short_side

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ def finetune(
     if found := finished(recipe, out, origin):
         return found
     images = open_set(recipe.epochs, data, "train")
+    _require_labels(recipe, images)
     network = build(recipe, len(images.classes))
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
@@ -120,6 +121,20 @@ def finetune(
         return {"metric": recipe.metric, "images": len(chosen), **measured}
 
     return finish(out, session, test)
+
+
+def _require_labels(recipe: Finetune, images: ImageSet) -> None:
+    needed = {"accuracy": "one class an image", "map": "several labels an image", "miou": "masks"}[recipe.metric]
+    if isinstance(images, StreamedSet) and images.masked:
+        found = "masks"
+    elif images.labels is None:
+        found = "no labels"
+    else:
+        found = "one class an image" if images.labels.dim() == 1 else "several labels an image"
+    if found != needed:
+        raise TrainingError(
+            f"{recipe.name} learns from {needed}, but the set {recipe.epochs.data} has {found}: choose another of them"
+        )
 
 
 def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]:
@@ -193,9 +208,7 @@ class _FinetuneJob(Job):
 
     def loss(self, model: Model, part: Part) -> Tensor:
         batch, random = self.feed.batch(part)
-        images, labels = batch.images.float() / 255, batch.labels
-        if labels is None:
-            raise TrainingError(f"{self.finetune.epochs.data} has no labels to fine-tune on")
+        images, labels = batch.images.float() / 255, cast(Tensor, batch.labels)
         if self.finetune.corruption is not None:
             corrupted = self.finetune.corruption(images, random)
             images = torch.where(chance(images, 0.5, random), corrupted, images)

@@ -16,9 +16,16 @@ name                   below ``root``                                           
 ``voc07``              ``VOCdevkit/VOC2007``                                       train, val, trainval, test
 ``voc12``              ``VOCdevkit/VOC2012`` (masks)                               train, val, trainval
 ``camvid``             ``CamVid-voc`` (masks)                                      train, val
-``folder``             any images                                                  all
-``hub:ORG/NAME``       (the Hub, or a folder in its formats)                        as the set names them
+``folder``             any images, without labels                                  train, test
+``classes``            a folder of images for each class                           train, test
+``masks``              ``ImageSets/Segmentation``, ``JPEGImages``,                  train, val, trainval
+                       ``SegmentationClass``, ``classes.txt``, as VOC has them
+``hub:ORG/NAME``       (the Hub, or a folder in its formats); with several class    as the set names them
+                       columns ``hub:ORG/NAME#COLUMN``
 =====================  ==========================================================  ================================
+
+How ``folder``, ``classes`` and ``hub:`` are split: :func:`~skipae_train.datasets.folders.own`,
+:func:`~skipae_train.datasets.hub.hub`.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from pathlib import Path
 
 from skipae_train.data import DataError
 from skipae_train.datasets.archives import cifar10, cifar100, stl10, stl10_folds
-from skipae_train.datasets.folders import class_folder, image_folder, imagenet, synsets
+from skipae_train.datasets.folders import class_folder, image_folder, imagenet, own, synsets
 from skipae_train.datasets.hub import hub
 from skipae_train.datasets.sets import (
     VOID,
@@ -92,14 +99,17 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     "voc07": lambda root, split: voc_classification(_below(root, "VOCdevkit/VOC2007"), split),
     "voc12": lambda root, split: voc_segmentation(_below(root, "VOCdevkit/VOC2012"), split),
     "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),
-    "folder": lambda root, split: image_folder(root),
+    "folder": lambda root, split: own(root, split, image_folder),
+    "classes": lambda root, split: own(root, split, class_folder),
+    "masks": voc_segmentation,
 }
 
 
 def load(name: str, root: Path, split: str) -> ImageSet:
     """A split of the set ``name`` below ``root``; :class:`DataError` says what is missing or damaged."""
     if name.startswith("hub:"):
-        return hub(name.removeprefix("hub:"), split)
+        source, _, label = name.removeprefix("hub:").partition("#")
+        return hub(source, split, label=label or None)
     if name not in SETS:
         raise DataError(f"there is no data set {name!r}: choose one of {', '.join(SETS)}, hub:ORG/NAME")
     return SETS[name](root, split)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from PIL import Image
@@ -45,6 +46,31 @@ def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
     if stray:
         raise DataError(f"{stray} lies in no class folder: move it into one, or remove it")
     return _labelled(files, [file.relative_to(folder).parts[0] for file in files], short_side)
+
+
+def own(root: Path, split: str, read: Callable[[Path], FileSet]) -> StreamedSet:
+    """The split ``train`` or ``test`` of anyone's images, which ``read`` finds in a folder.
+
+    Folders ``train`` and ``test`` (or ``val``, ``validation``) below ``root`` are the splits.  Where there is no
+    ``train``, all images are read from ``root``, and one in ten is kept for the test: a checksum of its name decides,
+    so that it stays there when images are added.
+    """
+    if (root / "train").is_dir():
+        tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
+        if not tests:
+            raise DataError(f"{root} has a folder train, but none called test, val or validation: add one to test on")
+        train, test = read(root / "train"), read(tests[0])
+        if test.classes != train.classes:
+            odd = sorted(set(test.classes) ^ set(train.classes))
+            raise DataError(f"{tests[0]} and {root / 'train'} must have the same classes, but {odd[0]} is in one alone")
+        return test if split == "test" else train
+    images = read(root)
+    kept = torch.tensor([crc32(file.name.encode()) % 10 == 0 for file in images.files])
+    if kept.all() or not kept.any():
+        raise DataError(
+            f"{root} holds {len(kept)} image(s), too few to keep one in ten apart: add folders train and test"
+        )
+    return images.subset((kept if split == "test" else ~kept).nonzero().flatten())
 
 
 def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_side: int = 256) -> FileSet:

@@ -16,24 +16,20 @@ from skipae_train.datasets.sets import StreamedSet
 class HubSet(StreamedSet):
     """Rows of a ``datasets.Dataset``; images are decoded when they are drawn."""
 
-    def __init__(self, source: str, rows: Any, image: str, label: str | None, *, short_side: int) -> None:
+    def __init__(self, source: str, rows: Any, image: str | None, label: str | None, *, short_side: int) -> None:
         import datasets
 
-        self.source, self.column = source, image
-        if image not in rows.column_names or not isinstance(rows.features[image], datasets.Image):
-            found = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-            raise DataError(f"{source} has no image column {image!r}; its image columns: {', '.join(found) or 'none'}")
+        self.source, self.column = source, _column(source, rows, image, datasets.Image, "image")
+        if self.column is None:
+            raise DataError(f"{source} has no image column: its columns are {', '.join(rows.column_names)}")
+        label = _column(source, rows, label, datasets.ClassLabel, "class")
         labels, classes = None, ()
         if label is not None:
-            feature = rows.features.get(label)
-            if not isinstance(feature, datasets.ClassLabel):
-                known = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
-                raise DataError(f"{source} has no class column {label!r}; it has: {', '.join(known) or 'none'}")
-            labels, classes = torch.tensor(rows[label][:], dtype=torch.int64), tuple(feature.names)
+            labels, classes = torch.tensor(rows[label][:], dtype=torch.int64), tuple(rows.features[label].names)
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
                 raise DataError(f"{source} has labels outside 0..{len(classes) - 1} in {label!r}: -1 marks hidden ones")
         super().__init__(labels, classes, len(rows), short_side=short_side)
-        self.rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        self.rows = rows.select_columns([self.column]).cast_column(self.column, datasets.Image(decode=False))
 
     def _name(self, row: int) -> str:
         return f"{self.source}, row {row}"
@@ -44,18 +40,30 @@ class HubSet(StreamedSet):
         return open_rgb(file, self._name(row), self.short_side)
 
 
+def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> str | None:
+    """The column ``name``, which must be of a kind; without a name the only one of that kind, None if there is none."""
+    found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
+    if name is None and len(found) > 1:
+        raise DataError(f"{source} has several {what} columns, {', '.join(found)}: name the one to take")
+    if name is not None and name not in found:
+        raise DataError(f"{source} has no {what} column {name!r}; its {what} columns: {', '.join(found) or 'none'}")
+    return name or (found[0] if found else None)
+
+
 def hub(
     source: str,
     split: str,
     *,
-    image: str = "image",
-    label: str | None = "label",
+    image: str | None = None,
+    label: str | None = None,
     revision: str | None = None,
     short_side: int = 256,
 ) -> HubSet:
     """A split of a Hub data set ``org/name``, of a folder written by ``save_to_disk``, or of Parquet or image files.
 
-    ``label`` None reads no labels.  :class:`DataError` when the set, the split or a column does not exist.
+    Where there is no split ``test``, ``validation`` stands for it; where there is neither, every tenth row of ``train``
+    does, and is missing there.  ``image`` and ``label`` name columns; None takes the only one of its kind, and no
+    labels where no column has classes.  :class:`DataError` when the set, the split or a column does not exist.
     """
     try:
         import datasets
@@ -64,13 +72,21 @@ def hub(
 
     folder = Path(source)
     try:
-        if (folder / "state.json").exists():
-            rows = datasets.load_from_disk(source)
-        elif (folder / "dataset_dict.json").exists():
-            rows = datasets.load_from_disk(source)[split]
+        if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
+            found = datasets.load_from_disk(source)
         else:
-            rows = datasets.load_dataset(source, split=split, revision=revision)
+            found = datasets.load_dataset(source, revision=revision)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{source} has no usable split {split!r} ({type(error).__name__}: {reason})") from error
-    return HubSet(source, rows, image, label, short_side=short_side)
+        raise DataError(f"{source} cannot be used ({type(error).__name__}: {' '.join(str(error).split())})") from error
+    splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits["validation"]
+    elif "test" not in splits and "train" in splits:
+        rows = splits["train"]
+        if len(rows) < 10:
+            raise DataError(f"{source} has {len(rows)} rows and no split to test on: too few to keep every tenth apart")
+        splits["test"] = rows.select(range(9, len(rows), 10))
+        splits["train"] = rows.select([row for row in range(len(rows)) if row % 10 != 9])
+    if split not in splits:
+        raise DataError(f"{source} has no split {split!r}: it has {', '.join(splits)}")
+    return HubSet(source, splits[split], image, label, short_side=short_side)

@@ -45,6 +45,24 @@ def finetune_recipe(name: str, *, variant: str = "", budget: Budget = "paper", s
     return _load(name, "FINETUNE", Finetune, "finetune", variant, budget, seed)
 
 
+def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
+    """A recipe on another set than its own, ``data`` as :func:`skipae_train.datasets.load` names it.
+
+    Images of any size are scaled as the recipe's are; if those have one size, so that a crop is 7/8 of the short side.
+    A classifier learns one class an image, but on ``voc07`` several labels.
+    """
+    if recipe.epochs is None:
+        raise RecipeError(f"{recipe.name} trains on photos, any folder of them: another set is for recipes on sets")
+    short_side = recipe.epochs.short_side or recipe.epochs.crop * 8 // 7
+    recipe = replace(recipe, epochs=replace(recipe.epochs, data=data, short_side=short_side))
+    if not isinstance(recipe, Finetune):
+        return recipe
+    head = recipe.head
+    if head.kind != "decoder":
+        head = replace(head, scores="sigmoid" if data == "voc07" else "softmax")
+    return replace(recipe, head=head, fold=None)
+
+
 def has(name: str, part: str) -> bool:
     """Whether a recipe has the part ``PRETRAIN`` or ``FINETUNE``."""
     return hasattr(_module(name), part)
@@ -73,11 +91,14 @@ def command_for(recipe: dict[str, Any]) -> str:
     if not name or not has(name, part):
         return ""
     for budget in reversed(get_args(Budget)):  # the whole first, where a budget cuts nothing
-        made = {**to_json(load(name, variant=variant, budget=budget, seed=recipe["seed"])), "name": recipe["name"]}
+        chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
+        data = (recipe["epochs"] or {}).get("data", "")
+        other = chosen.epochs is not None and chosen.epochs.data != data
+        made = {**to_json(on_set(chosen, data) if other else chosen), "name": recipe["name"]}
         changed = {key: recipe[key] for key in ("fold", "lr") if recipe.get(key) not in (None, made.get(key))}
         if (kind == "finetune" or not changed) and {**made, **changed} == recipe:
             given = {"budget": budget if budget != "paper" else "", "seed": recipe["seed"] or "", **changed}
-            options = {"variant": variant, **given}
+            options = {"set": data if other else "", "variant": variant, **given}
             return " ".join([kind, name, *(f"--{key} {value}" for key, value in options.items() if value != "")])
     return ""
 
