@@ -121,11 +121,11 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self._replaced:
-                path.unlink(missing_ok=True)
             with self.manifest.open("ab") as file:
                 file.truncate(self._closed)
                 file.write(json.dumps({"run": self.run | {"versions": versions}}).encode() + b"\n")
+            for path in self._replaced:  # which no line names any more, whenever this is killed
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"-o {self.output} cannot be written: {error.strerror or error}") from error
         self._begun = True
