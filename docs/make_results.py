@@ -1,8 +1,9 @@
 """Write RESULTS.md: ``python docs/make_results.py``, with ``--check`` as in ``make_command_pages.py``.
 
 A result of the paper that was run has the folder ``docs/results/ID``: a copy of what ``skipae-train reproduce ID`` left
-in ``results/ID``.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why, or why it was
-not run; ``docs/results/intro.md`` comes first, the other pages there last.
+in ``results/ID``, or a ``result.json`` of that form, written by hand, whose rows tell the command, hardware and commit
+of the single run that each is.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why,
+or why it was not run; ``docs/results/intro.md`` comes first, the other pages there last.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ def rows(name: str) -> list[list[str]]:
             [name, label, column, cell.paper, "not run", *[""] * 6] for label, column, cell in numbers if cell.paper
         ] or [[name, RESULTS[name].title, "", "", "not run", *[""] * 6]]
     found = json.loads(path.read_text(encoding="utf-8"))
-    facts = [found["budget"], found["hardware"], f"`{found['command']}`", found["commit"]]
+
+    def facts(row: dict[str, Any]) -> list[str]:
+        own = {**found, **row}
+        return [own["budget"], own["hardware"], f"`{own['command']}`", own["commit"]]
+
     return [
         [
             name,
@@ -69,10 +74,10 @@ def rows(name: str) -> list[list[str]]:
             "" if row["mean"] is None else f"**{row['mean']:.2f}**",
             "" if row["std"] is None else f"{row['std']:.2f}",
             str(row["n"]),
-            *facts,
+            *facts(row),
         ]
         for row in found["rows"]
-    ] or [[name, found["title"], "", "", "pictures", "", "", *facts]]
+    ] or [[name, found["title"], "", "", "pictures", "", "", *facts({})]]
 
 
 def comment(name: str) -> str:
