@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from skipae_train.data import DataError
+from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets import (
     COARSE,
     VOC_CLASSES,
@@ -423,6 +424,8 @@ def test_folders(tmp_path):
 def test_images_of_ones_own_are_split(tmp_path):
     for number in range(40):
         write_image(tmp_path / "mine" / "ab"[number % 2] / f"{number}.png")
+    for hidden in ("a/._1.png", ".ipynb_checkpoints/1.png", "__MACOSX/a/1.png"):
+        write_image(tmp_path / "mine" / hidden)
     parts = {(name, split): load(name, tmp_path / "mine", split) for name in ("folder", "classes") for split in SPLITS}
     train, test = parts["classes", "train"], parts["classes", "test"]
     assert len(train) + len(test) == 40 and 1 <= len(test) <= 8
@@ -437,17 +440,47 @@ def test_images_of_ones_own_are_split(tmp_path):
     write_image(own / "train" / "a" / "1.png")
     write_image(own / "train" / "b" / "2.png")
     for split in SPLITS:
-        with pytest.raises(DataError, match=r"has a folder train, but none called test, val or validation"):
+        with pytest.raises(DataError, match=r"has a folder train only: give two, train and test \(or val\)"):
             load("folder", own, split)
-    write_image(own / "val" / "b" / "3.png")
+    write_image(own / "Valid" / "b" / "3.png")
     assert (len(load("folder", own, "train")), len(load("folder", own, "test"))) == (2, 1)
-    for split in SPLITS:  # found before training, not after it
-        with pytest.raises(DataError, match=r"must have the same classes, but a is in one alone"):
-            load("classes", own, split)
-    write_image(own / "val" / "a" / "4.png")
-    assert load("classes", own, "test").labels.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"holds 1 image\(s\), too few to keep one in ten apart"):
-        load("folder", own / "val" / "a", "train")
+    assert load("classes", own, "test").classes == ("b",)
+    with pytest.raises(DataError, match=r"holds 1 image\(s\), too few to keep one in ten"):
+        load("folder", own / "Valid" / "b", "train")
+    (own / "train" / "c").symlink_to(own / "Valid" / "b")
+    assert load("classes", own, "train").labels.tolist() == [0, 1, 2]
+    (own / "train" / "d").mkdir()
+    with pytest.raises(DataError, match=r"d holds no images"):
+        load("classes", own, "train")
+
+    rare = next(n for n in range(100) if crc32(f"rare/{n}.png".encode()) % 10 == 0)
+    write_image(tmp_path / "mine" / "rare" / f"{rare}.png")
+    with pytest.raises(DataError, match=r"of rare that leaves none to train on: add images, or make folders"):
+        load("classes", tmp_path / "mine", "train")
+
+
+def test_16_bit_greys_are_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)).save(tmp_path / "a.png")
+    assert np.array(open_rgb(tmp_path / "a.png", "a.png")).tolist() == [[[100] * 3] * 8] * 8
+
+
+def test_masks_of_ones_own(tmp_path):
+    for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    write_image(tmp_path / "JPEGImages" / "a.jpg", (8, 8))
+    with pytest.raises(DataError, match=r"has no classes.txt: give it lines 'INDEX NAME'"):
+        load("masks", tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("0 lawn\n1 mole\n")
+    mask = np.zeros((8, 8), np.uint8)
+    for value, message in ((255, "hold no class but 0; 255 stands for no label: write mole as 1"), (7, "index 7")):
+        mask[:2] = value
+        Image.fromarray(mask).save(tmp_path / "SegmentationClass" / "a.png")
+        with pytest.raises(DataError, match=message):
+            load("masks", tmp_path, "train")
+    mask[:2] = 1
+    Image.fromarray(mask).save(tmp_path / "SegmentationClass" / "a.png")
+    assert load("masks", tmp_path, "train").classes == ("lawn", "mole")
 
 
 def test_statistics(tmp_path):
@@ -482,21 +515,38 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    expected = {row: np.array(rows[row]["image"]) for row in (3, 10, 19)}
+    expected = [np.array(row["image"]) for row in rows]
     rows.save_to_disk(tmp_path / "arrow")
     datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "splits")
     (tmp_path / "parquet").mkdir()
     rows.to_parquet(tmp_path / "parquet" / "train-0.parquet")
-    for folder in ("arrow", "splits", "parquet"):  # rows 9 and 19 are for the test
+    apart = (uniforms(0, 0, torch.arange(20), 1)[:, 0] < 0.1).nonzero().flatten().tolist()
+    assert 0 < len(apart) < 5
+    for folder in ("arrow", "splits", "parquet"):
         images, test = (hub(str(tmp_path / folder), split, short_side=0) for split in SPLITS)
-        assert images.classes == test.classes == ("a", "b") and (len(images), len(test)) == (18, 2)
-        assert images.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0] * 2 and test.labels.tolist() == [1, 1]
-        for part, position, row in ((images, 3, 3), (images, 9, 10), (test, 1, 19)):
-            np.testing.assert_array_equal(part.whole(position)[0].permute(1, 2, 0), expected[row])
+        assert images.classes == test.classes == ("a", "b") and len(images) + len(test) == 20
+        assert test.labels.tolist() == [row % 2 for row in apart]
+        for position, row in enumerate(apart):
+            np.testing.assert_array_equal(test.whole(position)[0].permute(1, 2, 0), expected[row])
+        left = [row for row in range(20) if row not in apart]
+        np.testing.assert_array_equal(
+            images.whole(17 - len(apart))[0].permute(1, 2, 0), expected[left[17 - len(apart)]]
+        )
     datasets.DatasetDict({"train": rows, "validation": rows.select([3, 10])}).save_to_disk(tmp_path / "validated")
     assert len(hub(str(tmp_path / "validated"), "train")) == 20
     tested = hub(str(tmp_path / "validated"), "test", short_side=0)
     np.testing.assert_array_equal(tested.whole(1)[0].permute(1, 2, 0), expected[10])
+    secret = rows.map(lambda _: {"label": -1})
+    datasets.DatasetDict({"train": rows, "test": secret, "validation": rows}).save_to_disk(tmp_path / "secret")
+    assert hub(str(tmp_path / "secret"), "test").labels.tolist() == [0, 1] * 10
+    rows.map(lambda row: {"label": None if row["note"] == "x" else 0}).save_to_disk(tmp_path / "gaps")
+    with pytest.raises(DataError, match=r"has no label in row 0 of 'label': fill it, or drop the row"):
+        hub(str(tmp_path / "gaps"), "train")
+    rows.map(lambda _: {"image": None}).save_to_disk(tmp_path / "blank")
+    with pytest.raises(DataError, match=r"blank, row 0 has no image: drop the row"):
+        hub(str(tmp_path / "blank"), "train").whole(0)
+    with pytest.raises(DataError, match=r"names no set: write hub:ORG/NAME"):
+        load("hub:", tmp_path, "train")
     two = rows.rename_column("label", "fine").add_column("coarse", [0] * 20)
     two = two.cast_column("coarse", datasets.ClassLabel(names=["all"])).rename_column("image", "img")
     two.save_to_disk(tmp_path / "two")
@@ -508,8 +558,8 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     rows.remove_columns("image").save_to_disk(tmp_path / "blind")
     with pytest.raises(DataError, match=r"has no image column: its columns are label, note"):
         hub(str(tmp_path / "blind"), "train")
-    rows.select(range(9)).save_to_disk(tmp_path / "few")
-    with pytest.raises(DataError, match=r"has 9 rows and no split to test on"):
+    rows.select(range(min(apart))).save_to_disk(tmp_path / "few")
+    with pytest.raises(DataError, match=r"rows and no split to test on: too few to keep one in ten apart"):
         hub(str(tmp_path / "few"), "train")
     arrow = load(f"hub:{tmp_path / 'arrow'}", tmp_path, "train").subset(torch.arange(4))
     (batch,) = arrow.batches(plan(4, 4, shuffle=False), View(225))

@@ -13,11 +13,21 @@ import make_sets
 from skipae import from_pretrained
 from skipae_train.card import make_card
 from skipae_train.cli import cli
+from skipae_train.data import DataError
 from skipae_train.datasets import VOID, MemorySet, load
 from skipae_train.evaluate import Score, record_scores
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed
-from skipae_train.finetune import Finetune, build, evaluate, finetune, load_finetuned, split_train
+from skipae_train.finetune import (
+    Finetune,
+    _evaluate_masks,
+    _FinetuneJob,
+    build,
+    evaluate,
+    finetune,
+    load_finetuned,
+    split_train,
+)
 from skipae_train.loop import Machine, Part, Session, TrainingError, commit
 from skipae_train.networks import TransferError
 from skipae_train.pretrain import Pretrain, load_run, pretrain
@@ -297,8 +307,70 @@ def test_training_on_images_of_ones_own(tmp_path):
 def test_segmenting_with_masks_of_ones_own(tmp_path, data, imagenet):
     mine = data / "VOCdevkit" / "VOC2012"
     recipe = on_set(finetune_recipe("voc12-seg", budget="smoke"), "masks")
-    found = finetune(recipe, mine, tmp_path, SESSION, start=imagenet)
+    (mine / "classes.txt").write_text("".join(f"{k} class{k}\n" for k in range(9)))
+    try:
+        found = finetune(recipe, mine, tmp_path, SESSION, start=imagenet)
+    finally:
+        (mine / "classes.txt").unlink()
     assert found["metric"] == "miou" and found["images"] > 0
+    assert found["classes"]["class3"] is not None and None in found["classes"].values()  # not all classes are there
+    empty = torch.full((8, 8), VOID, dtype=torch.uint8)
+
+    class Blind:
+        classes = ("a", "b")
+
+        def __len__(self):
+            return 1
+
+        def whole(self, position):
+            return empty.expand(3, 8, 8), empty
+
+    with pytest.raises(TrainingError, match="no pixel of the 1 masks to measure with has a label: all are 255"):
+        _evaluate_masks(lambda x: x[:, :2], Blind(), SESSION.machine())
+
+
+def test_the_256th_class_is_a_class(data):
+    recipe = on_set(finetune_recipe("cifar10", variant="random", budget="smoke"), "classes")
+    images = MemorySet(torch.zeros(8, 3, 33, 33, dtype=torch.uint8), torch.full((8,), VOID), ("x",) * 300)
+    job = _FinetuneJob(replace(recipe, validation=0), build(recipe, 300), images, [], data)
+    loss = job.loss(lambda x: torch.zeros(len(x), 300), Part(0, 0, 1, 0, 1, torch.device("cpu")))
+    assert float(loss) == pytest.approx(np.log(300), rel=1e-5)
+
+
+def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
+    recipe = on_set(finetune_recipe("cifar10", variant="random", budget="smoke"), "classes")
+    session, mine = replace(SESSION, stop_at=1), tmp_path / "mine"
+    for part in ("train", "test"):
+        for number, pixels in enumerate(make_sets.pictures(np.arange(30) % 3, 40, 0)):
+            (mine / part / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(mine / part / "abc"[number % 3] / f"{number}.png")
+    broken = mine / "train" / "a" / "0.png"
+    stored = broken.read_bytes()
+    for file in (mine / "train" / "a").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        finetune(recipe, mine, tmp_path / "run", session)
+    for file in (mine / "train" / "a").iterdir():
+        file.write_bytes(stored)
+    for part in ("train", "test"):
+        (mine / part / "b").rename(mine / part / "z")  # nothing was learned yet
+    finetune(recipe, mine, tmp_path / "run", session)
+    known = json.loads((tmp_path / "run" / "preprocessing.json").read_text())
+    assert known["labels"] == ["a", "c", "z"]
+    for part in ("train", "test"):
+        (mine / part / "z").rename(mine / part / "b")
+    told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\): give it back, or"
+    with pytest.raises(TrainingError, match=told):
+        finetune(recipe, mine, tmp_path / "run", SESSION)
+    (mine / "test" / "b").rename(mine / "test" / "z")
+    with pytest.raises(TrainingError, match="must have the same classes to train and to test on; b is in one alone"):
+        finetune(recipe, mine, tmp_path / "other", SESSION)
+    only = tmp_path / "only"
+    for part in ("train", "test"):
+        (only / part).mkdir(parents=True)
+        (mine / part / "a").rename(only / part / "a")
+    with pytest.raises(TrainingError, match="the set classes has one class, a: there is nothing to tell apart"):
+        finetune(recipe, only, tmp_path / "other", SESSION)
 
 
 def test_a_feed_can_begin_at_any_step_and_part():

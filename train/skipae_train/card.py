@@ -212,7 +212,8 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
         )
     for score in others:
         if score.get("classes"):
-            each = ", ".join(f"{name} {value:.1f}" for name, value in score["classes"].items())
+            found = {name: value for name, value in score["classes"].items() if value is not None}
+            each = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
             lines += ["", f"By class: {each}."]
     return "\n".join([*lines, ""])
 

@@ -170,7 +170,7 @@ def finetune(
         chosen = on_set(chosen, other)
     if fold is not None:
         if chosen.fold is None:
-            raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe}")
+            raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe} on {chosen.epochs.data}")
         chosen = replace(chosen, fold=fold)
     if lr is not None:
         chosen = replace(chosen, lr=lr)

@@ -25,25 +25,37 @@ class DataError(ValueError):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted by path."""
+    """All image files below ``folder``, sorted by path, but for hidden ones.  Links to folders are not followed."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --data takes a folder of images")
-    walk = os.walk(folder)  # no call per file: ImageNet has 1.3 million
-    found = [Path(at, name) for at, _, names in walk for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    found = []
+    for at, folders, names in os.walk(folder):  # no call per file: ImageNet has 1.3 million
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [
+            Path(at, name) for name in names if not is_hidden(name) and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
     found.sort()
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is a system's own: ``._a.jpg``, ``.ipynb_checkpoints``, ``__MACOSX``."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
 def open_rgb(file: Path | BinaryIO, name: object, short_side: int = 0) -> Image.Image:
     """Decode one image, RGB, upright.  A JPEG may come out smaller, its short side still >= ``short_side`` if > 0."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file) as stored:
             if short_side:
-                image.draft("RGB", (short_side, short_side))
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+                stored.draft("RGB", (short_side, short_side))
+            image: Image.Image = ImageOps.exif_transpose(stored)
+            if image.mode.startswith("I;16"):  # which convert would clip at 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be decoded ({error}): repair or remove it") from error
 
 

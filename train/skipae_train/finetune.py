@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -101,7 +101,10 @@ def finetune(
     if found := finished(recipe, out, origin):
         return found
     images = open_set(recipe.epochs, data, "train")
-    _require_labels(recipe, images)
+    _require_labels(recipe, images, images.classes)
+    if not recipe.tuning:  # before the training, since there may be something wrong with it
+        tested = open_set(recipe.epochs, data, "test")
+        _require_labels(recipe, tested, images.classes)
     network = build(recipe, len(images.classes))
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
@@ -114,8 +117,7 @@ def finetune(
         if recipe.tuning:
             chosen = images.subset(split_train(recipe, images, data)[1])
         else:
-            chosen = open_set(recipe.epochs, data, "test")
-            chosen = chosen.subset(torch.arange(len(chosen))[: recipe.epochs.samples or None])
+            chosen = tested.subset(torch.arange(len(tested))[: recipe.epochs.samples or None])
         trained = load_finetuned(out)[0].to(machine.device)
         measured = evaluate(trained, chosen, recipe, machine, crops=recipe.crops)
         return {"metric": recipe.metric, "images": len(chosen), **measured}
@@ -123,7 +125,7 @@ def finetune(
     return finish(out, session, test)
 
 
-def _require_labels(recipe: Finetune, images: ImageSet) -> None:
+def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) -> None:
     needed = {"accuracy": "one class an image", "map": "several labels an image", "miou": "masks"}[recipe.metric]
     if isinstance(images, StreamedSet) and images.masked:
         found = "masks"
@@ -135,6 +137,12 @@ def _require_labels(recipe: Finetune, images: ImageSet) -> None:
         raise TrainingError(
             f"{recipe.name} learns from {needed}, but the set {recipe.epochs.data} has {found}: choose another of them"
         )
+    if len(classes) < 2:
+        raise TrainingError(f"the set {recipe.epochs.data} has one class, {classes[0]}: there is nothing to tell apart")
+    if images.classes != classes:
+        odd = sorted({*images.classes} ^ {*classes})
+        told = f"{odd[0]} is in one alone" if odd else "their order differs"
+        raise TrainingError(f"the set {recipe.epochs.data} must have the same classes to train and to test on; {told}")
 
 
 def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]:
@@ -218,6 +226,8 @@ class _FinetuneJob(Job):
             losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits), reduction="none")
             return (losses * known).sum() / known.sum().clamp(min=1)
         labels = labels.long()
+        if self.finetune.metric == "accuracy":
+            return F.cross_entropy(logits, labels)
         return F.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum") / (labels != VOID).sum().clamp(min=1)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
@@ -266,7 +276,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
     """Measure a network on a labelled set.
 
     Returns ``value`` in percent (accuracy, mean average precision, or mean intersection over union) and, but for
-    accuracy, ``classes``: the same by class name.
+    accuracy, ``classes``: the same by class name, None for those that do not occur.
     """
     from skipae_train.metrics import accuracy, mean_average_precision  # torchmetrics takes as long to load as torch
 
@@ -291,7 +301,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
     if recipe.metric == "accuracy":
         return {"value": 100 * accuracy(mean, truth)}
     value, each = mean_average_precision(mean, truth)
-    return {"value": 100 * value, "classes": dict(zip(images.classes, (100 * each).tolist(), strict=True))}
+    return {"value": 100 * value, "classes": _by_name(images.classes, each)}
 
 
 def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -> dict[str, Any]:
@@ -309,5 +319,12 @@ def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -
         if logits.shape[-2:] != mask.shape:
             logits = F.interpolate(logits, mask.shape, mode="bilinear")
         matrix += confusion(logits[0].argmax(0), mask, count).cpu()
+    if not matrix.any():
+        raise TrainingError(f"no pixel of the {len(images)} masks to measure with has a label: all are {VOID}")
     value, each = mean_iou(matrix)
-    return {"value": 100 * value, "classes": dict(zip(images.classes, (100 * each).tolist(), strict=True))}
+    return {"value": 100 * value, "classes": _by_name(images.classes, each)}
+
+
+def _by_name(classes: Sequence[str], each: Tensor) -> dict[str, float | None]:
+    """Shares, float [K], in percent; None for a class that does not occur."""
+    return {name: None if share != share else 100 * share for name, share in zip(classes, each.tolist(), strict=True)}

@@ -242,6 +242,8 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     earlier = _check_run(recipe, out, start)
     out.mkdir(parents=True, exist_ok=True)
     saved = torch.load(state_file, map_location="cpu", weights_only=True) if state_file.exists() else {}
+    if saved:
+        _check_data(job, out, earlier)
     # A resumed run keeps its precision: what "auto" finds may differ from one day to the next.
     machine = session.machine(saved.get("precision"))
     accelerator = machine.accelerator
@@ -292,7 +294,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
             write_atomically(state_file, lambda path: torch.save(state, path))
             write_json(out / "environment.json", environment)
 
-    if accelerator.is_main_process and not described.exists():
+    if accelerator.is_main_process and not state_file.exists():
         if job.preprocessing:
             write_json(out / "preprocessing.json", dict(job.preprocessing))
         write_json(described, to_json(recipe))
@@ -512,6 +514,20 @@ def _check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str,
             "start it from the same, or give another --out"
         )
     return environment
+
+
+def _check_data(job: Job, out: Path, environment: Mapping[str, Any]) -> None:
+    """:class:`TrainingError` if the run in ``out`` saw other images or classes than the job has."""
+    path = out / "preprocessing.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    changes = [
+        f"{name}: {then} there, {now} now"
+        for there, here in ((environment, job.facts), (before, job.preprocessing))
+        for name, now in here.items()
+        if (then := there.get(name, now)) != now
+    ]
+    if changes:
+        raise TrainingError(f"{out} holds a run on other data ({'; '.join(changes)}): give it back, or another --out")
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

@@ -108,11 +108,11 @@ def pretrain(
         train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed)), out, session, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
+    images = open_set(epochs, data, "test")  # before the training, since it may not be there
     train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session, origin)
     trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
-        images = open_set(epochs, data, "test")
         clean = centre_crops(images.subset(some(torch.arange(len(images)), TEST, 0)), epochs.crop)
         value = reconstruction_psnr(trained.to(machine.device), clean, recipe.corruption, machine)
         return {"metric": "psnr", "images": len(clean), "value": value}

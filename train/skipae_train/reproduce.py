@@ -331,7 +331,7 @@ def _coarse(kind: str) -> Callable[[Scores], float]:
     """Mean average precision over the classes of a coarse class that the set has."""
 
     def pick(scores: Scores) -> float:
-        each = [scores["classes"][name] for name in COARSE[kind] if name in scores["classes"]]
+        each = [value for name in COARSE[kind] if (value := scores["classes"].get(name)) is not None]
         return statistics.mean(each) if each else float("nan")
 
     return pick

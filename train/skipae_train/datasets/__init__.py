@@ -18,9 +18,9 @@ name                   below ``root``                                           
 ``camvid``             ``CamVid-voc`` (masks)                                      train, val
 ``folder``             any images, without labels                                  train, test
 ``classes``            a folder of images for each class                           train, test
-``masks``              ``ImageSets/Segmentation``, ``JPEGImages``,                  train, val, trainval
-                       ``SegmentationClass``, ``classes.txt``, as VOC has them
-``hub:ORG/NAME``       (the Hub, or a folder in its formats); with several class    as the set names them
+``masks``              ``ImageSets/Segmentation``, ``JPEGImages``,                 train, val
+                       ``SegmentationClass`` as VOC has them, ``classes.txt``
+``hub:ORG/NAME``       (the Hub, or a folder in its formats); with several class   as the set names them
                        columns ``hub:ORG/NAME#COLUMN``
 =====================  ==========================================================  ================================
 
@@ -48,7 +48,7 @@ from skipae_train.datasets.sets import (
     hold_out,
     plan,
 )
-from skipae_train.datasets.voc import COARSE, VOC_CLASSES, voc_classification, voc_segmentation
+from skipae_train.datasets.voc import COARSE, VOC_CLASSES, own_masks, voc_classification, voc_segmentation
 from skipae_train.hashing import mix, uniforms
 
 __all__ = [
@@ -101,7 +101,7 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),
     "folder": lambda root, split: own(root, split, image_folder),
     "classes": lambda root, split: own(root, split, class_folder),
-    "masks": voc_segmentation,
+    "masks": own_masks,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipae_train.data import DataError, find_images, open_rgb
+from skipae_train.data import DataError, find_images, is_hidden, open_rgb
 from skipae_train.datasets.sets import StreamedSet
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -41,36 +41,48 @@ def image_folder(folder: Path, *, short_side: int = 256) -> FileSet:
 
 def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
     """Images in one folder per class (``folder/<class>/...``), classes in alphabetical order."""
-    files = find_images(folder)
-    stray = next((file for file in files if file.parent == folder), None)
+    stray = next((file for file in find_images(folder) if file.parent == folder), None)
     if stray:
         raise DataError(f"{stray} lies in no class folder: move it into one, or remove it")
-    return _labelled(files, [file.relative_to(folder).parts[0] for file in files], short_side)
+    classes = [at for at in folder.iterdir() if at.is_dir() and not is_hidden(at.name)]
+    found = [(file, at.name) for at in classes for file in find_images(at)]  # each must hold some, and may be a link
+    found.sort()
+    return _labelled([file for file, _ in found], [name for _, name in found], short_side)
+
+
+_TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
 def own(root: Path, split: str, read: Callable[[Path], FileSet]) -> StreamedSet:
     """The split ``train`` or ``test`` of anyone's images, which ``read`` finds in a folder.
 
-    Folders ``train`` and ``test`` (or ``val``, ``validation``) below ``root`` are the splits.  Where there is no
-    ``train``, all images are read from ``root``, and one in ten is kept for the test: a checksum of its name decides,
-    so that it stays there when images are added.
+    Folders ``train`` and ``test`` (or ``val``) below ``root`` are the splits.  Where there are none, all images are
+    read from ``root``, and about one in ten is kept for the test: a checksum of its path below ``root`` decides, so
+    that it stays there when images are added.
     """
-    if (root / "train").is_dir():
-        tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
-        if not tests:
-            raise DataError(f"{root} has a folder train, but none called test, val or validation: add one to test on")
-        train, test = read(root / "train"), read(tests[0])
-        if test.classes != train.classes:
-            odd = sorted(set(test.classes) ^ set(train.classes))
-            raise DataError(f"{tests[0]} and {root / 'train'} must have the same classes, but {odd[0]} is in one alone")
-        return test if split == "test" else train
+    train, test = (_folder_called(names, root) for names in (_TRAIN, _TEST))
+    if train and test:
+        return read(test if split == "test" else train)
+    if alone := train or test:
+        raise DataError(f"{root} has a folder {alone.name} only: give two, train and test (or val), or take it away")
     images = read(root)
-    kept = torch.tensor([crc32(file.name.encode()) % 10 == 0 for file in images.files])
-    if kept.all() or not kept.any():
-        raise DataError(
-            f"{root} holds {len(kept)} image(s), too few to keep one in ten apart: add folders train and test"
-        )
-    return images.subset((kept if split == "test" else ~kept).nonzero().flatten())
+    apart = torch.tensor([crc32(file.relative_to(root).as_posix().encode()) % 10 == 0 for file in images.files])
+    if not apart.any() or apart.all():
+        raise DataError(f"{root} holds {len(apart)} image(s), too few to keep one in ten for the test: add some")
+    if images.labels is not None:
+        missing = sorted({*range(len(images.classes))} - {*images.labels[~apart].tolist()})
+        if missing:
+            raise DataError(
+                f"one image in ten is kept for the test, and of {images.classes[missing[0]]} that leaves none to train "
+                f"on: add images, or make folders train and test in {root}"
+            )
+    return images.subset((apart if split == "test" else ~apart).nonzero().flatten())
+
+
+def _folder_called(names: Sequence[str], root: Path) -> Path | None:
+    """The first of the folders, in capitals or not, that there is."""
+    there = {at.name.lower(): at for at in root.iterdir() if at.is_dir()} if root.is_dir() else {}
+    return next((there[name] for name in names if name in there), None)
 
 
 def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_side: int = 256) -> FileSet:

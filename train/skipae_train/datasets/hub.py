@@ -11,6 +11,7 @@ from PIL import Image
 
 from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets.sets import StreamedSet
+from skipae_train.hashing import uniforms
 
 
 class HubSet(StreamedSet):
@@ -25,7 +26,12 @@ class HubSet(StreamedSet):
         label = _column(source, rows, label, datasets.ClassLabel, "class")
         labels, classes = None, ()
         if label is not None:
-            labels, classes = torch.tensor(rows[label][:], dtype=torch.int64), tuple(rows.features[label].names)
+            values, classes = rows[label][:], tuple(rows.features[label].names)
+            if None in values:
+                raise DataError(
+                    f"{source} has no label in row {values.index(None)} of {label!r}: fill it, or drop the row"
+                )
+            labels = torch.tensor(values, dtype=torch.int64)
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
                 raise DataError(f"{source} has labels outside 0..{len(classes) - 1} in {label!r}: -1 marks hidden ones")
         super().__init__(labels, classes, len(rows), short_side=short_side)
@@ -36,6 +42,8 @@ class HubSet(StreamedSet):
 
     def _open(self, row: int) -> Image.Image:
         stored = self.rows[row][self.column]
+        if stored is None:
+            raise DataError(f"{self._name(row)} has no image: drop the row")
         file = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else Path(stored["path"])
         return open_rgb(file, self._name(row), self.short_side)
 
@@ -46,8 +54,19 @@ def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> 
     if name is None and len(found) > 1:
         raise DataError(f"{source} has several {what} columns, {', '.join(found)}: name the one to take")
     if name is not None and name not in found:
-        raise DataError(f"{source} has no {what} column {name!r}; its {what} columns: {', '.join(found) or 'none'}")
+        raise DataError(
+            f"{source} has no {what} column {name!r}; its {what} columns: {', '.join(found) or 'none'} (the library "
+            "datasets makes numbers or words one by class_encode_column)"
+        )
     return name or (found[0] if found else None)
+
+
+def _tells_classes(rows: Any) -> bool:
+    """Whether rows have classes, and they are not -1, as where a test is kept secret."""
+    import datasets
+
+    found = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
+    return any(value is not None and value >= 0 for column in found for value in rows[:100][column])
 
 
 def hub(
@@ -61,15 +80,18 @@ def hub(
 ) -> HubSet:
     """A split of a Hub data set ``org/name``, of a folder written by ``save_to_disk``, or of Parquet or image files.
 
-    Where there is no split ``test``, ``validation`` stands for it; where there is neither, every tenth row of ``train``
-    does, and is missing there.  ``image`` and ``label`` name columns; None takes the only one of its kind, and no
-    labels where no column has classes.  :class:`DataError` when the set, the split or a column does not exist.
+    Where there is no split ``test``, or only one whose classes are hidden, ``validation`` stands for it; where there is
+    neither, about one row in ten of ``train`` does, and is missing there.  ``image`` and ``label`` name columns; None
+    takes the only one of its kind, and no labels where no column has classes.  :class:`DataError` when the set, the
+    split or a column does not exist.
     """
     try:
         import datasets
     except ModuleNotFoundError:
         raise DataError('Hub data sets need the library datasets: pip install "skipae[train]"') from None
 
+    if not source:
+        raise DataError("hub: names no set: write hub:ORG/NAME, or hub:FOLDER")
     folder = Path(source)
     try:
         if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
@@ -79,14 +101,16 @@ def hub(
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source} cannot be used ({type(error).__name__}: {' '.join(str(error).split())})") from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits["validation"]
-    elif "test" not in splits and "train" in splits:
+    known, hidden = splits.get("validation"), splits.get("test")
+    if known is not None and (hidden is None or (_tells_classes(known) and not _tells_classes(hidden))):
+        splits["test"] = known
+    elif hidden is None and "train" in splits:
         rows = splits["train"]
-        if len(rows) < 10:
-            raise DataError(f"{source} has {len(rows)} rows and no split to test on: too few to keep every tenth apart")
-        splits["test"] = rows.select(range(9, len(rows), 10))
-        splits["train"] = rows.select([row for row in range(len(rows)) if row % 10 != 9])
+        apart = uniforms(0, 0, torch.arange(len(rows)), 1)[:, 0] < 0.1
+        if not apart.any():
+            raise DataError(f"{source} has {len(rows)} rows and no split to test on: too few to keep one in ten apart")
+        for name, part in (("test", apart), ("train", ~apart)):
+            splits[name] = rows.select(part.nonzero().flatten().tolist())
     if split not in splits:
         raise DataError(f"{source} has no split {split!r}: it has {', '.join(splits)}")
     return HubSet(source, splits[split], image, label, short_side=short_side)

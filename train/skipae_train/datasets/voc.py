@@ -71,6 +71,24 @@ def voc_segmentation(
     return SegmentationSet(_images(folder, names, split), masks, classes, short_side=short_side)
 
 
+def own_masks(folder: Path, split: str) -> SegmentationSet:
+    """Anyone's images with masks in VOC's layout; ``classes.txt`` must be there."""
+    if not (folder / "classes.txt").exists():
+        raise DataError(
+            f"{folder} has no classes.txt: give it lines 'INDEX NAME', what 0, 1, ... stand for in the masks"
+        )
+    images = voc_segmentation(folder, split)
+    seen: set[int] = set()
+    for row in range(min(len(images), 50)):
+        seen |= set(np.unique(np.array(images._mask(row))).tolist())
+    if seen <= {0, VOID} and len(images.classes) > 1:
+        raise DataError(
+            f"the masks in {folder / 'SegmentationClass'} hold no class but 0; {VOID} stands for no label: write "
+            f"{images.classes[1]} as 1"
+        )
+    return images
+
+
 class SegmentationSet(FileSet):
     """Images with a palette mask each: index k is class k, :data:`VOID` is no label."""
 

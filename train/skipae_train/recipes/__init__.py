@@ -49,7 +49,7 @@ def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
     """A recipe on another set than its own, ``data`` as :func:`skipae_train.datasets.load` names it.
 
     Images of any size are scaled as the recipe's are; if those have one size, so that a crop is 7/8 of the short side.
-    A classifier learns one class an image, but on ``voc07`` several labels.
+    A classifier learns one class an image, but on ``voc07`` several labels, and from all images with a label.
     """
     if recipe.epochs is None:
         raise RecipeError(f"{recipe.name} trains on photos, any folder of them: another set is for recipes on sets")
@@ -60,7 +60,7 @@ def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
     head = recipe.head
     if head.kind != "decoder":
         head = replace(head, scores="sigmoid" if data == "voc07" else "softmax")
-    return replace(recipe, head=head, fold=None)
+    return replace(recipe, head=head, fold=None, labelled=0)
 
 
 def has(name: str, part: str) -> bool:
