@@ -449,6 +449,11 @@ def test_images_of_ones_own_are_split(tmp_path):
         load("folder", own / "Valid" / "b", "train")
     (own / "train" / "c").symlink_to(own / "Valid" / "b")
     assert load("classes", own, "train").labels.tolist() == [0, 1, 2]
+    (tmp_path / "links").mkdir()
+    with pytest.raises(DataError, match=r"links holds no class folders"):
+        class_folder(tmp_path / "links")
+    (tmp_path / "links" / "b").symlink_to(own / "Valid" / "b")
+    assert class_folder(tmp_path / "links").classes == ("b",)
     (own / "train" / "d").mkdir()
     with pytest.raises(DataError, match=r"d holds no images"):
         load("classes", own, "train")

@@ -359,7 +359,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
     assert known["labels"] == ["a", "c", "z"]
     for part in ("train", "test"):
         (mine / part / "z").rename(mine / part / "b")
-    told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\): give it back, or"
+    told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\): give the same, or"
     with pytest.raises(TrainingError, match=told):
         finetune(recipe, mine, tmp_path / "run", SESSION)
     (mine / "test" / "b").rename(mine / "test" / "z")

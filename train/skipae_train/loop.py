@@ -527,7 +527,7 @@ def _check_data(job: Job, out: Path, environment: Mapping[str, Any]) -> None:
         if (then := there.get(name, now)) != now
     ]
     if changes:
-        raise TrainingError(f"{out} holds a run on other data ({'; '.join(changes)}): give it back, or another --out")
+        raise TrainingError(f"{out} holds a run on other data ({'; '.join(changes)}): give the same, or another --out")
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

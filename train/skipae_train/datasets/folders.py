@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipae_train.data import DataError, find_images, is_hidden, open_rgb
+from skipae_train.data import IMAGE_SUFFIXES, DataError, find_images, is_hidden, open_rgb
 from skipae_train.datasets.sets import StreamedSet
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -41,10 +41,13 @@ def image_folder(folder: Path, *, short_side: int = 256) -> FileSet:
 
 def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
     """Images in one folder per class (``folder/<class>/...``), classes in alphabetical order."""
-    stray = next((file for file in find_images(folder) if file.parent == folder), None)
+    there = [at for at in folder.iterdir() if not is_hidden(at.name)] if folder.is_dir() else []
+    stray = next((at for at in there if at.suffix.lower() in IMAGE_SUFFIXES and at.is_file()), None)
     if stray:
         raise DataError(f"{stray} lies in no class folder: move it into one, or remove it")
-    classes = [at for at in folder.iterdir() if at.is_dir() and not is_hidden(at.name)]
+    classes = [at for at in there if at.is_dir()]
+    if not classes:
+        raise DataError(f"{folder} holds no class folders: --data takes a folder with one for each class")
     found = [(file, at.name) for at in classes for file in find_images(at)]  # each must hold some, and may be a link
     found.sort()
     return _labelled([file for file, _ in found], [name for _, name in found], short_side)

@@ -81,7 +81,7 @@ def own_masks(folder: Path, split: str) -> SegmentationSet:
     seen: set[int] = set()
     for row in range(min(len(images), 50)):
         seen |= set(np.unique(np.array(images._mask(row))).tolist())
-    if seen <= {0, VOID} and len(images.classes) > 1:
+    if VOID in seen and seen <= {0, VOID} and len(images.classes) > 1:
         raise DataError(
             f"the masks in {folder / 'SegmentationClass'} hold no class but 0; {VOID} stands for no label: write "
             f"{images.classes[1]} as 1"
