@@ -3,9 +3,9 @@
 Command:   skipae-train finetune camvid-seg --data DATA --start runs/imagenet --out runs/camvid-seg
            (with the three initialisations: skipae-train reproduce fig4 --data DATA, where DATA has no VOC 2012)
 Hardware:  one GPU; at --budget cpu, two cores
-Hours:     0.2 at --budget cpu, on two cores with AVX-512 bf16; on a GPU not measured yet
-Expected:  58.91 % mean IoU at --budget cpu (one run), 53.13 with --variant random-he.  Not in the paper; the
-           order of figure 4 would be encoder and decoder pre-trained > encoder alone > random
+Hours:     0.2 at --budget cpu, on two cores with AVX-512 bf16, 1.4 on one core without; on a GPU not measured yet
+Expected:  58.91 % mean IoU at --budget cpu, 49.27 with --variant encoder-only, 47.65 with random, 53.13 with
+           random-he (one run each).  Not in the paper, but the order of its figure 4
 """
 
 from dataclasses import replace
