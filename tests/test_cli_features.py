@@ -512,6 +512,10 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
         "name": "enc12", "channels": 256, "stride": 16, "receptive_field": 91, "output": [256, 14, 14],
     }  # fmt: skip
     failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
+    assert (
+        CliRunner().invoke(cli.main, ["layers", "--model", str(named)]).stdout.endswith("gives enc1 without --layer\n")
+    )
+    failed(CliRunner().invoke(cli.main, ["layers", "x", "--model", "y"]), 2, "x and --model y both name a checkpoint")
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")
 
 

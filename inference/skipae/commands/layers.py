@@ -6,6 +6,7 @@ import json
 import re
 
 import click
+from click.core import ParameterSource
 
 from skipae.commands import options
 
@@ -26,7 +27,8 @@ class _Size(click.ParamType[tuple[int, int]]):
 
 
 @click.command()
-@click.argument("model", metavar="[MODEL]", default="skipae-natural", shell_complete=options.complete_models)
+@click.argument("name", metavar="[MODEL]", required=False, shell_complete=options.complete_models)
+@options.model_option()
 @click.option(
     "--size",
     type=_Size(),
@@ -35,16 +37,20 @@ class _Size(click.ParamType[tuple[int, int]]):
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from.")
-def command(model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
+def command(name: str | None, model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
     """List the layers of a checkpoint.
 
-    MODEL is a checkpoint's name or folder, skipae-natural by default.  The stride is in pixels of the image from one
-    output to the next, the receptive field is the side of the square that one output sees; the output is channels x
-    height x width for an image of --size.  The last line names the layer of features where none is asked for.
+    MODEL is a checkpoint's name or folder, as --model is elsewhere; either will do.  The stride is in pixels of the
+    image from one output to the next, the receptive field is the side of the square that one output sees; the output
+    is channels x height x width for an image of --size.  The last line names the layer of features where none is asked
+    for.
     """
     from skipae import checkpoints
 
-    config = checkpoints.load_config(checkpoints.find_folder(model))
+    source = click.get_current_context().get_parameter_source("model")
+    if name is not None and source is not ParameterSource.DEFAULT:
+        raise click.UsageError(f"{name} and --model {model} both name a checkpoint: give one")
+    config = checkpoints.load_config(checkpoints.find_folder(name or model))
     default = config.default_layer or config.architecture.layers[-1].name
     height, width = size or (config.preprocessing.crop or 224,) * 2
     rows = [
