@@ -541,6 +541,13 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     assert len(hub(str(tmp_path / "validated"), "train")) == 20
     tested = hub(str(tmp_path / "validated"), "test", short_side=0)
     np.testing.assert_array_equal(tested.whole(1)[0].permute(1, 2, 0), expected[10])
+    broken = [
+        {**row, "image": {"bytes": b"no image", "path": None}}
+        for row in hub_rows().cast_column("image", datasets.Image(decode=False))
+    ]
+    broken = datasets.Dataset.from_list(broken, rows.features)
+    datasets.DatasetDict({"train": broken, "test": broken, "validation": broken}).save_to_disk(tmp_path / "broken")
+    assert len(hub(str(tmp_path / "broken"), "test")) == 20  # to look for a split decodes no image
     secret = rows.map(lambda _: {"label": -1})
     datasets.DatasetDict({"train": rows, "test": secret, "validation": rows}).save_to_disk(tmp_path / "secret")
     assert hub(str(tmp_path / "secret"), "test").labels.tolist() == [0, 1] * 10

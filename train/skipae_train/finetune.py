@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,4 +328,5 @@ def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -
 
 def _by_name(classes: Sequence[str], each: Tensor) -> dict[str, float | None]:
     """Shares, float [K], in percent; None for a class that does not occur."""
-    return {name: None if share != share else 100 * share for name, share in zip(classes, each.tolist(), strict=True)}
+    shares = zip(classes, each.tolist(), strict=True)
+    return {name: None if math.isnan(share) else 100 * share for name, share in shares}

@@ -66,7 +66,7 @@ def _tells_classes(rows: Any) -> bool:
     import datasets
 
     found = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
-    return any(value is not None and value >= 0 for column in found for value in rows[:100][column])
+    return any(value is not None and value >= 0 for column in found for value in rows[column][:100])
 
 
 def hub(

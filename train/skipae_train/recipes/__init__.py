@@ -92,7 +92,7 @@ def command_for(recipe: dict[str, Any]) -> str:
         return ""
     for budget in reversed(get_args(Budget)):  # the whole first, where a budget cuts nothing
         chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
-        data = (recipe["epochs"] or {}).get("data", "")
+        data = (recipe.get("epochs") or {}).get("data", "")
         other = chosen.epochs is not None and chosen.epochs.data != data
         made = {**to_json(on_set(chosen, data) if other else chosen), "name": recipe["name"]}
         changed = {key: recipe[key] for key in ("fold", "lr") if recipe.get(key) not in (None, made.get(key))}
