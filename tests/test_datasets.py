@@ -473,6 +473,7 @@ def test_masks_of_ones_own(tmp_path):
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("b\n")
     write_image(tmp_path / "JPEGImages" / "a.jpg", (8, 8))
     with pytest.raises(DataError, match=r"has no classes.txt: give it lines 'INDEX NAME'"):
         load("masks", tmp_path, "train")
@@ -485,6 +486,11 @@ def test_masks_of_ones_own(tmp_path):
             load("masks", tmp_path, "train")
     mask[:2] = 1
     Image.fromarray(mask).save(tmp_path / "SegmentationClass" / "a.png")
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match=r"1 image\(s\), a among them, stand in both train.txt and val.txt"):
+            load("masks", tmp_path, split)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("b\n")
     assert load("masks", tmp_path, "train").classes == ("lawn", "mole")
 
 
@@ -565,6 +571,15 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"has several class columns, fine, coarse: name the one to take"):
         load(f"hub:{tmp_path / 'two'}", tmp_path, "train")
     assert load(f"hub:{tmp_path / 'two'}#coarse", tmp_path, "train").classes == ("all",)
+    for part in ("first", "second"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        rows.select(range(20 if part == "first" else 18)).to_parquet(tmp_path / "parts" / part / "train-0.parquet")
+    listed = "".join(f"- config_name: {part}\n  data_files: {part}/*.parquet\n" for part in ("first", "second"))
+    (tmp_path / "parts" / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"parts cannot be used \(ValueError: .*'first', 'second'"):
+        load("hub:./parts", tmp_path, "train")
+    assert sum(len(load("hub:./parts/second#label", tmp_path, split)) for split in SPLITS) == 18
     rows.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
     assert hub(str(tmp_path / "unlabelled"), "train").labels is None
     rows.remove_columns("image").save_to_disk(tmp_path / "blind")

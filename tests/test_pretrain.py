@@ -13,7 +13,7 @@ from skipae_train.export import export, export_run
 from skipae_train.loop import Cosine, Milestones, Session, TrainingError, Trapezoid
 from skipae_train.muon import orthogonal
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
-from skipae_train.recipes import pretrain_recipe, recipe_names
+from skipae_train.recipes import pretrain_recipe
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
@@ -244,17 +244,18 @@ def test_augmentation_keeps_range_and_geometry():
     assert len(places) > 4
 
 
-def test_natural_runs_at_the_smoke_budget(tmp_path, photos):
-    network = run(tmp_path, photos, pretrain_recipe("natural", budget="smoke"))
+def test_the_bundled_denoisers_two_runs_at_the_smoke_budget(tmp_path, photos):
+    network = run(tmp_path / "natural", photos, pretrain_recipe("natural", budget="smoke"))
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
-
-
-def test_recipes_say_what_to_expect():
-    import importlib
-
-    for name in recipe_names():
-        text = importlib.import_module(f"skipae_train.recipes.{name.replace('-', '_')}").__doc__ or ""
-        assert all(word in text for word in ("Command:", "Hardware:", "Hours:", "Expected:")), name
+    more = pretrain_recipe("natural-more", budget="smoke")
+    with pytest.raises(TrainingError, match=r"natural-more goes on with a trained network.*as --start"):
+        run(tmp_path / "more", photos, more)
+    assert not (tmp_path / "more").exists()
+    export(network, tmp_path / "made", name="made", fill=(1.0, 0.0, 1.0), halo_images=[], storage="float32")
+    further = run(tmp_path / "more", photos, more, start=tmp_path / "made").state_dict()
+    before = network.state_dict()
+    changed = {name.rpartition(".")[2] for name, value in before.items() if not torch.equal(value, further[name])}
+    assert "weight" in changed and not {"running_mean", "running_var"} & changed
 
 
 def test_a_wide_resnet_is_trained_and_resumed_but_never_exported(tmp_path, photos):

@@ -90,8 +90,16 @@ def pretrain(
     ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
     ``start`` is a checkpoint folder whose weights a new run begins with.  For ``out`` and errors see
     :func:`skipae_train.loop.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
+
+    Raises :class:`TrainingError` as there, and where ``start`` is of another architecture, or missing though the recipe
+    goes on with a network.
     """
     origin, begun = RANDOM, None
+    if start is None and recipe.phases and recipe.phases[0].freeze_norm:
+        raise TrainingError(
+            f"{recipe.name} goes on with a trained network, whose batch norm stays as it is: give its checkpoint as "
+            "--start (skipae-train export makes one of a run)"
+        )
     if start is not None:
         begun = AutoEncoder.from_checkpoint(start)
         if begun.architecture != recipe.architecture:

@@ -20,8 +20,9 @@ name                   below ``root``                                           
 ``classes``            a folder of images for each class                           train, test
 ``masks``              ``ImageSets/Segmentation``, ``JPEGImages``,                 train, val
                        ``SegmentationClass`` as VOC has them, ``classes.txt``
-``hub:ORG/NAME``       (the Hub, or a folder in its formats); with several class   as the set names them
-                       columns ``hub:ORG/NAME#COLUMN``
+``hub:ORG/NAME``       (the Hub, or a folder in its formats); of several            as the set names them
+                       configurations ``hub:ORG/NAME/CONFIGURATION``, of several
+                       class columns ``hub:ORG/NAME#COLUMN``
 =====================  ==========================================================  ================================
 
 How ``folder``, ``classes`` and ``hub:`` are split: :func:`~skipae_train.datasets.folders.own`,

@@ -80,6 +80,7 @@ def hub(
 ) -> HubSet:
     """A split of a Hub data set ``org/name``, of a folder written by ``save_to_disk``, or of Parquet or image files.
 
+    ``org/name/configuration`` chooses one where the set has several.
     Where there is no split ``test``, or only one whose classes are hidden, ``validation`` stands for it; where there is
     neither, about one row in ten of ``train`` does, and is missing there.  ``image`` and ``label`` name columns; None
     takes the only one of its kind, and no labels where no column has classes.  :class:`DataError` when the set, the
@@ -97,7 +98,10 @@ def hub(
         if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(source)
         else:
-            found = datasets.load_dataset(source, revision=revision)
+            name, configuration = source, None
+            if source.count("/") == 2 and not folder.exists():
+                name, _, configuration = source.rpartition("/")
+            found = datasets.load_dataset(name, configuration, revision=revision)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source} cannot be used ({type(error).__name__}: {' '.join(str(error).split())})") from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)

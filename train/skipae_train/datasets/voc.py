@@ -78,6 +78,12 @@ def own_masks(folder: Path, split: str) -> SegmentationSet:
             f"{folder} has no classes.txt: give it lines 'INDEX NAME', what 0, 1, ... stand for in the masks"
         )
     images = voc_segmentation(folder, split)
+    lists = (set(_image_list(folder, "Segmentation", name)) for name in ("train", "val"))
+    if both := sorted(set.intersection(*lists)):
+        raise DataError(
+            f"{len(both)} image(s), {both[0]} among them, stand in both train.txt and val.txt in "
+            f"{folder / 'ImageSets' / 'Segmentation'}: what is trained on can test nothing; take each out of one"
+        )
     seen: set[int] = set()
     for row in range(min(len(images), 50)):
         seen |= set(np.unique(np.array(images._mask(row))).tolist())
