@@ -25,7 +25,7 @@ from skipae_train.cli import main
 from skipae_train.export import session
 from skipae_train.loop import to_json
 from skipae_train.publish import PublishError, publish
-from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 from skipae_zoo import ConfigError, sha256
 from test_heads import exported
 
@@ -236,6 +236,13 @@ def test_the_card_tells_the_command_that_was_run(made: Path, tmp_path: Path) -> 
         (training / "recipe.json").write_text(json.dumps(to_json(recipe)))
         (training / "environment.json").write_text(json.dumps({"torch": "2", "start": start}))
         assert told in make_card(training.parent)
+    (training / "result.json").write_text(json.dumps({"metric": "accuracy", "images": 9, "value": 50.0}))
+    for data, name in (("classes", "own images"), ("hub:me/birds#kind", "me/birds#kind"), ("cifar10", "cifar10")):
+        recipe = on_set(random, data)
+        (training / "recipe.json").write_text(json.dumps(to_json(recipe)))
+        card = make_card(training.parent)
+        assert f"| {name} | accuracy | 1 | 9 |" in card and f"epochs of {name}, batches" in card
+        assert data == "cifar10" or f"`skipae-train finetune cifar10-4k --set {data} --variant random" in card
 
 
 def test_the_weights_in_numpy_alone(made: Path) -> None:

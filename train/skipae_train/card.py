@@ -140,12 +140,17 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if (training / "result.json").exists():
         result = json.loads((training / "result.json").read_text(encoding="utf-8"))
-        data = _read(folder, "recipe", "skipae-train export")["epochs"]["data"]
-        score = {"set": data, "metric": result["metric"], "images": result["images"], "mean": result["value"]}
+        name = _set_name(_read(folder, "recipe", "skipae-train export")["epochs"])
+        score = {"set": name, "metric": result["metric"], "images": result["images"], "mean": result["value"]}
         rows.append(score | {"classes": result.get("classes", {})})
     if (training / "metrics.json").exists() or not rows:
         rows += _read(folder, "metrics", "skipae-train evaluate --record")
     return rows
+
+
+def _set_name(epochs: dict[str, Any]) -> str:
+    data = str(epochs["data"])
+    return "own images" if data in ("folder", "classes", "masks") else data.removeprefix("hub:")
 
 
 def _read(folder: Path, name: str, command: str) -> Any:
@@ -352,7 +357,8 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
         f"{p['steps']:,} steps of {p['batch']} crops of {p['crop']} pixels" for p in recipe.get("phases", ())
     )
     if epochs := recipe.get("epochs"):
-        phases = f"{epochs['count']} epochs of {epochs['data']}, batches of {epochs['batch']}, {epochs['crop']} pixels"
+        seen = f"{epochs['count']} epochs of {_set_name(epochs)}"
+        phases = f"{seen}, batches of {epochs['batch']}, {epochs['crop']} pixels"
     command = command_for(recipe)
     if command and recipe.get("start"):
         command += " --start RUN"
