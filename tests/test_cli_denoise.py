@@ -232,8 +232,19 @@ def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
     write("x/a.png"), write("y/a.png")
     failed(run("x/a.png", "y/a.png", "-o", "out"), 2, "the results of x/a.png and y/a.png would both be out/a.png")
     failed(run("x", "y", "-o", "out"), 2, "the results of x/a.png and y/a.png would both be")
+    failed(run("x/a.png", "y/a.png", "-o", "out"), 2, "give their folder as the input, or give each a run with an -o")
     failed(run("x/a.png", "./x/a.png"), 2, "is given twice")
     assert tree(folder) == ["x/a.png", "y/a.png"]
+
+
+def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path) -> None:
+    write("x/a.png")
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "b.cr3", "notes.txt", ".c.heic"):
+        Path("x", name).write_bytes(b"no image")
+    told = "skipae: passed over 3 file(s) of formats that are not read: .cr3 1, .heic 2\n"
+    for word in ("--dry-run", "--quiet"):
+        result = run("x", "-o", "out", word)
+        assert (result.exit_code, result.stderr) == (0, told)
 
 
 def huge_png() -> bytes:
@@ -430,7 +441,15 @@ def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(batch, "plan", breaks)
     failed(run("photo.png"), 1, "unexpected RuntimeError: a bug of two lines (--debug shows where)")
-    assert isinstance(run("photo.png", "--debug").exception, RuntimeError)
+    shown = run("photo.png", "--debug")
+    assert shown.exit_code == 1 and "in breaks" in shown.stderr and "Traceback" in shown.stderr
+    assert shown.stderr.endswith("skipae: error: unexpected RuntimeError: a bug of two lines\n")
+
+
+def test_debug_keeps_the_exit_code(run: Run) -> None:
+    write("photo.png")
+    shown = run("photo.png", "-o", "x.png", "--resume", "--overwrite", "--debug")
+    assert shown.exit_code == 2 and "Traceback" in shown.stderr
 
 
 def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -548,6 +548,11 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
     failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
     failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")
     failed(draw("--layer", "enc1", "-o", "d.png", image="none.png"), 5, "none.png: no such file")
+    monkeypatch.setattr("skipae.visualize.LARGEST", 45)
+    for name, words in (("small", []), ("same", ["--resize", 45]), ("whole", ["--resize", 0])):
+        assert draw("--layer", "enc1", "-o", f"{name}.png", "--overwrite", *words).exit_code == 0
+    small, same, whole = (np.asarray(Image.open(f"{name}.png")) for name in ("small", "same", "whole"))
+    assert np.array_equal(small, same) and np.array_equal(whole, sheets["a"])
 
 
 def test_corruption() -> None:

@@ -349,6 +349,10 @@ def test_imagenet_and_its_hyponyms(tmp_path):
     assert load("imagenet-vehicle", tmp_path, "train").classes == ("n02690373",)
     with pytest.raises(DataError, match="none of the 1 images"):
         load("imagenet-animal", tmp_path, "val")
+    write_image(tmp_path / "flat" / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG")
+    assert load("imagenet", tmp_path / "flat", "val").labels is None
+    with pytest.raises(DataError, match=r"00000001.JPEG has no WordNet id"):
+        load("imagenet-animal", tmp_path / "flat", "val")
     write_image(tmp_path / "imagenet" / "train" / "stray.JPEG")
     with pytest.raises(DataError, match=r"stray.JPEG has no WordNet id"):
         load("imagenet", tmp_path, "train")

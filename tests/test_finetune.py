@@ -77,6 +77,8 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
     untrained.initialise(recipe.init)
     assert not torch.equal(parameters["head.conv.weight"], untrained.state_dict()["head.conv.weight"])
     finetune(recipe, data, tmp_path, SESSION, start=few)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["command"] == "skipae-train finetune cifar10-4k --budget smoke"
     after = load_finetuned(tmp_path)[0].state_dict()
     assert all(not torch.equal(after[name], begun[name]) for name in old if name.endswith("conv.weight"))
 
@@ -89,6 +91,7 @@ def test_a_classifier_learns_what_the_classes_look_like(tmp_path, data, changes)
     found = finetune(recipe, data, tmp_path, SESSION)
     assert found["value"] > 35 and found["images"] == 16  # ten classes
     assert json.loads((tmp_path / "result.json").read_text()) == found
+    assert "command" not in found  # no command makes this recipe
 
 
 def test_three_initialisations_of_a_segmenter(tmp_path, data, imagenet):

@@ -344,7 +344,7 @@ def test_a_bundle_works_without_a_network(server: HubServer, whole: Path, tmp_pa
     pulled = skipae("models", "pull", "someone/net", "skipae-natural", "--to", bundle, "--quiet", env=env)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.splitlines() == [str(bundle / "someone/net"), str(bundle / "skipae-natural")]
-    assert pulled.stderr == ""
+    assert "has no" not in pulled.stderr
     same(bundle / "someone/net", whole, CONFIG, MODEL, FEATURES, "README.md")
     server.take_requests()
 
@@ -403,6 +403,13 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     assert pulled.exit_code == 0
     copy = tmp_path / "bundle" / "skipae-imagenet"
     same(copy, whole, CONFIG, MODEL, FEATURES, "model.safetensors", "README.md")
+    assert "has no" not in pulled.stderr
+    less = shutil.copytree(whole, tmp_path / "less")
+    config = json.loads((less / CONFIG).read_text())
+    del config["files"]["model.safetensors"]
+    (less / CONFIG).write_text(json.dumps(config))
+    pulled = run("models", "pull", less, "--safetensors")
+    assert pulled.exit_code == 0 and f"{less} has no model.safetensors: its ONNX files" in pulled.stderr
     assert run("models", "verify").output.splitlines() == ["skipae-natural: whole", "skipae-imagenet: whole"]
     (copy / FEATURES).unlink()
     (copy / "model.safetensors").write_bytes(b"damaged")

@@ -132,7 +132,11 @@ def test_options_out_of_range(model: Model, options: dict[str, float]) -> None:
 
 
 def test_bad_files(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no such file"):
+    with pytest.raises(ImageError, match=r"^mask .*gone.png: no such file"):
+        model.inpaint(np.zeros((4, 4), np.uint8), tmp_path / "gone.png")
+    with pytest.raises(ImageError, match=r"^image .*none.png: no such file"):
+        model.inpaint(tmp_path / "none.png")
+    with pytest.raises(ImageError, match=r"^image .*none.png: no such file"):
         model.denoise(tmp_path / "none.png")
     with pytest.raises(ImageError, match="zero bytes"):
         model.denoise(b"")
@@ -142,7 +146,7 @@ def test_bad_files(model: Model, tmp_path: Path) -> None:
 
 def test_describes_itself(model: Model) -> None:
     assert model.name == "tiny" and model.config.name == "tiny"
-    assert [(layer.name, layer.channels) for layer in model.layers] == [("enc1", 4), ("enc2", 4)]
+    assert model.layers == (("enc1", 4, 1, 3), ("enc2", 4, 2, 5))
     assert repr(model) == "<skipae.Model tiny on cpu (1 thread)>"
 
 
@@ -206,13 +210,16 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="did you mean skipae-natural"):
         from_pretrained("skipae-natura")
-    with pytest.raises(ModelError, match=r"not published yet.*skipae-train pretrain imagenet"):
+    with pytest.raises(ModelError, match=r"not published yet.*skipae-train pretrain imagenet.*skipae-train export RUN"):
         from_pretrained("skipae-imagenet")
     with pytest.raises(ModelError, match="does not exist"):
         from_pretrained("./some/folder")
     with pytest.raises(ModelError, match="does not exist"):
         from_pretrained(Path("some/folder"))
     with pytest.raises(ModelError, match=r"no config\.json"):
+        from_pretrained(tmp_path)
+    (tmp_path / "recipe.json").touch()
+    with pytest.raises(ModelError, match=r"that of a training run: make one of it with 'skipae-train export'"):
         from_pretrained(tmp_path)
     with pytest.raises(UsageError, match="not int"):
         from_pretrained(3)  # type: ignore[arg-type]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +266,22 @@ def test_classify_prints_json_and_goes_on_after_a_bad_file(run: Run, classifier:
     report = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert next(entry for entry in report if entry["status"] == "done")["classes"] == found["classes"]
     assert run("classify", classifier, "bad.png").exit_code == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_file_names_that_are_no_text(run: Run, classifier: Path, segmenter: Path) -> None:
+    name = os.fsdecode(b"b\xe9.png")
+    for image in ("x/a.png", f"x/{name}", "x/c.png"):
+        save(image)
+    plain, told = (run("classify", classifier, "x", "--report", "r.jsonl", *words) for words in ((), ("--json",)))
+    assert plain.exit_code == told.exit_code == 0 and "x/b\\udce9.png\n" in plain.stdout
+    assert [json.loads(line)["input"] for line in told.stdout.splitlines()] == ["x/a.png", f"x/{name}", "x/c.png"]
+    assert len(Path("r.jsonl").read_text().splitlines()) == 6  # of both
+    cut = run("segment", segmenter, "x", "-o", "out", "--json")
+    assert cut.exit_code == 0 and len(cut.stdout.splitlines()) == 3
+    save("x/c.jpg")
+    both = run("segment", segmenter, "x", "-o", "two")
+    assert both.exit_code == 2 and "would both be two/c.png: rename one, or give each a run" in both.stderr
 
 
 def test_classify_standard_input(run: Run, classifier: Path) -> None:

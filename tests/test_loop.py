@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.utils
+from accelerate.state import AcceleratorState
 
 import make_sets
 from skipae_train.corruption import BlockMask, GaussianNoise
@@ -53,6 +55,20 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     run(data, out)
     return out
+
+
+def test_the_network_may_be_compiled(data, whole, tmp_path, monkeypatch):
+    """By torch.compile with the backend that accelerate is told."""
+    torch._dynamo.utils.counters.clear()
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    try:
+        pretrain(recipes()[0], data, tmp_path, SESSION)
+    finally:
+        AcceleratorState._reset_state(True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    same = state(whole / "ae")["network"]
+    assert all(torch.equal(value, same[name]) for name, value in state(tmp_path)["network"].items())
 
 
 SCRIPT = """

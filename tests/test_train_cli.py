@@ -1,7 +1,10 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -37,6 +40,25 @@ def checkpoint(tmp_path_factory, photos):
     assert exported.exit_code == 0, exported.output
     assert "ONNX Runtime differs from torch by" in exported.output
     return folder / "tiny"
+
+
+def test_the_training_packages_are_named_where_they_lack(tmp_path):
+    script = "import sys; sys.modules['torch'] = None; from skipae_train.cli import main; main()"
+    for words in (["recipes"], ["probe", tmp_path, "--data", tmp_path, "--out", tmp_path / "run"]):
+        found = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr == 'skipae-train: error: this needs the module torch: pip install "skipae[train]"\n'
+
+
+def test_a_device_that_is_not_there(photos, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    words = ["pretrain", "natural", "--budget", "smoke", "--data", str(photos), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--device", "cuda"])
+    assert ended.value.code == 1
+    assert "device cuda: torch" in capsys.readouterr().err and not (tmp_path / "run" / "state.pt").exists()
+    assert "is not one of 'cpu', 'cuda'" in run(*words, "--device", "gpu:7").output
 
 
 def test_what_was_trained_and_exported_can_denoise(checkpoint, photos):

@@ -12,10 +12,12 @@ from __future__ import annotations
 import glob
 import io
 import json
+import logging
 import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     from skipae.model import Model
 
+log = logging.getLogger("skipae")
+
 Advance = Callable[[float], None]
 """Is told the share of an image that is done, in (0, 1]."""
 
@@ -39,6 +43,9 @@ STREAM = "-"
 
 OVERLAP_PIXELS = 16_000_000
 """Larger images have the memory to themselves: nothing is decoded or encoded beside them."""
+
+UNREAD = re.compile(r"\.(arw|cr2|cr3|dng|exr|hdr|heic|heif|jp2|jxl|nef|orf|pgm|ppm|psd|raf|rw2|tga)")
+"""Formats of images that are not read: a folder that holds some is not done when its others are."""
 
 NO_MEMORY = "needs more memory than there is"
 """Why an image failed that decoding, net or encoding had no room for."""
@@ -84,6 +91,8 @@ class Found:
     failed: list[Failure] = field(default_factory=list)
     left_out: int = 0
     """Results of earlier runs in the folders."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Files in the folders of formats that are not read, by their extension."""
 
 
 @dataclass
@@ -242,6 +251,9 @@ def find(
             found.single.extend(matches)
             if not matches:
                 found.failed.append(Failure(text, "no file matches this pattern"))
+    if found.passed_over:
+        kinds = ", ".join(f"{extension} {count}" for extension, count in sorted(found.passed_over.items()))
+        log.warning("passed over %d file(s) of formats that are not read: %s", found.passed_over.total(), kinds)
     return found
 
 
@@ -712,7 +724,11 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
         )
         for name in sorted(files):
             path = Path(parent, name)
-            if name.startswith(".") or not _looks_like_image(path):
+            if name.startswith("."):
+                continue
+            if not _looks_like_image(path):
+                if UNREAD.fullmatch(path.suffix.lower()):
+                    found.passed_over[path.suffix.lower()] += 1
                 continue
             if path.stem.endswith(marks):
                 found.left_out += 1
@@ -774,12 +790,14 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             )
         if identity in targets:
             other = targets[identity]
-            same = other.source is not None and job.source is not None
-            if same and _identity(other.source) == _identity(job.source):  # type: ignore[arg-type]
+            one, two = other.source, job.source
+            if one is not None and two is not None and _identity(one) == _identity(two):
                 raise UsageError(f"{job.name} is given twice")
+            beside = one is not None and two is not None and one.parent == two.parent
+            way = "rename one" if beside else "give their folder as the input"
             raise UsageError(
-                f"the results of {other.name} and {job.name} would both be {job.target}: give their folder as the "
-                "input, or run them apart"
+                f"the results of {other.name} and {job.name} would both be {job.target}: {way}, or give each a run "
+                "with an -o of its own"
             )
         if os.path.lexists(job.target) and not job.target.is_file():
             raise UsageError(f"the result of {job.name} would be {job.target}, which is not a file: give another -o")

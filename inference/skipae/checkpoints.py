@@ -85,8 +85,9 @@ def find_folder(
             )
         kind = " for training" if entry.bundled else ""
         raise ModelError(
-            f"the weights of {text}{kind} are not published yet{looked}: make them with '{entry.command}' and "
-            f"give the folder, or set {MIRROR} to a folder that holds {text}/"
+            f"the weights of {text}{kind} are not published yet{looked}: make them with '{entry.command}', then "
+            f"'skipae-train export RUN --out FOLDER --name {text}', and give that folder, or set {MIRROR} to a folder "
+            f"that holds {text}/"
         )
     pinned = published if revision is None else None
     source = Hub(repo, pinned.revision if pinned else revision or "main", access)

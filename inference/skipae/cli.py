@@ -92,8 +92,11 @@ class _Commands(click.Group):
             code = INTERRUPTED
         except Exception as error:
             if debug:
-                raise
-            _error(str(error) if isinstance(error, SkipaeError) else f"{_unexpected(error)} (--debug shows where)")
+                import traceback
+
+                traceback.print_exc()
+            hint = "" if debug else " (--debug shows where)"
+            _error(str(error) if isinstance(error, SkipaeError) else f"{_unexpected(error)}{hint}")
             code = error.exit_code if isinstance(error, SkipaeError) else 1
         sys.exit(code if isinstance(code, int) else 0)
 

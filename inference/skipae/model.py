@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipae import checkpoints, features, images, inpainting, labelling, runtime, tiling
-from skipae.errors import UsageError
+from skipae.errors import ImageError, UsageError
 from skipae.hub import Access
-from skipae_zoo import CheckpointConfig, Layer
+from skipae_zoo import CheckpointConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +28,17 @@ it, down to :data:`LEAST_MEMORY`, so that a picture of 100 megapixels peaks belo
 
 LEAST_MEMORY = 512 << 20
 """What a window may take whatever the size of the image."""
+
+
+class Layer(NamedTuple):
+    """A layer of the encoder."""
+
+    name: str
+    channels: int
+    stride: int
+    """Input pixels from one value to the next."""
+    receptive_field: int
+    """Side in input pixels of the square that one value sees."""
 
 
 class Model:
@@ -53,8 +65,9 @@ class Model:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The encoder's layers (name, channels, stride, receptive field), first layer first."""
-        return self.config.architecture.layers
+        """The encoder's layers, first layer first."""
+        found = self.config.architecture.layers
+        return tuple(Layer(layer.name, layer.channels, layer.total_stride, layer.receptive_field) for layer in found)
 
     @overload
     def denoise(
@@ -126,7 +139,8 @@ class Model:
 
         if isinstance(image, np.ndarray):
             return _restore_array(image, restore)
-        picture = images.read(image, max_pixels=max_pixels)
+        with _named(image):
+            picture = images.read(image, max_pixels=max_pixels)
         picture.require_pil()
         picture.restore(restore)
         return picture.to_pil()
@@ -171,9 +185,11 @@ class Model:
         """
         checkpoints.require_task(self.config, "restoration", "inpaint")
         check_options(1.0, None, None, None, None, max_pixels)
-        holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
+        with _named(mask, "mask"):
+            holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
         if not isinstance(image, np.ndarray):
-            picture = images.read(image, max_pixels=max_pixels)
+            with _named(image):
+                picture = images.read(image, max_pixels=max_pixels)
             picture.require_pil()
             inpainting.inpaint_picture(self, picture, holes)
             return picture.to_pil()
@@ -327,7 +343,9 @@ class Model:
         """
         checkpoints.require_task(self.config, "classification", "classify")
         check_options(1.0, None, None, None, None, max_pixels)
-        return labelling.classify(self._restoration.run, self.config, features.load(image, max_pixels), top)
+        with _named(image):
+            pixels = features.load(image, max_pixels)
+        return labelling.classify(self._restoration.run, self.config, pixels, top)
 
     @overload
     def segment(
@@ -380,10 +398,12 @@ class Model:
         """
         checkpoints.require_task(self.config, "segmentation", "segment")
         check_options(1.0, None, None, tile, halo, max_pixels)
+        with _named(image):
+            pixels = features.load(image, max_pixels)
         labels = labelling.segment(
             self._restoration.run,
             self.config,
-            features.load(image, max_pixels),
+            pixels,
             area=self._area,
             tile=tile,
             halo=halo,
@@ -463,6 +483,17 @@ def check_options(
         raise UsageError(f"halo must be a number of pixels, at least 0, not {halo}")
     if max_pixels < 1:
         raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
+
+
+@contextmanager
+def _named(source: object, what: str = "image") -> Iterator[None]:
+    """Say of which file an error is."""
+    try:
+        yield
+    except ImageError as error:
+        if not isinstance(source, str | os.PathLike):
+            raise
+        raise ImageError(f"{what} {os.fspath(source)}: {error}") from error
 
 
 def _restore_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:

@@ -20,6 +20,9 @@ COLUMNS = 4
 CELL = 160
 """Width of a map in the figure, in pixels."""
 
+LARGEST = 768
+"""Short side that a larger image is scaled to, in pixels: the figure shows no more, and memory holds every map."""
+
 GAP = 6
 LINE = 26
 """Height of a line of text, in pixels."""
@@ -62,7 +65,8 @@ def figure(
         blocks: see :func:`corrupt`.
         sigma: see :func:`corrupt`.
         seed: see :func:`corrupt`.
-        resize: see :meth:`skipae.Model.features`.
+        resize: see :meth:`skipae.Model.features`; by default a short side of more than :data:`LARGEST` pixels is
+            scaled to that, where the model has none of its own.
         crop: see :meth:`skipae.Model.features`.
 
     Raises:
@@ -71,9 +75,12 @@ def figure(
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    pixels = features.load(image)
+    if resize is None and not model.config.preprocessing.resize and min(pixels.shape[:2]) > LARGEST:
+        resize = LARGEST
     settings = features.Settings.check(model.config, layer, "none", resize=resize, crop=crop)
     extractor = features.Extractor(model, settings)
-    clean = tiling.to_net(extractor.prepare(features.load(image)))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    clean = tiling.to_net(extractor.prepare(pixels))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
     corrupted = corrupt(clean, model.config.preprocessing.fill, blocks=blocks, sigma=sigma, seed=seed)
     pair = [extractor.run([pixels])[0][layer] for pixels in (clean, corrupted)]
     strongest = np.argsort(-np.square(pair[0]).mean((1, 2)), kind="stable")[:maps]

@@ -163,7 +163,7 @@ def _read(folder: Path, name: str, command: str) -> Any:
 def _front_matter(config: CheckpointConfig, head: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
     entry = find_checkpoint(config.name)
     base = f"{OWNER}/{entry.base_model}" if entry and entry.base_model else None
-    fields = {
+    fields: dict[str, Any] = {
         "library_name": "skipae",
         "pipeline_tag": PIPELINE_TAG[config.task],
         "tags": ["onnx", "safetensors", *TAGS[config.task], "autoencoder", f"arxiv:{ARXIV}"],
@@ -172,7 +172,7 @@ def _front_matter(config: CheckpointConfig, head: dict[str, Any], scores: Sequen
     }
     results = [
         EvalResult(
-            task_type=PIPELINE_TAG[config.task],
+            task_type=fields["pipeline_tag"],
             dataset_name=score["set"],
             dataset_type=score["set"].lower().replace(",", "").replace(" ", "-"),
             metric_type=score.get("metric", "psnr").split(",")[0],

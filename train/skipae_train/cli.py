@@ -64,7 +64,11 @@ set_option = click.option(
 )
 session_options = _together(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-    click.option("--device", help="cpu, or what accelerate finds."),
+    click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        help="[default: what accelerate finds; of several GPUs the first in CUDA_VISIBLE_DEVICES]",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
     click.option(
         "--accumulate",
@@ -399,11 +403,15 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; expected errors are one line and exit code 1."""
     from skipae import SkipaeError
 
+    message: Exception
     try:
         return cli.main(arguments, standalone_mode=True)
+    except ModuleNotFoundError as error:
+        if (error.name or "skipae").startswith("skipae"):
+            raise
+        code, message = 1, Exception(f'this needs the module {error.name}: pip install "skipae[train]"')
     except SkipaeError as error:
-        code = error.exit_code
-        message: Exception = error
+        code, message = error.exit_code, error
     except (ValueError, RuntimeError, OSError) as error:
         if type(error).__module__.partition(".")[0] not in ("skipae_train", "skipae_zoo") and not isinstance(
             error, OSError

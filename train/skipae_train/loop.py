@@ -119,7 +119,7 @@ class Session:
 
     precision: Precision = "auto"
     device: str | None = None
-    """``cpu``, or None for what accelerate finds."""
+    """``cpu``, ``cuda``, or None for what accelerate finds."""
     accumulate: int = 1
     """Parts that each process cuts its share of a batch into, for less memory.  Batch norm sees the parts."""
     threads: int | None = None
@@ -132,7 +132,15 @@ class Session:
     quiet: bool = False
 
     def machine(self, precision: str | None = None) -> Machine:
-        """The device or devices, with the precision of the session unless another is given."""
+        """The device or devices, with the precision of the session unless another is given.
+
+        :class:`TrainingError` where there is no ``cuda`` to be had.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise TrainingError(
+                f"device cuda: torch {torch.__version__} finds no GPU that it can use: see whether nvidia-smi lists "
+                "one and torch is built for CUDA, or take --device cpu"
+            )
         if self.threads:
             torch.set_num_threads(self.threads)
         if self.precision != "auto" or precision is None:
@@ -481,12 +489,16 @@ def finished(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, A
 
 def finish(out: Path, session: Session, test: Callable[[Machine], dict[str, Any]]) -> dict[str, Any] | None:
     """Measure a run that has ended, and keep what is found as ``result.json``; None where it has not ended."""
+    from skipae_train.recipes import command_for  # imports this module
+
     environment = json.loads((out / "environment.json").read_text())
     if environment["steps done"] < environment["steps"]:
         return None
     path, machine = out / "result.json", session.machine(environment["precision"])
     if machine.accelerator.is_main_process:
-        write_json(path, {**test(machine), **{key: environment[key] for key in ("hardware", "precision", "hours")}})
+        command = command_for(json.loads((out / "recipe.json").read_text()))  # which tells the budget
+        facts = {key: environment[key] for key in ("hardware", "precision", "hours")}
+        write_json(path, {**test(machine), **({"command": f"skipae-train {command}"} if command else {}), **facts})
     machine.accelerator.wait_for_everyone()
     found: dict[str, Any] = json.loads(path.read_text())
     return found

@@ -176,7 +176,9 @@ def read_config(folder: Path) -> CheckpointConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder} is not a checkpoint folder: it has no config.json") from None
+        run = ", but that of a training run: make one of it with 'skipae-train export'"
+        told = run if (folder / "recipe.json").exists() else ": it has no config.json"
+        raise ConfigError(f"{folder} is not a checkpoint folder{told}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -100,6 +100,8 @@ def pull(
                 revision=revision,
                 access=Access(notify=console.remark),
             )
+            if safetensors and "model.safetensors" not in checkpoints.load_config(folder).files:
+                console.say(f"{name} has no model.safetensors: its ONNX files are all there is")
             for problem in checkpoints.problems(folder, "" if safetensors else checkpoints.INFERENCE):
                 raise ModelError(problem)
             if target is not None:

@@ -230,7 +230,7 @@ class Console:
 
         if self._bar is not None:
             self._bar.clear()
-        write_stdout(f"{text}\n".encode())
+        write_stdout(f"{text}\n".encode(errors="backslashreplace"))  # a file name may be no text
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Progress]:

@@ -76,7 +76,8 @@ def command(
     """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
 
     The maps are those with the most energy on the clean image; both of a pair have one scale, so that what the
-    corruption changes can be seen (figures 5 and 6 of the paper).
+    corruption changes can be seen (figures 5 and 6 of the paper).  An IMAGE with more than 768 pixels along its short
+    side is scaled to that first, unless --resize says otherwise.
 
     Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 the device is not available, 4 the model
     could not be had, 5 IMAGE could not be read, 130 interrupted.

@@ -92,7 +92,8 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
     """ImageNet, labelled by synset: ``folder/<split>`` with ILSVRC's class folders, or Tiny-ImageNet's layout.
 
     The synset of an image is the last WordNet id (``n`` and eight digits) in its path below the split, or what
-    ``val_annotations.txt`` says.  With ``hypernym``, only images of synsets in :func:`synsets` are kept.
+    ``val_annotations.txt`` says; where there is none at all (``val`` as it is unpacked), there are no labels.  With
+    ``hypernym``, only images of synsets in :func:`synsets` are kept.
     """
     at = folder / split
     files = find_images(at)
@@ -101,10 +102,13 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
     keys = []
     for file in files:
         below = str(file.relative_to(at))
-        key = named.get(file.name) or (_SYNSET.findall(below) or [None])[-1]
-        if key is None:
-            raise DataError(f"{file} has no WordNet id in its path (as n01440764): sort the images into class folders")
-        keys.append(key)
+        keys.append(named.get(file.name) or (_SYNSET.findall(below) or [""])[-1])
+    if hypernym is None and not any(keys):
+        return FileSet(files, None, (), short_side=short_side)
+    if "" in keys:
+        raise DataError(
+            f"{files[keys.index('')]} has no WordNet id in its path (as n01440764): sort the images into class folders"
+        )
     if hypernym is not None:
         wanted = synsets(hypernym)
         kept = [(file, key) for file, key in zip(files, keys, strict=True) if key in wanted]
