@@ -485,7 +485,7 @@ def test_what_only_one_format_holds_is_kept_or_missed() -> None:
     jpeg = plain[:2] + b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc + plain[2:]
     result, notes = passed(jpeg)
     assert result.applist[-1] == ("APP13", iptc) or (("APP13", iptc) in result.applist and notes == [])  # type: ignore[attr-defined]
-    assert passed(jpeg, format="PNG")[1] == ["PNG cannot hold IPTC data", "PNG cannot hold a comment"]
+    assert passed(jpeg, format="PNG")[1] == ["PNG cannot hold IPTC or Photoshop data", "PNG cannot hold a comment"]
     light = png(8, 2, more=[(b"cICP", bytes([9, 16, 0, 1])), (b"tEXt", b"Title\0a photo")])
     buffer = io.BytesIO()
     with open_image(light) as opened:
@@ -493,12 +493,102 @@ def test_what_only_one_format_holds_is_kept_or_missed() -> None:
     assert b"cICP\x09\x10\0\1" in buffer.getvalue() and b"a photo" in buffer.getvalue()
     assert passed(light, format="TIFF")[1] == [
         "TIFF cannot hold texts of a PNG",
-        "TIFF cannot hold how a PNG's numbers become light (cICP)",
+        "TIFF cannot hold how the numbers become light (cICP)",
     ]
     place = {33550: (12, 3, (0.5, 0.5, 0.0)), 34735: (3, 4, (1, 1, 0, 0))}
     geo = tiff(np.asarray(photo()), extratags=[(tag, *value, True) for tag, value in place.items()])
-    found = passed(geo)[0].tag_v2  # type: ignore[attr-defined]
-    assert {tag: found[tag] for tag in place} == {tag: value[2] for tag, value in place.items()}
+    for format in ("TIFF", "PNG", "JPEG", "WEBP", "AVIF"):
+        result, notes = passed(geo, format)
+        found = result.getexif()
+        assert {tag: found[tag] for tag in place} == {tag: value[2] for tag, value in place.items()} and notes == []
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        ({b"gAMA": (100_000,)}, "gAMA"),
+        ({b"gAMA": (45_455,), b"cHRM": (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)}, "cHRM"),
+        ({b"gAMA": (45_455,), b"cHRM": (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)}, None),
+        ({b"gAMA": (100_000,), b"cICP": (0x010D0001,)}, None),
+    ],
+)
+def test_gamma_and_chromaticities_are_missed(chunks: dict[bytes, tuple[int, ...]], said: str | None) -> None:
+    data = png(8, 2, more=[(name, struct.pack(f">{len(values)}I", *values)) for name, values in chunks.items()])
+    lost = [] if said is None else [f"JPEG cannot hold how the numbers become light ({said})"]
+    assert passed(data, "JPEG")[1] == lost and passed(data, "PNG")[1] == []
+    profile = (b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB))  # outweighs gamma and chromaticities
+    with_profile = png(8, 2, more=[profile, (b"gAMA", struct.pack(">I", 100_000))])
+    assert passed(with_profile, "JPEG")[1] == []
+
+
+def test_colours_of_an_avif_without_a_profile() -> None:
+    plain = saved(photo(), "AVIF")
+    p3 = plain.replace(b"colrnclx\0\1\0\x0d", b"colrnclx\0\x0c\0\x0d")
+    assert p3 != plain and passed(plain, "PNG")[1] == passed(plain)[1] == []
+    assert passed(p3)[1] == ["AVIF cannot hold how the numbers become light (cICP) here"]
+    assert passed(p3, "JPEG")[1] == ["JPEG cannot hold how the numbers become light (cICP)"]
+    buffer = io.BytesIO()
+    with open_image(p3) as opened:
+        assert opened.decode().encode(buffer, format="PNG") == []
+    assert b"cICP\x0c\x0d\0\1" in buffer.getvalue()
+    profile = saved(photo(), "AVIF", icc_profile=SRGB)
+    both = profile.replace(b"colrnclx\0\2", b"colrnclx\0\x0c")
+    assert both != profile and passed(both, "PNG")[1] == []
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+@pytest.mark.parametrize(("kind", "byteorder"), [(7, "<"), (4, "<"), (4, ">")])  # bytes, or as if 32-bit numbers
+def test_iptc_of_a_tiff(compression: str | None, byteorder: str, kind: int) -> None:
+    iptc = b"\x1c\x02\x50\0\x05Alice\0\0"
+    resources = b"8BIM\x04\x0a\0\0\0\0\0\x04abcd"
+    values = iptc if kind == 7 else struct.unpack(f"{byteorder}3I", iptc)
+    tags = [(33723, kind, len(values), values, True), (34377, 1, len(resources), resources, True)]
+    tags += [(269, 2, 0, "roll 5", True), (285, 2, 0, "frame 7", True)]
+    for pixels in (np.asarray(photo()), deep("RGB")):
+        data = tiff(pixels, compression=compression, byteorder=byteorder, extratags=tags)
+        buffer = io.BytesIO()
+        with open_image(data) as opened:
+            assert opened.decode().encode(buffer) == []
+        with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
+            found = {tag: file.pages.first.tags[tag].value for tag in (33723, 34377, 269, 285)}
+        assert found == {33723: iptc, 34377: resources, 269: "roll 5", 285: "frame 7"}
+    data = tiff(np.asarray(photo()), byteorder=byteorder, extratags=tags)
+    result, notes = passed(data, "JPEG")
+    assert notes == [] and result.info["photoshop"] == {0x0404: iptc, 0x040A: b"abcd"}
+    assert passed(data, "PNG")[1] == ["PNG cannot hold IPTC or Photoshop data"]
+
+
+def test_photoshop_data_of_several_segments() -> None:
+    resources = b"8BIM\x04\x24\0\0" + struct.pack(">I", 100_000) + bytes(100_000)
+    parts = (b"Photoshop 3.0\0" + part for part in (resources[:60_000], resources[60_000:]))
+    plain = saved(photo(), "JPEG")
+    jpeg = plain[:2] + b"".join(b"\xff\xed" + struct.pack(">H", len(part) + 2) + part for part in parts) + plain[2:]
+    with open_image(jpeg) as opened:
+        assert opened.decode().metadata.photoshop == resources
+    for format in ("JPEG", "TIFF"):
+        buffer = io.BytesIO()
+        with open_image(jpeg) as opened:
+            assert opened.decode().encode(buffer, format=format) == []
+        with open_image(buffer.getvalue()) as opened:
+            assert opened.decode().metadata.photoshop == resources
+
+
+def test_no_interoperability_pointer_into_the_old_file() -> None:
+    data = exif()
+    data.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98", 2: b"0100"}
+    jpeg = saved(photo(), "JPEG", exif=data.tobytes())
+    result, notes = passed(jpeg, "TIFF")
+    assert notes == ["the interoperability index of EXIF data is left out"]
+    assert list(result.getexif().get_ifd(ExifTags.IFD.Exif)) == [ExifTags.Base.ISOSpeedRatings]
+    result, notes = passed(jpeg)
+    assert notes == [] and result.getexif().get_ifd(ExifTags.IFD.Interop)[1] == "R98"
+
+
+def test_extended_xmp_is_missed() -> None:
+    more = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + struct.pack(">II", 4, 0) + b"<y/>"
+    plain = saved(photo(), "JPEG", xmp=b"<x/>")
+    jpeg = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(more) + 2) + more + plain[2:]
+    assert passed(jpeg)[1] == ["extended XMP data is left out"]
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

@@ -62,10 +62,16 @@ SUFFIXES = {
 """Format of each file name's extension, lower case."""
 
 _STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of about so many pixels
-_TIFF_TEXTS = (270, 271, 272, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
+_TIFF_TEXTS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
 _TIFF_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
 _TIFF_IFDS = (34665, 34853)  # EXIF and GPS
+_IPTC, _PHOTOSHOP, _INTEROPERABILITY = 33723, 34377, 40965
 _PNG_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+_SRGB_CODES = [bytes((primaries, transfer)) for primaries in (1, 2) for transfer in (1, 2, 13)]  # as cICP has them
+_SRGB_LIGHT = {
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+}
 _ORIENTATION = 274
 _TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
 _DAMAGED_EXIF = "EXIF data is damaged and is left out"
@@ -87,7 +93,9 @@ class Metadata:
     jpeg: dict[str, Any] = field(default_factory=dict)
     """Arguments for Pillow that keep a JPEG's quantisation tables and subsampling."""
     iptc: bytes | None = None
-    """Photoshop's segment of a JPEG (APP13)."""
+    """Of a TIFF; that of a JPEG is among ``photoshop``."""
+    photoshop: bytes | None = None
+    """Photoshop's resources, of a JPEG (APP13) or TIFF."""
     subsampling: str | None = None
     """Of an AVIF, for example ``4:2:0``."""
     compression: str | None = None
@@ -95,7 +103,7 @@ class Metadata:
     lossless: bool = False
     """Of a WebP."""
     png_chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Chunks of a PNG that say how its numbers become light."""
+    """Chunks of a PNG that say how its numbers become light; of an AVIF, what a PNG would say."""
     png_text: dict[str, str] = field(default_factory=dict)
     comment: bytes | None = None
 
@@ -486,7 +494,7 @@ class _About:
     colour: int = 0
     """Kind of colours of a PNG; 0 is grey."""
     light: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Chunks of a PNG that say how its numbers become light."""
+    """Chunks of a PNG that say how its numbers become light; of an AVIF, what a PNG would say."""
     subsampling: str | None = None
     """Of an AVIF."""
 
@@ -522,6 +530,10 @@ def _about(file: IO[bytes], format: str) -> _About:
             if config & 16:
                 about.subsampling = "4:0:0"
             break
+        colours = _avif_boxes(file, b"colr")
+        codes = next((box[5:8:2] for box in colours if box[:4] == b"nclx"), _SRGB_CODES[0])
+        if codes not in _SRGB_CODES and not any(box[:4] in (b"prof", b"rICC") for box in colours):
+            about.light.append((b"cICP", codes + b"\0\1"))
     return about
 
 
@@ -651,6 +663,8 @@ def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Pi
         exif=_tiff_exif(tags, notes),
         xmp=xmp and re.sub(rb'\s*tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
         dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
+        iptc=_raw(tags, _IPTC),
+        photoshop=_raw(tags, _PHOTOSHOP),
     )
     file.seek(0)
     pixels, kind, alpha, more = deep.read_tiff(file.read())
@@ -700,6 +714,11 @@ def _refuse_truncation(file: IO[bytes], format: str) -> None:
 
 def _av1_configurations(file: IO[bytes]) -> list[int]:
     """Of each picture of an AVIF, the byte that says depth (64), grey (16) and subsampling (8 and 4)."""
+    return [box[2] for box in _avif_boxes(file, b"av1C") if len(box) > 2]
+
+
+def _avif_boxes(file: IO[bytes], name: bytes) -> list[bytes]:
+    """What follows each ``name`` in an AVIF's headers."""
     found = []
     file.seek(0)
     while len(header := file.read(8)) == 8:
@@ -707,7 +726,7 @@ def _av1_configurations(file: IO[bytes]) -> list[int]:
         if size < 8:
             break
         if header[4:] in (b"meta", b"moov"):
-            found += [box[2] for box in file.read(min(size - 8, 1 << 20)).split(b"av1C")[1:] if len(box) > 2]
+            found += file.read(min(size - 8, 1 << 20)).split(name)[1:]
         file.seek(place + size - 8)
     return found
 
@@ -752,12 +771,23 @@ def _metadata(image: ImageFile, format: str, about: _About, notes: list[str]) ->
             "progressive": bool(info.get("progressive")),
             "keep_rgb": image.mode == "RGB" and (names == [82, 71, 66] or info.get("adobe_transform") == 0),
         }
-        found.iptc = next((data for name, data in image.applist if name == "APP13"), None)  # type: ignore[attr-defined]
+        segments: list[tuple[str, bytes]] = image.applist  # type: ignore[attr-defined]
+        photoshop = [data[14:] for name, data in segments if name == "APP13" and data[:14] == b"Photoshop 3.0\0"]
+        found.photoshop = b"".join(photoshop) or None
+        if any(name == "APP1" and data.startswith(b"http://ns.adobe.com/xmp/extension/\0") for name, data in segments):
+            notes.append("extended XMP data is left out")
+    if format == "TIFF":
+        found.iptc, found.photoshop = (_raw(image.getexif(), tag) for tag in (_IPTC, _PHOTOSHOP))
     if format == "PNG":
         texts: dict[str, Any] = getattr(image, "text", {})
         skip = {"XML:com.adobe.xmp", "Raw profile type exif"}
         found.png_text = {key: str(text) for key, text in texts.items() if key not in skip}
     return found
+
+
+def _raw(tags: Image.Exif, tag: int) -> bytes | None:
+    """As it stands in a TIFF: IPTC data may claim to be 32-bit numbers, of which Pillow gives the first."""
+    return tags._info._tagdata.get(tag)  # type: ignore[union-attr]
 
 
 def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:
@@ -771,9 +801,12 @@ def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:
                 clean[tag] = exif[tag]
                 found = True
         for ifd in _TIFF_IFDS:
-            values = exif.get_ifd(ifd)
+            values = dict(exif.get_ifd(ifd))
+            # An offset in the old file, which in a TIFF that Pillow wrote points anywhere.
+            if values.pop(_INTEROPERABILITY, None) is not None:
+                notes.append("the interoperability index of EXIF data is left out")
             if values:
-                clean[ifd] = dict(values)
+                clean[ifd] = values
                 found = True
         return clean.tobytes() if found else None
     except Exception:  # Pillow raises nearly anything for damaged EXIF data
@@ -931,11 +964,12 @@ def _arguments(
     values = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
     named = {"icc_profile": "the colour profile", "exif": "EXIF data", "xmp": "XMP data", "dpi": "the resolution"}
     others: dict[str, tuple[str, object]] = {
-        "IPTC data": ("JPEG", metadata.iptc),
+        "IPTC or Photoshop data": ("JPEG TIFF", metadata.iptc or metadata.photoshop),
         "texts of a PNG": ("PNG", metadata.png_text),
     }
     others["a comment"] = ("JPEG GIF", metadata.comment)
-    others["how a PNG's numbers become light (cICP)"] = ("PNG", b"cICP" in dict(metadata.png_chunks))
+    light = _light(metadata)
+    others[f"how the numbers become light ({light}){' here' if format == 'AVIF' else ''}"] = ("PNG", light)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if value is None:
@@ -958,8 +992,7 @@ def _arguments(
                 del arguments["subsampling"]
         else:
             arguments["quality"] = QUALITY if quality is None else quality
-        if metadata.iptc is not None:
-            arguments["extra"] = b"\xff\xed" + struct.pack(">H", len(metadata.iptc) + 2) + metadata.iptc
+        arguments["extra"] = _photoshop_segments(metadata)
     elif format == "WEBP":
         if metadata.lossless and quality is None:
             arguments |= {"lossless": True, "exact": True}
@@ -974,6 +1007,26 @@ def _arguments(
     elif format == "TIFF":
         arguments |= _tiff_arguments(metadata, arguments.pop("exif", None), arguments.pop("xmp", None), notes)
     return arguments
+
+
+def _light(metadata: Metadata) -> str:
+    """The chunks that make the numbers other light than sRGB's."""
+    chunks = dict(metadata.png_chunks)
+    if b"cICP" in chunks:
+        return "" if chunks[b"cICP"][:2] in _SRGB_CODES else "cICP"
+    if metadata.icc is not None or b"sRGB" in chunks:  # they outweigh the others
+        return ""
+    return ", ".join(name.decode() for name, value in _SRGB_LIGHT.items() if chunks.get(name, value) != value)
+
+
+def _photoshop_segments(metadata: Metadata) -> bytes:
+    """Of a JPEG."""
+    resources = metadata.photoshop or b""
+    if metadata.iptc and b"8BIM\x04\x04" not in resources:
+        iptc = metadata.iptc + b"\0" * (len(metadata.iptc) % 2)
+        resources = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(metadata.iptc)) + iptc + resources
+    parts = [resources[k : k + _JPEG_SEGMENT] for k in range(0, len(resources), _JPEG_SEGMENT)]
+    return b"".join(b"\xff\xed" + struct.pack(">H", len(part) + 16) + b"Photoshop 3.0\0" + part for part in parts)
 
 
 def _png_info(metadata: Metadata, xmp: bytes | None) -> Any:
@@ -1002,6 +1055,10 @@ def _tiff_arguments(metadata: Metadata, exif: bytes | None, xmp: bytes | None, n
         tags.load(_tiff_exif(old, notes) or b"")
     if xmp is not None:
         tags[700] = xmp
+    if metadata.iptc:
+        tags[_IPTC] = metadata.iptc
+    if metadata.photoshop:
+        tags[_PHOTOSHOP] = metadata.photoshop
     arguments: dict[str, Any] = {"tiffinfo": tags}
     if compression != "raw":
         arguments["compression"] = compression
