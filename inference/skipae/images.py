@@ -787,7 +787,7 @@ def _metadata(image: ImageFile, format: str, about: _About, notes: list[str]) ->
 
 def _raw(tags: Image.Exif, tag: int) -> bytes | None:
     """As it stands in a TIFF: IPTC data may claim to be 32-bit numbers, of which Pillow gives the first."""
-    return tags._info._tagdata.get(tag)  # type: ignore[union-attr]
+    return None if tags._info is None else tags._info._tagdata.get(tag)
 
 
 def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:
