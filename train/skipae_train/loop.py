@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -146,7 +146,8 @@ class Session:
         if self.precision != "auto" or precision is None:
             precision = choose_precision(self.precision, self.device)
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-        return Machine(Accelerator(cpu=self.device == "cpu", kwargs_handlers=[ddp]), precision)
+        accelerator = Accelerator(cpu=self.device == "cpu", kwargs_handlers=[ddp])
+        return Machine(accelerator, broadcast_object_list([precision])[0])  # for all what the first process found
 
 
 @dataclass(frozen=True)
