@@ -239,12 +239,37 @@ def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
 
 def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path) -> None:
     write("x/a.png")
-    for name in ("IMG_1.HEIC", "IMG_2.heic", "b.cr3", "notes.txt", ".c.heic"):
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.txt", ".c.heic"):
         Path("x", name).write_bytes(b"no image")
+    Image.new("RGB", (3, 3)).save("x/b.cr3", format="TIFF")  # as most camera raw files begin
+    failed(run("x/b.cr3"), 5, "x/b.cr3: is a camera raw file, of which a small preview alone could be read: develop")
     told = "skipae: passed over 3 file(s) of formats that are not read: .cr3 1, .heic 2\n"
     for word in ("--dry-run", "--quiet"):
         result = run("x", "-o", "out", word)
         assert (result.exit_code, result.stderr) == (0, told)
+
+
+def test_resume_of_a_pattern(run: Run, folder: Path) -> None:
+    write("a.png"), write("b", format="PNG")
+    assert run("*").exit_code == 0
+    before = tree(folder)
+    assert before == ["a.denoised.png", "a.png", "b", "b.denoised"]
+    again = run("*", "a.png", "b.denoised", "--resume")
+    assert again.exit_code == 2  # given twice
+    for named in (("*",), tuple(before), (".",)):
+        again = run(*named, "--resume")
+        assert (again.exit_code, tree(folder)) == (0, before)
+        assert "left out 2 result(s) of earlier runs" in again.stderr
+    failed(run("a.png", "a.denoised.png", "--overwrite"), 2, "would overwrite the input a.denoised.png")
+
+
+def test_a_tile_that_does_not_suit_one_image(run: Run, folder: Path) -> None:
+    for name, side in (("a", 4), ("b", 90), ("c", 4)):
+        Image.new("RGB", (side, side)).save(write(f"x/{name}.png"))
+    result = run("x", "-o", "out", "--tile", 5, "--report", "r.jsonl")
+    assert result.exit_code == 1 and "x/b.png: tile is 5 pixels, but" in result.stderr
+    assert tree(folder / "out") == ["a.png", "c.png"] and len(Path("r.jsonl").read_text().splitlines()) == 3
+    failed(run("x/b.png", "-o", "b.png", "--tile", 5), 2, "tile is 5 pixels, but")
 
 
 def huge_png() -> bytes:
@@ -626,6 +651,13 @@ def test_lists(run: Run, folder: Path) -> None:
     Path("names.txt").write_bytes(b"\xef\xbb\xbfd.png\r\n" + b"x" * 300 + b".png\r\n")  # of Windows
     failed(run("--list", "names.txt", "-o", "last/"), 1, "xx.png: no such file")
     assert tree(folder / "last") == ["d.png"]
+    Path("zero.txt").write_bytes(b"a.png\0b.png")
+    failed(run("--list", "zero.txt"), 2, "--list zero.txt cannot be read: it holds zero bytes; give a text in UTF-8")
+    odd = [os.fsdecode(b"\xe9.png"), "a\x0cb.png", "c\u2028.png"]
+    Path("odd.txt").write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + os.fsencode(odd[0]), *map(os.fsencode, odd[1:])]))
+    for name in odd:
+        write(name)
+    assert run("--list", "odd.txt", "-o", "odd/").exit_code == 0 and tree(folder / "odd") == sorted(odd)
     failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
     failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
     failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
@@ -649,6 +681,18 @@ def test_luma_and_chroma(run: Run, checkpoint: Path) -> None:
     assert run("photo.png", "-o", "part.png", "--overwrite", "--luma", 0).exit_code == 0
     assert Path("none.png").read_bytes() == Path("part.png").read_bytes()
     failed(run("photo.png", "--chroma", 2), 2, "'--chroma': 2.0 is not in the range")
+
+
+def test_nothing_but_a_report_is_added_to(run: Run) -> None:
+    write("a.png"), write("a.denoised.png", 1)
+    Path("names.txt").write_text("a.png\n")
+    Path("empty.jsonl").touch()
+    for name in ("a.png", "a.denoised.png", "names.txt"):
+        before = Path(name).read_bytes()
+        refused = run("--list", "names.txt", "--resume", "--report", name)
+        assert refused.exit_code == 2 and f"--report {name} is " in refused.stderr
+        assert Path(name).read_bytes() == before
+    assert run("a.png", "--overwrite", "--report", "empty.jsonl").exit_code == 0
 
 
 def test_reports_are_added_to(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import math
@@ -419,3 +420,18 @@ def test_commands_say_what_the_log_warns_of(capsys: pytest.CaptureFixture[str]) 
     options.Console(quiet=True)
     logging.getLogger("skipae").warning("cuda:%d is out of memory", 0)
     assert capsys.readouterr().err == "skipae: cuda:0 is out of memory\n"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_signal_while_the_runtime_is_loaded_is_one(
+    stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError("initialization failed") from stop()  # as its module says it
+        return find(name, *rest, **more)
+
+    find = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", load)
+    with pytest.raises(stop):
+        runtime.load_runtime()

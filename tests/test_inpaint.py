@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,6 +341,47 @@ def test_transparent_pixels(run: Run) -> None:
     assert run("holes.png").stderr == ""
     result = Image.open("holes.inpainted.png")
     assert result.mode == "RGBA" and result.getchannel("A").getextrema() == (255, 255)
+
+
+def test_an_image_may_be_its_own_mask(run: Run) -> None:
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[4:9, 5:12] = 200
+    Image.fromarray(image).save("self.png")
+    assert run("self.png", "--mask", "self.png", "-o", "filled.png").exit_code == 0
+    assert np.asarray(Image.open("filled.png"))[4:9, 5:12].max() < 200
+    Path("x/masks").mkdir(parents=True)
+    for name in ("x/masks/a.png", "x/masks/b.png"):
+        Image.fromarray(image).save(name)
+    failed(run("x", "--mask", "x", "-o", "out"), 2, "--mask x leaves no input: the images must not lie among the masks")
+
+
+def test_no_thumbnail_shows_what_was_filled(run: Run) -> None:
+    small = io.BytesIO()
+    Image.fromarray(photo()).save(small, "JPEG")
+    thumb = small.getvalue()
+    # II, first directory at 8 with one tag and the second at 26: of a JPEG, at 56, of this many bytes.
+    entries = [struct.pack("<HHII", 513, 4, 1, 56), struct.pack("<HHII", 514, 4, 1, len(thumb))]
+    exif = b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHI4s", 271, 2, 4, b"abc\0") + struct.pack("<I", 26)
+    exif = b"Exif\0\0" + exif + struct.pack("<H", 2) + b"".join(entries) + struct.pack("<I", 0) + thumb
+    resources = b"".join(
+        b"8BIM" + struct.pack(">HHI", kind, 0, len(data)) + data + b"\0" * (len(data) % 2)
+        for kind, data in ((1028, b"caption."), (1036, bytes(28) + thumb))
+    )
+    photoshop = b"Photoshop 3.0\0" + resources
+    xmp = b"<x:xmpmeta><xmp:Thumbnails><a>" + b"QUJD" * 9 + b"</a></xmp:Thumbnails><kept/></x:xmpmeta>"
+    segment = b"\xff\xed" + struct.pack(">H", len(photoshop) + 2) + photoshop
+    Image.fromarray(photo()).save("camera.jpg", exif=exif, xmp=xmp, extra=segment)
+    assert Path("camera.jpg").read_bytes().count(thumb) == 2
+    for name in ("x.jpg", "x.png", "x.webp", "x.tif"):
+        result = run("camera.jpg", "--box", "4,4,6,6", "-o", name)
+        assert result.exit_code == 0 and "thumbnails in its metadata, which show what was filled" in result.stderr
+        data = Path(name).read_bytes()
+        with Image.open(name) as image:
+            exif_after = image.getexif()
+        assert thumb not in data and b"QUJD" not in data and thumb[-60:-10] not in data
+        assert exif_after[271] == "abc"
+    left = Path("x.jpg").read_bytes()
+    assert b"caption." in left and b"<kept/>" in left
 
 
 def test_nothing_to_fill_is_said(run: Run) -> None:

@@ -44,7 +44,7 @@ STREAM = "-"
 OVERLAP_PIXELS = 16_000_000
 """Larger images have the memory to themselves: nothing is decoded or encoded beside them."""
 
-UNREAD = re.compile(r"\.(arw|cr2|cr3|dng|exr|hdr|heic|heif|jp2|jxl|nef|orf|pgm|ppm|psd|raf|rw2|tga)")
+UNREAD = re.compile(images.RAW.pattern + r"|\.(exr|hdr|heic|heif|jp2|jxl|psd|tga)")
 """Formats of images that are not read: a folder that holds some is not done when its others are."""
 
 NO_MEMORY = "needs more memory than there is"
@@ -297,6 +297,11 @@ def plan(
         work.jobs.append(Job(found.single[0], None))
         return work
     jobs = list(_named(found, output, suffix, extension))
+    if resume and output is None:  # a pattern finds the results too
+        made = {_identity(job.target) for job in jobs if job.target is not None}
+        inputs_alone = [job for job in jobs if job.source is None or _identity(job.source) not in made]
+        work.left_out += len(jobs) - len(inputs_alone)
+        jobs = inputs_alone
     _refuse_collisions(jobs)
     for job in jobs:
         if overwrite or job.target is None or not os.path.lexists(job.target):
@@ -477,13 +482,16 @@ class _Pipeline:
         self.writing: _Writing | None = None
         self.held: list[_Image] = []
         """What a collector took in."""
+        self.alone = False
+        """Whether there is one image only, so that what does not suit it suits none."""
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
         self.task.load()
-        if len(jobs) == 1:
+        self.alone = len(jobs) == 1
+        if self.alone:
             self._alone(jobs[0])
             return
         before = self.outcome.done
@@ -609,6 +617,10 @@ class _Pipeline:
             several = self.task.collect(job, picture, self._advance())
         except MemoryError:
             raise ImageError(NO_MEMORY) from None
+        except UsageError as error:  # an option that does not suit this image
+            if self.alone:
+                raise
+            raise ImageError(str(error)) from error
         ready: list[_Image] = []
         if several is not None:
             ready, self.held = self.held, ready
@@ -695,6 +707,8 @@ def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[by
             if other is not None and _identity(other) == _identity(path):
                 raise UsageError(f"--report {report} is an input or a result too: give another name")
     try:
+        if path.is_file() and not re.match(rb'(\{"input": .*)?$', path.open("rb").readline(1 << 20), re.DOTALL):
+            raise UsageError(f"--report {report} is there, and no report: give another name")
         return path.open("ab", buffering=0)
     except OSError as error:
         raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error
@@ -703,10 +717,13 @@ def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[by
 def _lines(text: str) -> list[str]:
     """The inputs that a list names."""
     try:
-        lines = sys.stdin.read() if text == STREAM else Path(text).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--list {text} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return [line for line in lines.splitlines() if line.strip()]
+        lines = sys.stdin.buffer.read() if text == STREAM else Path(text).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--list {text} cannot be read: {error.strerror}") from None
+    if b"\0" in lines:
+        raise UsageError(f"--list {text} cannot be read: it holds zero bytes; give a text in UTF-8, a path per line")
+    named = (line.removesuffix(b"\r").decode(errors="surrogateescape") for line in lines.split(b"\n"))
+    return [line for line in (name.removeprefix("\ufeff") for name in named) if line.strip()]
 
 
 def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Found) -> list[Path]:
@@ -730,7 +747,7 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
                 if UNREAD.fullmatch(path.suffix.lower()):
                     found.passed_over[path.suffix.lower()] += 1
                 continue
-            if path.stem.endswith(marks):
+            if path.stem.endswith(marks) or path.suffix in marks:
                 found.left_out += 1
             else:
                 below.append(path)
@@ -738,7 +755,7 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
 
 def _looks_like_image(path: Path) -> bool:
-    if path.exists() and not path.is_file():
+    if images.RAW.fullmatch(path.suffix.lower()) or (path.exists() and not path.is_file()):
         return False  # a pipe would be waited for
     # By name too, so that a damaged image is reported and not passed over.
     if path.suffix.lower() in images.SUFFIXES:

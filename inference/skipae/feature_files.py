@@ -31,6 +31,9 @@ from skipae.runtime import Device, load_runtime
 EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
 """Each format's file name extension."""
 
+_OTHERS = (".arrow", ".csv", ".feather", ".hdf5", ".json", ".jsonl", ".mat", ".pkl", ".pt", ".pth", ".txt")
+"""Extensions of files that somebody may hope for; other names with a dot are folders."""
+
 EXTRAS = {"safetensors": "safetensors", "parquet": "pyarrow", "hdf5": "h5py"}
 """Module that a format needs; the extra of this package that brings it has the format's name."""
 
@@ -78,7 +81,11 @@ class Store:
         if format is not None and format not in EXTENSIONS:
             raise UsageError(f"format must be {', '.join(EXTENSIONS)}, not {format!r}")
         self.output = Path(output)
-        named = {extension: name for name, extension in EXTENSIONS.items()}.get(self.output.suffix.lower())
+        extension = self.output.suffix.lower()
+        named = {known: name for name, known in EXTENSIONS.items()}.get(extension)
+        if extension in _OTHERS and not self.output.is_dir() and not str(output).endswith(("/", os.sep)):
+            known = ", ".join(EXTENSIONS.values())
+            raise UsageError(f"-o {output}: features are not written as {extension}: give {known}, or a folder")
         self._single = named is not None and not self.output.is_dir()
         if self._single and format not in (None, named):
             raise UsageError(f"--format {format} does not suit -o {output}: leave one out, or give a folder")

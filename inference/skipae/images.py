@@ -61,6 +61,9 @@ SUFFIXES = {
 }
 """Format of each file name's extension, lower case."""
 
+RAW = re.compile(r"\.(arw|cr2|cr3|dng|nef|nrw|orf|pef|raf|rw2|srw)")
+"""Extensions of camera raw files.  Most look like a TIFF that is no more than a thumbnail."""
+
 _STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of about so many pixels
 _TIFF_TEXTS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
 _TIFF_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
@@ -139,6 +142,16 @@ class Picture:
         """Replace each plane by what ``restore`` gives for it."""
         for k, plane in enumerate(self.planes):
             self.planes[k] = restore(plane)
+
+    def drop_thumbnails(self) -> None:
+        """Leave out the small copies in EXIF, XMP and Photoshop's data, which show what the image no longer does."""
+        found = self.metadata
+        before = found.exif, found.xmp, found.photoshop
+        found.exif = found.exif and _without_thumbnail(found.exif)
+        found.xmp = found.xmp and re.sub(rb"<(xmp:Thumbnails)\b.*?</\1>", b"", found.xmp, flags=re.DOTALL)
+        found.photoshop = found.photoshop and _without_thumbnails(found.photoshop)
+        if before != (found.exif, found.xmp, found.photoshop):
+            self.notes.append("thumbnails in its metadata, which show what was filled, are left out")
 
     @property
     def is_deep(self) -> bool:
@@ -346,6 +359,8 @@ def open_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     except ValueError as error:  # a null character in the path
         raise ImageError(f"cannot be read: {error}") from error
     try:
+        if not isinstance(source, bytes) and RAW.fullmatch(Path(source).suffix.lower()):
+            raise ImageError("is a camera raw file, of which a small preview alone could be read: develop it first")
         if not file.seekable():  # a pipe
             with file:
                 file = io.BytesIO(file.read())
@@ -788,6 +803,44 @@ def _metadata(image: ImageFile, format: str, about: _About, notes: list[str]) ->
 def _raw(tags: Image.Exif, tag: int) -> bytes | None:
     """As it stands in a TIFF: IPTC data may claim to be 32-bit numbers, of which Pillow gives the first."""
     return None if tags._info is None else tags._info._tagdata.get(tag)
+
+
+def _without_thumbnail(exif: bytes) -> bytes:
+    """EXIF data without a link to its second directory, and blank where that has the thumbnail."""
+    data = bytearray(exif)
+    start = 6 if exif[:6] == b"Exif\0\0" else 0
+    order = "<" if exif[start : start + 2] == b"II" else ">"
+
+    def number(at: int, code: str = "I") -> int:
+        return int(struct.unpack_from(order + code, data, start + at)[0])
+
+    try:
+        link = number(4) + 2 + 12 * number(number(4), "H")
+        second = number(link)
+        if second:
+            places = [second + 2 + 12 * k for k in range(number(second, "H"))]
+            values = {number(at, "H"): number(at + 8, "H" if number(at + 2, "H") == 3 else "I") for at in places}
+            for place, length in ((513, 514), (273, 279)):  # of a JPEG, or of strips
+                at = start + values.get(place, 0)
+                if at > start:
+                    data[at : at + values.get(length, 0)] = bytes(len(data[at : at + values.get(length, 0)]))
+            struct.pack_into(order + "I", data, start + link, 0)
+    except struct.error:  # damaged
+        return b""
+    return bytes(data)
+
+
+def _without_thumbnails(photoshop: bytes) -> bytes:
+    """Photoshop's resources but for those of small copies."""
+    kept, at = b"", 0
+    while photoshop[at : at + 4] == b"8BIM":
+        name = at + 6 + (photoshop[at + 6] + 2) // 2 * 2  # a text with its length before it, of an even number of bytes
+        size = int.from_bytes(photoshop[name : name + 4], "big")
+        end = name + 4 + (size + 1) // 2 * 2
+        if int.from_bytes(photoshop[at + 4 : at + 6], "big") not in (1033, 1036):
+            kept += photoshop[at:end]
+        at = end
+    return kept
 
 
 def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:

@@ -118,6 +118,7 @@ def inpaint_picture(
         return filled
 
     picture.restore(restore)
+    picture.drop_thumbnails()
     if mask is None and picture.alpha is not None:
         from PIL import Image
 

@@ -341,6 +341,8 @@ def load_runtime() -> Any:
             raise DeviceError(
                 f"no ONNX Runtime is installed: {INSTALL['cpu']} (or, for a GPU, {INSTALL['cuda']})"
             ) from None
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # came while it was loaded
+            raise error.__cause__ from None
         raise DeviceError(
             f"ONNX Runtime does not load ({_first_line(error)}): install it again, {repair('cpu')}"
         ) from error

@@ -287,7 +287,9 @@ def export(
 @cli.command()
 @click.argument("checkpoint")
 @click.option("--clean", type=EXISTING, help="Clean images that get seeded Gaussian noise.")
-@click.option("--sigma", type=float, multiple=True, default=(15, 25, 50), show_default=True, help="Grey levels.")
+@click.option(
+    "--sigma", type=click.FloatRange(min=0), multiple=True, default=(15, 25, 50), show_default=True, help="Grey levels."
+)
 @click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
 @click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*.")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")

@@ -231,8 +231,10 @@ def _set_masks_apart(work: batch.Work, masks: Path) -> None:
     def is_mask(path: Path | None) -> bool:
         return path is not None and (path.resolve() == root or (masks.is_dir() and path.resolve().is_relative_to(root)))
 
-    work.jobs = [job for job in work.jobs if not is_mask(job.source)]
-    work.skipped = [job for job in work.skipped if not is_mask(job.source)]
+    work.jobs = [job for job in work.jobs if job.tree is None or not is_mask(job.source)]
+    work.skipped = [job for job in work.skipped if job.tree is None or not is_mask(job.source)]
+    if not (work.jobs or work.skipped or work.failed):
+        raise UsageError(f"--mask {masks} leaves no input: the images must not lie among the masks")
     for job in work.jobs:
         if is_mask(job.target):
             raise UsageError(f"the result of {job.name} would be {job.target}, among the masks: give another -o")

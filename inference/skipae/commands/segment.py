@@ -75,8 +75,6 @@ def command(
     from skipae import batch
 
     console = options.Console(quiet, debug)
-    if as_json and output == batch.STREAM:
-        raise UsageError("--json and -o - both write to standard output: give a file after -o")
     if quality is not None and not overlay:
         raise UsageError("--quality is of pictures with --overlay: a label map is a PNG, which loses nothing")
     work = batch.plan(
@@ -96,6 +94,8 @@ def command(
         console.remark(f"left out {work.left_out} result(s) of earlier runs (*.segmented.*, *.overlay.*)")
     if dry_run:
         return options.show(work, console)
+    if as_json and any(job.target is None for job in work.jobs):
+        raise UsageError("--json and the label map would both go to standard output: give a file after -o")
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     task = _Segmentation(
         lambda: options.load_model(model, device, threads, console, "segmentation", "segment"),
