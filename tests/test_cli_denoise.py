@@ -471,6 +471,19 @@ def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
     assert shown.stderr.endswith("skipae: error: unexpected RuntimeError: a bug of two lines\n")
 
 
+def test_a_name_that_is_too_long(run: Run) -> None:
+    write("a.png")
+    failed(run("a.png", "-o", "x" * 300 + "/b.png"), 1, "File name too long")
+
+
+def test_closed_standard_streams(checkpoint: Path, folder: Path) -> None:
+    write("a.png")
+    command = f"{sys.executable} -m skipae denoise - --model {checkpoint} --quiet"
+    for words, code, told in (("-o - < a.png >&-", 1, "cannot write to standard output"), ("-o x.png <&-", 5, "input")):
+        found = subprocess.run(["sh", "-c", f"{command} {words}"], capture_output=True, text=True)
+        assert found.returncode == code and told in found.stderr and len(found.stderr.splitlines()) == 1
+
+
 def test_debug_keeps_the_exit_code(run: Run) -> None:
     write("photo.png")
     shown = run("photo.png", "-o", "x.png", "--resume", "--overwrite", "--debug")

@@ -430,6 +430,8 @@ _stdout_error: str | None = None
 def write_stdout(data: bytes | memoryview) -> None:
     """Write to standard output, at once; :class:`ImageError` where that fails or failed before."""
     global _stdout_error
+    if sys.stdout is None:
+        raise ImageError("cannot write to standard output: it is closed")
     if _stdout_error is None:
         try:
             sys.stdout.buffer.write(data)
@@ -630,6 +632,8 @@ class _Pipeline:
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
         """The decoded picture; a large one may wait, opened only."""
         try:
+            if job.source is None and sys.stdin is None:
+                raise ImageError("standard input is closed")
             source = sys.stdin.buffer.read() if job.source is None else job.source
             opened = images.open_image(source, max_pixels=self.max_pixels)
         except MemoryError:

@@ -128,4 +128,6 @@ def _error(text: str) -> None:
 
 
 def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:  # a folder that may not be entered
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {error}"

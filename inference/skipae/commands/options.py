@@ -285,7 +285,7 @@ def show(work: Work, console: Console) -> int:
 
 def refuse_terminal(streams: bool) -> None:
     """An image on a terminal is of no use to anyone."""
-    if streams and sys.stdout.isatty():
+    if streams and sys.stdout is not None and sys.stdout.isatty():
         from skipae.errors import UsageError
 
         raise UsageError("standard output is a terminal: give a file after -o, or redirect it")
