@@ -520,6 +520,13 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")
 
 
+def test_a_run_without_features_is_not_in_the_way(run: Run) -> None:
+    (path,) = photos(1, (40, 50))
+    for output in ("out", "one.npz"):
+        failed(run(path, "-o", output, "--crop", 500), 1, "less than the crop of 500")
+        assert run(path, "-o", output).exit_code == 0
+
+
 def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = photos(1, (90, 120))
 

@@ -177,12 +177,14 @@ class Store:
         return name
 
     def end(self) -> None:
-        """Write what is left for the manifest, if anything was begun.
+        """Write what is left for the manifest, if anything was begun; without any features there is none.
 
         Raises:
             ImageError: it cannot be written.
         """
-        if self._begun:
+        if self._begun and not self._shards:
+            self.manifest.unlink(missing_ok=True)
+        elif self._begun:
             self._append([])
 
     def _read(self, resume: bool) -> bool:
