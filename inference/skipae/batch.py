@@ -711,8 +711,11 @@ def _open_report(report: str | None, work: Work) -> AbstractContextManager[IO[by
             if other is not None and _identity(other) == _identity(path):
                 raise UsageError(f"--report {report} is an input or a result too: give another name")
     try:
-        if path.is_file() and not re.match(rb'(\{"input": .*)?$', path.open("rb").readline(1 << 20), re.DOTALL):
-            raise UsageError(f"--report {report} is there, and no report: give another name")
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(9)
+            if begins not in (b"", b'{"input":'):
+                raise UsageError(f"--report {report} is there, and no report: give another name")
         return path.open("ab", buffering=0)
     except OSError as error:
         raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error
@@ -759,8 +762,10 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
 
 def _looks_like_image(path: Path) -> bool:
-    if images.RAW.fullmatch(path.suffix.lower()) or (path.exists() and not path.is_file()):
+    if path.exists() and not path.is_file():
         return False  # a pipe would be waited for
+    if images.RAW.fullmatch(path.suffix.lower()):
+        return False
     # By name too, so that a damaged image is reported and not passed over.
     if path.suffix.lower() in images.SUFFIXES:
         return True
