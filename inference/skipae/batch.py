@@ -340,7 +340,8 @@ def run(
     """
     outcome = Outcome()
     with _open_report(report, work) as log, console.progress(len(work.jobs)) as progress:
-        pipeline = _Pipeline(task, console, log, outcome, progress, max_pixels, fail_fast)
+        alone = len(work.jobs) + len(work.failed) + len(work.skipped) == 1
+        pipeline = _Pipeline(task, console, log, outcome, progress, max_pixels, fail_fast, alone)
         for job in work.skipped:
             outcome.done += 1
             pipeline.report(input=job.name, output=str(job.target), status="skipped")
@@ -473,8 +474,11 @@ class _Pipeline:
         progress: Progress,
         max_pixels: int,
         fail_fast: bool,
+        alone: bool,
     ) -> None:
+        """Args: ``alone``, an option that does not suit the image is a usage error, not the failure of one of many."""
         self.task = task
+        self.alone = alone
         self.console = console
         self.log = log
         self.outcome = outcome
@@ -484,16 +488,13 @@ class _Pipeline:
         self.writing: _Writing | None = None
         self.held: list[_Image] = []
         """What a collector took in."""
-        self.alone = False
-        """Whether there is one image only, so that what does not suit it suits none."""
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
         self.task.load()
-        self.alone = len(jobs) == 1
-        if self.alone:
+        if len(jobs) == 1:
             self._alone(jobs[0])
             return
         before = self.outcome.done

@@ -147,7 +147,7 @@ class Picture:
         """Leave out the small copies in EXIF, XMP and Photoshop's data, which show what the image no longer does."""
         found = self.metadata
         before = found.exif, found.xmp, found.photoshop
-        found.exif = found.exif and _without_thumbnail(found.exif)
+        found.exif = (found.exif and _without_thumbnail(found.exif)) or None  # None where it is damaged
         found.xmp = found.xmp and re.sub(rb"<(xmp:Thumbnails)\b.*?</\1>", b"", found.xmp, flags=re.DOTALL)
         found.photoshop = found.photoshop and _without_thumbnails(found.photoshop)
         if before != (found.exif, found.xmp, found.photoshop):

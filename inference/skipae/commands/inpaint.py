@@ -110,7 +110,6 @@ def command(
         lambda: options.load_model(model, device, threads, console, "restoration", "inpaint"),
         lambda job: None if masks is None else _find_mask(masks, job),
         boxes,
-        alone=len(work.jobs) + len(work.failed) + len(work.skipped) == 1,
         max_pixels=max_pixels,
         quality=quality,
         overwrite=overwrite,
@@ -127,16 +126,13 @@ class _Inpainting:
         mask_of: Callable[[batch.Job], Path | None],
         boxes: list[Box],
         *,
-        alone: bool,
         max_pixels: int,
         quality: int | None,
         overwrite: bool,
     ) -> None:
-        """Args: ``alone``, a mask that does not fit is a usage error, and not the failure of one of many inputs."""
         self._load = load
         self._mask_of = mask_of
         self._boxes = boxes
-        self._alone = alone
         self._max_pixels = max_pixels
         self._options: dict[str, Any] = {"quality": quality, "overwrite": overwrite}
         self._last: tuple[Path, Mask] | None = None
@@ -149,13 +145,8 @@ class _Inpainting:
         """Fill the picture."""
         from skipae import batch, inpainting
 
-        try:
-            mask = self._mask(job, picture.size)
-            count = inpainting.inpaint_picture(self._model, picture, mask, advance)
-        except UsageError as error:
-            if self._alone:
-                raise
-            raise ImageError(str(error)) from error
+        mask = self._mask(job, picture.size)
+        count = inpainting.inpaint_picture(self._model, picture, mask, advance)
         if not count:
             picture.notes.append(
                 "has no fully transparent pixels, and there is no --mask or --box: nothing is filled"
