@@ -49,6 +49,8 @@ class Epochs:
     flip: bool = True
     short_side: int = 0
     """Short side in pixels that images of various sizes are scaled to; 0 where they have one size."""
+    zoom: float = 1.0
+    """Largest factor by which a crop is taken larger and scaled down; needs images of various sizes."""
     samples: int = 0
     """Most images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
 
@@ -74,7 +76,7 @@ class Feed:
 
     def __init__(self, images: ImageSet, epochs: Epochs, seed: int) -> None:
         self.images, self.batch_size = images, epochs.batch
-        self.view = View(epochs.crop, random=True, flip=epochs.flip, seed=seed)
+        self.view = View(epochs.crop, random=True, flip=epochs.flip, zoom=epochs.zoom, seed=seed)
         self.steps_per_epoch = len(images) // epochs.batch
         if not self.steps_per_epoch:
             raise TrainingError(f"{len(images)} images do not fill a batch of {epochs.batch}: add images to the set")

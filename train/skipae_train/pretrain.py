@@ -191,9 +191,12 @@ class SetJob(Job):
         if self.pretrain.loss == "masked":
             mask = cast(BlockMask, self.corruption).mask(clean, random)
             restored = model(fill_mask(clean, mask, cast(BlockMask, self.corruption).fill))
-            return ((restored - clean).square() * mask).sum() / (3 * mask.sum())
+            error = (restored - clean).square() * mask / clean.new_tensor(self.recipe.std)[:, None, None].square()
+            return error.sum() / (3 * mask.sum())
         corrupted = self.corruption(clean, random).contiguous(memory_format=torch.channels_last)
-        return reconstruction_loss(model(corrupted), clean, self.pretrain.loss)
+        # In normalized units, as the paper's: in [0, 1] the gradients of deep layers come near ADAM's eps.
+        scale = clean.new_tensor(self.recipe.std)[:, None, None]
+        return reconstruction_loss(model(corrupted) / scale, clean / scale, self.pretrain.loss)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
         """PSNR in dB of the held-out images."""

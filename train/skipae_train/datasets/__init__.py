@@ -13,6 +13,9 @@ name                   below ``root``                                           
 ``imagenet-animal``    the same, hyponyms of "mammal" or "bird" alone              train, val
 ``imagenet-vehicle``   the same, hyponyms of "conveyance, transport" alone         train, val
 ``tiny-imagenet``      ``tiny-imagenet-200``                                       train, val
+``imagenet-subsets``   ``tiny-imagenet-200`` and those there are of                train, val
+                       ``imagewoof2-320``, ``imagenette2-224squashed`` and
+                       ``imagenet-sample-images``, without labels
 ``voc07``              ``VOCdevkit/VOC2007``                                       train, val, trainval, test
 ``voc12``              ``VOCdevkit/VOC2012`` (masks)                               train, val, trainval
 ``camvid``             ``CamVid-voc`` (masks)                                      train, val
@@ -36,7 +39,7 @@ from pathlib import Path
 
 from skipae_train.data import DataError
 from skipae_train.datasets.archives import cifar10, cifar100, stl10, stl10_folds
-from skipae_train.datasets.folders import class_folder, image_folder, imagenet, own, synsets
+from skipae_train.datasets.folders import class_folder, image_folder, imagenet, imagenet_subsets, own, synsets
 from skipae_train.datasets.hub import hub
 from skipae_train.datasets.sets import (
     VOID,
@@ -83,6 +86,8 @@ __all__ = [
 
 _IMAGENET = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 
+_SUBSETS = ("imagewoof2-320", "imagenette2-224squashed", "imagenet-sample-images")
+
 SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
@@ -96,6 +101,11 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     ),
     "tiny-imagenet-vehicle": lambda root, split: imagenet(
         _below(root, "tiny-imagenet-200"), split, hypernym="vehicle", short_side=64
+    ),
+    "imagenet-subsets": lambda root, split: imagenet_subsets(
+        [_below(root, "tiny-imagenet-200"), *(root / name for name in _SUBSETS if (root / name).is_dir())],
+        split,
+        short_side=64,
     ),
     "voc07": lambda root, split: voc_classification(_below(root, "VOCdevkit/VOC2007"), split),
     "voc12": lambda root, split: voc_segmentation(_below(root, "VOCdevkit/VOC2012"), split),

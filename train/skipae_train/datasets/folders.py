@@ -118,6 +118,23 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
     return _labelled(files, keys, short_side)
 
 
+def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) -> FileSet:
+    """Public subsets of ImageNet as one set, without labels; small images are not enlarged to ``short_side``.
+
+    Each folder has a folder ``<split>`` with class folders or Tiny-ImageNet's layout; one without any split is part of
+    ``train``.
+    """
+    files = []
+    for folder in folders:
+        if (folder / split).is_dir():
+            files += find_images(folder / split)
+        elif split == "train" and not (folder / "val").is_dir():
+            files += find_images(folder)
+    images = FileSet(files, None, (), short_side=short_side)
+    images.only_smaller = True
+    return images
+
+
 def synsets(hypernym: str) -> frozenset[str]:
     """ImageNet ids of the hyponyms of ``vehicle`` ("conveyance, transport") or ``animal`` ("mammal" or "bird")."""
     folder = package_files(__package__) / "wordnet"

@@ -39,7 +39,9 @@ class View:
     crop: int
     """Side of the square in pixels."""
     random: bool = False
-    """At a random place; otherwise at the centre."""
+    """At a random place; otherwise at the center."""
+    zoom: float = 1.0
+    """Largest factor by which a random crop is taken larger and scaled down to ``crop``; streamed sets only."""
     flip: bool = False
     """Mirror half of the samples."""
     seed: int = 0
@@ -115,6 +117,8 @@ class StreamedSet(ABC):
 
     masked = False
     """Labels are masks."""
+    only_smaller = False
+    """Images whose short side is below ``short_side`` keep their size."""
 
     def __init__(
         self, labels: Tensor | None, classes: Sequence[str], count: int, *, short_side: int, memory: int = 2 << 30
@@ -210,14 +214,15 @@ class StreamedSet(ABC):
         if row in self._cache:
             return self._cache[row]
         image, mask = self._open(row), self._mask(row)
+        short_side = min(self.short_side, min(image.size)) if self.only_smaller else self.short_side
         if mask is not None and mask.size != image.size:
             raise DataError(
                 f"the mask of {self._name(row)} is {mask.width} x {mask.height} pixels, the image "
                 f"{image.width} x {image.height}: they must be of one size"
             )
-        if self.short_side:
-            scale = self.short_side / min(image.size)
-            width, height = (max(self.short_side, round(side * scale)) for side in image.size)
+        if short_side:
+            scale = short_side / min(image.size)
+            width, height = (max(short_side, round(side * scale)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
             mask = mask and mask.resize((width, height), Image.Resampling.NEAREST)
         sample = np.array(image), None if mask is None else np.array(mask)
@@ -234,7 +239,7 @@ class StreamedSet(ABC):
         count, side = len(indices), view.crop
         pixels = np.empty((count, side, side, 3), np.uint8)
         masks = np.empty((count, side, side), np.uint8) if self.masked else None
-        draws = uniforms(view.seed, epoch, indices, 3).tolist()
+        draws = uniforms(view.seed, epoch, indices, 4).tolist()
 
         def fill(place: int, row: int) -> None:
             image, mask = self._sample(row)
@@ -244,11 +249,16 @@ class StreamedSet(ABC):
                     f"a crop of {side} does not fit {self._name(row)}, {width} x {height} pixels: "
                     "lower the crop or remove the image"
                 )
-            y, x, flip = draws[place]
-            top = int(y * (height - side + 1)) if view.random else (height - side) // 2
-            left = int(x * (width - side + 1)) if view.random else (width - side) // 2
+            y, x, flip, zoom = draws[place]
+            # Scale down by a random factor only where the image has pixels to spare.
+            taken = side + int(zoom * (min(view.zoom * side, height, width) - side + 1)) if view.zoom > 1 else side
+            top = int(y * (height - taken + 1)) if view.random else (height - side) // 2
+            left = int(x * (width - taken + 1)) if view.random else (width - side) // 2
             step = -1 if view.flip and flip < 0.5 else 1
-            pixels[place] = image[top : top + side, left : left + side][:, ::step]
+            crop = image[top : top + taken, left : left + taken][:, ::step]
+            if taken > side:
+                crop = np.array(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
+            pixels[place] = crop
             if masks is not None and mask is not None:
                 masks[place] = mask[top : top + side, left : left + side][:, ::step]
 
