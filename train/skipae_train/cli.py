@@ -46,7 +46,7 @@ out_option = click.option(
 )
 budget_option = click.option(
     "--budget",
-    type=click.Choice(["smoke", "cpu", "paper"]),
+    type=click.Choice(["smoke", "cpu", "day", "paper"]),
     default="paper",
     show_default=True,
     help="How much to cut.",
