@@ -13,9 +13,10 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at half
                     (128, 113)
 day      two cores  widths: Network-1, Network-2 and Network-3 a half, Wide-ResNet a quarter; hidden layers 1,024.
-         with bf16  Epochs: all in pre-training on CIFAR-10, 5 of Network-3 on the public subsets of ImageNet, with crops
-                    of 57 to 113 scaled to 57; three fifths in fine-tuning.  Learning rate at least 2e-3 in pre-training
-                    of Network-3.  Images of Network-3 at a quarter of the paper's size, for segmentation at half
+         with bf16  Epochs: all in pre-training on CIFAR-10; 5 of Network-3 on the public subsets of ImageNet, with
+                    crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning.  Learning rate of Network-3's
+                    pre-training at least 2e-3.  Images of Network-3 at a quarter of the paper's size, for
+                    segmentation at half
 smoke    a test     widths an eighth; hidden layers 64; crops of at most 33 (photos: 32); one epoch of 24 images in
                     batches of 4 (two where the first is for new layers; photos: 4 steps of 2), 10 labels, 24 test
                     images
