@@ -8,6 +8,7 @@ import io
 import itertools
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -677,6 +678,66 @@ def test_broken_files(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught, open_image(data) as opened:
         opened.decode()
     assert "\n" not in str(caught.value)
+
+
+HOSTILE_XMP = [b" " * 3_000_000, b"<xmp:Thumbnails " * 200_000, b'tiff:Orientation="' * 170_000]
+
+
+@pytest.mark.parametrize("xmp", HOSTILE_XMP, ids=lambda xmp: xmp[:16].decode())
+def test_hostile_xmp_takes_linear_time(xmp: bytes) -> None:
+    turned = tiff(deep("RGB"), extratags=[(274, 3, 1, 6, True), (700, 1, len(xmp), xmp, True)])
+    start = time.process_time()
+    with open_image(turned) as opened:
+        picture = opened.decode()
+    picture.drop_thumbnails()
+    assert time.process_time() - start < 1
+    assert picture.metadata.xmp == xmp
+
+
+def test_thumbnails_of_xmp_are_left_out() -> None:
+    one = b"<xmp:Thumbnails><rdf:Alt>x</rdf:Alt></xmp:Thumbnails>"
+    for xmp, left in [
+        (b"<a>" + one + b"<b/>" + one + b"</a>", b"<a><b/></a>"),
+        (b"<xmp:Thumbnails>" + one + b"</a>", b"</a>"),
+        (b"<xmp:ThumbnailsX>" + one, b"<xmp:ThumbnailsX>"),
+        (b"<a>" + one[:-1], b"<a>" + one[:-1]),
+    ]:
+        picture = Picture("grey", [np.zeros((2, 2), np.uint8)], None, images.Metadata("PNG", xmp=xmp), [])
+        picture.drop_thumbnails()
+        assert picture.metadata.xmp == left
+        assert bool(picture.notes) == (left != xmp)
+
+
+def test_photoshop_data_cut_anywhere_loses_the_cut_resource_alone() -> None:
+    first, second = b"8BIM\x04\x04\0\0\0\0\0\x04abcd", b"8BIM\x04\x0a\x03abc\0\0\0\x04abcd"
+    thumbnail = b"8BIM\x04\x0c\0\0\0\0\0\x02xy"
+    for length in range(len(thumbnail + second) + 1):
+        found = images.Metadata("JPEG", photoshop=first + (thumbnail + second)[:length])
+        picture = Picture("grey", [np.zeros((2, 2), np.uint8)], None, found, [])
+        picture.drop_thumbnails()
+        assert found.photoshop == first + (second if length == len(thumbnail + second) else b"")
+    many = b"8BIM\x04\x04\0\0\0\0\0\0" * 250_000
+    picture = Picture("grey", [np.zeros((2, 2), np.uint8)], None, images.Metadata("JPEG", photoshop=many), [])
+    start = time.process_time()
+    picture.drop_thumbnails()
+    assert time.process_time() - start < 1 and picture.metadata.photoshop == many
+
+
+def test_samples_of_a_tiff_count_as_pixels() -> None:
+    data = tiff(np.zeros((30, 20, 60), np.uint16), planarconfig=1, photometric="rgb", extrasamples=[0] * 57)
+    message = "has 20 x 30 = 600 pixels of 60 samples, which count as 9000, more than 8999: give a larger max_pixels"
+    with pytest.raises(ImageError, match=message):
+        open_image(data, max_pixels=8999)
+    with open_image(data, max_pixels=9000) as opened:
+        assert opened.decode().notes == ["only the first 3 of 60 channels are kept"]
+
+
+def test_a_tiff_that_says_it_is_deep_in_images() -> None:
+    plain = tiff(deep("RGB"), extratags=[(65000, 4, 1, 4, True)])
+    data = plain.replace(struct.pack("<HHII", 65000, 4, 1, 4), struct.pack("<HHII", 32997, 4, 1, 4))
+    assert data != plain
+    with pytest.raises(ImageError, match="its tags contradict each other"), open_image(data) as opened:
+        opened.decode()
 
 
 def test_max_pixels_can_be_changed() -> None:

@@ -49,8 +49,12 @@ def read_png(data: bytes) -> NDArray[Any]:
     return pixels
 
 
-def read_tiff(data: bytes) -> tuple[NDArray[Any], Kind, bool, list[str]]:
-    """The first page of a TIFF of 16 bits per channel: pixels, kind, whether alpha follows its colours, and notes."""
+def read_tiff(data: bytes, shape: tuple[int, int, int]) -> tuple[NDArray[Any], Kind, bool, list[str]]:
+    """The first page of a TIFF of 16 bits per channel: pixels, kind, whether alpha follows its colours, and notes.
+
+    Raises:
+        ValueError: its width, height and samples per pixel are not ``shape``, or it is damaged.
+    """
     import tifffile
 
     notes = []
@@ -58,6 +62,8 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], Kind, bool, list[str]]:
         if len(file.pages) > 1:
             notes.append(f"only the first of {len(file.pages)} pictures is kept")
         page = file.pages.first
+        if (page.imagewidth, page.imagelength, page.samplesperpixel) != shape or page.imagedepth != 1:
+            raise ValueError("its tags contradict each other")
         kind: Kind = {5: "cmyk", 2: "rgb"}.get(page.photometric, "grey")  # type: ignore[assignment]
         if len(page.dataoffsets) < math.prod(page.chunked):
             raise ValueError("strips are missing")  # which tifffile would make zeros of

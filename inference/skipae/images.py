@@ -64,6 +64,7 @@ SUFFIXES = {
 RAW = re.compile(r"\.(arw|cr2|cr3|dng|nef|nrw|orf|pef|raf|rw2|srw)")
 """Extensions of camera raw files.  Most look like a TIFF that is no more than a thumbnail."""
 
+_PIXEL_SAMPLES = 4  # of a TIFF's pixel; one of more counts as several pixels
 _STRIP_PIXELS = 4 << 20  # images are converted from and to arrays by strips of about so many pixels
 _TIFF_TEXTS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
 _TIFF_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
@@ -77,6 +78,7 @@ _SRGB_LIGHT = {
 }
 _ORIENTATION = 274
 _TIFF_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+_THUMBNAILS_END = b"</xmp:Thumbnails>"
 _DAMAGED_EXIF = "EXIF data is damaged and is left out"
 _MOST_DPI = 65_535  # that a JPEG holds
 _JPEG_SEGMENT = 65_533 - 64  # bytes of EXIF or XMP that fit in a segment
@@ -148,7 +150,7 @@ class Picture:
         found = self.metadata
         before = found.exif, found.xmp, found.photoshop
         found.exif = (found.exif and _without_thumbnail(found.exif)) or None  # None where it is damaged
-        found.xmp = found.xmp and re.sub(rb"<(xmp:Thumbnails)\b.*?</\1>", b"", found.xmp, flags=re.DOTALL)
+        found.xmp = found.xmp and _without_xmp_thumbnails(found.xmp)
         found.photoshop = found.photoshop and _without_thumbnails(found.photoshop)
         if before != (found.exif, found.xmp, found.photoshop):
             self.notes.append("thumbnails in its metadata, which show what was filled, are left out")
@@ -469,12 +471,12 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
         what = "text" if head.isascii() and head.decode("ascii").isprintable() else "its content"
         raise ImageError(f"is not an image that skipae reads ({', '.join(FORMATS)}), by {what}")
     image: ImageFile | None = None
-    deep = False
+    deep, samples = False, 1
     try:
         if format == "TIFF":
             tags = _tiff_tags(file)
             deep = _is_deep_tiff(tags)
-            size = (int(tags[256]), int(tags[257]))
+            size, samples = (int(tags[256]), int(tags[257])), int(tags.get(277, 1))
         _refuse_truncation(file, format)
         about = _about(file, format)
         if not deep:
@@ -487,13 +489,16 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
         if format == "TIFF" and str(error) == "unknown pixel mode":
             raise ImageError("holds a kind of pixels that skipae does not read: convert it to 8 or 16 bits") from None
         raise ImageError(f"is damaged and cannot be decoded as {format}: {error}") from error
-    if size[0] * size[1] > max_pixels:
+    pixels = size[0] * size[1]
+    counted = pixels * max(samples, _PIXEL_SAMPLES) // _PIXEL_SAMPLES  # by the memory that they take
+    if counted > max_pixels:
+        of = f" of {samples} samples, which count as {counted}" if counted > pixels else ""
         raise ImageError(
-            f"has {size[0]} x {size[1]} = {size[0] * size[1]} pixels, more than {max_pixels}: give a larger max_pixels "
+            f"has {size[0]} x {size[1]} = {pixels} pixels{of}, more than {max_pixels}: give a larger max_pixels "
             "(--max-pixels) if the file is to be trusted"
         )
     if image is None:
-        return OpenedImage(file, format, size, lambda notes: _decode_deep_tiff(file, tags, notes))
+        return OpenedImage(file, format, size, lambda notes: _decode_deep_tiff(file, tags, (*size, samples), notes))
     opened = image  # never None in what follows
     return OpenedImage(file, format, size, lambda notes: _decode(opened, file, format, about, notes))
 
@@ -666,7 +671,7 @@ def _is_deep_tiff(tags: Image.Exif) -> bool:
     return False
 
 
-def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Picture:
+def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, shape: tuple[int, int, int], notes: list[str]) -> Picture:
     from skipae import deep
 
     inches = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
@@ -676,13 +681,13 @@ def _decode_deep_tiff(file: IO[bytes], tags: Image.Exif, notes: list[str]) -> Pi
         format="TIFF",
         icc=tags.get(34675),
         exif=_tiff_exif(tags, notes),
-        xmp=xmp and re.sub(rb'\s*tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
+        xmp=xmp and re.sub(rb'\s?tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
         dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
         iptc=_raw(tags, _IPTC),
         photoshop=_raw(tags, _PHOTOSHOP),
     )
     file.seek(0)
-    pixels, kind, alpha, more = deep.read_tiff(file.read())
+    pixels, kind, alpha, more = deep.read_tiff(file.read(), shape)
     notes += more
     return _deep_picture(_upright(pixels, turn), kind, alpha, metadata, notes)
 
@@ -830,17 +835,33 @@ def _without_thumbnail(exif: bytes) -> bytes:
     return bytes(data)
 
 
+def _without_xmp_thumbnails(xmp: bytes) -> bytes:
+    """XMP data without its small copies, in time linear in its length."""
+    kept, at = [], 0
+    for element in re.finditer(rb"<xmp:Thumbnails\b", xmp):
+        if element.start() < at:  # inside the one before
+            continue
+        end = xmp.find(_THUMBNAILS_END, element.end())
+        if end < 0:
+            break
+        kept.append(xmp[at : element.start()])
+        at = end + len(_THUMBNAILS_END)
+    return b"".join([*kept, xmp[at:]])
+
+
 def _without_thumbnails(photoshop: bytes) -> bytes:
-    """Photoshop's resources but for those of small copies."""
-    kept, at = b"", 0
-    while photoshop[at : at + 4] == b"8BIM":
+    """Photoshop's resources except the small copies; a damaged resource and what follows it are left out."""
+    kept, at = [], 0
+    while photoshop[at : at + 4] == b"8BIM" and len(photoshop) >= at + 12:
         name = at + 6 + (photoshop[at + 6] + 2) // 2 * 2  # a text with its length before it, of an even number of bytes
         size = int.from_bytes(photoshop[name : name + 4], "big")
+        if name + 4 + size > len(photoshop):
+            break
         end = name + 4 + (size + 1) // 2 * 2
         if int.from_bytes(photoshop[at + 4 : at + 6], "big") not in (1033, 1036):
-            kept += photoshop[at:end]
+            kept.append(photoshop[at:end])
         at = end
-    return kept
+    return b"".join(kept)
 
 
 def _tiff_exif(exif: Image.Exif, notes: list[str]) -> bytes | None:
