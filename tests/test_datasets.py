@@ -137,9 +137,12 @@ def test_cifar_pickles_run_no_code(tmp_path):
         ({b"labels": [0, 1, 10, 3]}, r"test_batch .*label 10 is out of range 0\.\.9"),
         ({b"labels": [0, -1, 2, 3]}, r"label -1 is out of range"),
         ({b"labels": [0, 1, 2]}, r"3 labels for 4 images"),
-        ({b"labels": ["cat"] * 4}, r"labels cannot be read"),
-        ({b"data": cifar_rows(3), b"labels": [0, 1, 2]}, r"uint8 \[3, 3072\], not uint8 \[4, 3072\]"),
-        ({b"data": cifar_rows().astype(np.float32)}, r"float32 \[4, 3072\]"),
+        ({b"labels": ["cat"] * 4}, r"labels are no list of numbers"),
+        ({b"labels": 5}, r"labels are no list of numbers"),
+        ({b"data": cifar_rows(3), b"labels": [0, 1, 2]}, r"3 images, batches.meta says 4"),
+        ({b"data": cifar_rows()[:, :3000]}, r"uint8 \[4, 3000\], not uint8 \[N, 3072\]"),
+        ({b"data": cifar_rows().astype(np.float32)}, r"array of type 'f4', not of bytes"),
+        ({b"data": 5}, r"its data is int"),
     ],
 )
 def test_wrong_cifar_batches(tmp_path, changes, message):
@@ -147,6 +150,67 @@ def test_wrong_cifar_batches(tmp_path, changes, message):
     with pytest.raises(DataError, match=message) as error:
         load("cifar10", tmp_path, "test")
     assert "download" in str(error.value)
+
+
+def opcodes(name):
+    """The pickle opcode that asks for a global."""
+    module, _, name = name.rpartition(".")
+    return b"c%s\n%s\n" % (module.encode(), name.encode())
+
+
+def pickled_array(kind=b"u1", flags=0, shape=(10, 3072), data=None):
+    """An array as Python 2's numpy writes it, with a dtype whose state the pickle sets, as opcodes."""
+    data = b"\x41" * int(np.prod(shape)) if data is None else data
+    made = opcodes("numpy.core.multiarray._reconstruct") + b"(" + opcodes("numpy.ndarray") + b"(I0\ntS'b'\ntR"
+    dtype = opcodes("numpy.dtype") + b"(S'" + kind + b"'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI%d\ntb" % flags
+    sizes = b"".join(b"I%d\n" % size for size in shape)
+    return made + b"(I1\n(" + sizes + b"t" + dtype + b"I00\nT" + len(data).to_bytes(4, "little") + data + b"tb"
+
+
+def cifar_entry(**entries):
+    """A pickled dict, as opcodes."""
+    return b"\x80\x02}(" + b"".join(b"S'%s'\n" % key.encode() + value for key, value in entries.items()) + b"u."
+
+
+def test_a_cifar_pickle_of_python_2_is_read(tmp_path):
+    write_cifar10_python(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    labels = b"(l" + b"I7\na" * PER_BATCH
+    entry = cifar_entry(data=pickled_array(shape=(PER_BATCH, 3072)), labels=labels)
+    (folder / "test_batch").write_bytes(entry)
+    images = load("cifar10", tmp_path, "test")
+    assert images.labels.tolist() == [7] * PER_BATCH and (images.images == 0x41).all()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        # An array of objects made of raw bytes: numpy would follow them as pointers.
+        ({"label_names": pickled_array(b"O8", 0, (10,), b"AAAAAAAA" * 10)}, "of type .*O8.*, not of bytes"),
+        ({"label_names": pickled_array(b"u1", 63, (10,))}, "no list of names"),
+        ({"label_names": opcodes("numpy.dtype") + b"(S'O8'\ntR"}, "of type .*O8"),
+        ({"label_names": pickled_array(shape=(10,), data=b"short")}, "cannot reshape"),
+        ({"label_names": opcodes("numpy.ndarray") + b"((I100000000000\ntS'u1'\ntR"}, "never filled"),
+        ({"label_names": opcodes("numpy.core.multiarray.scalar") + b"(tR"}, "asks for numpy.core.multiarray.scalar"),
+        ({"label_names": opcodes("numpy.dtype") + b"}b"}, "sets the state of a function"),
+        ({"label_names": opcodes("numpy.ndarray") + b")\x81"}, "no whole pickle"),
+        ({"label_names": b"I5\n"}, "no list of names"),
+        ({"label_names": b"(lI5\na"}, "no list of names"),
+    ],
+)
+def test_a_cifar_pickle_cannot_set_the_state_of_numpy(tmp_path, entry, message):
+    write_cifar10_python(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(cifar_entry(**entry))
+    with pytest.raises(DataError, match=rf"batches\.meta cannot be used: .*{message}.*; download the set again from"):
+        load("cifar10", tmp_path, "test")
+
+
+def test_a_cifar_array_that_the_file_does_not_fill_is_refused(tmp_path):
+    write_cifar10_python(tmp_path)
+    empty = opcodes("numpy.core.multiarray._reconstruct") + b"(tR"
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(cifar_entry(data=empty, labels=b"(l"))
+    with pytest.raises(DataError, match=r"test_batch .*its data is not filled"):
+        load("cifar10", tmp_path, "test")
 
 
 def test_truncated_and_missing_files(tmp_path):

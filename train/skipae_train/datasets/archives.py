@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,21 +143,27 @@ def _pickled_batches(
 ) -> tuple[tuple[str, ...], list[tuple[Bytes, Tensor]]]:
     """The same of pickles."""
     described = _unpickle(where, meta, files[meta], spec.names)
+    classes = described[spec.names]
+    if not (isinstance(classes, list) and all(isinstance(name, str | bytes) for name in classes)):
+        raise _damaged(where, meta, f"its {spec.names} are no list of names", _CIFAR_SITE)
     batches = []
     for name, data in files.items():
         if name != meta:
             batch = _unpickle(where, name, data, "data", spec.labels)
-            rows = batch["data"]
+            rows, labels = batch["data"], batch[spec.labels]
+            if not isinstance(rows, _Array):
+                raise _damaged(where, name, f"its data is {type(rows).__name__}, not uint8 [N, 3072]", _CIFAR_SITE)
+            rows = rows.values
+            if rows.ndim != 2 or rows.shape[1] != 3072 or not len(rows):
+                found = f"uint8 {list(rows.shape)}" if rows.size else "not filled"
+                raise _damaged(where, name, f"its data is {found}, not uint8 [N, 3072]", _CIFAR_SITE)
             count = described.get("num_cases_per_batch", len(rows))  # CIFAR-100 does not state it
-            if not (isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape == (count, 3072) and count):
-                found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
-                raise _damaged(where, name, f"its data is {found}, not uint8 [{count or 'N'}, 3072]", _CIFAR_SITE)
-            try:
-                labels = torch.tensor(batch[spec.labels], dtype=torch.int64)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise _damaged(where, name, f"its labels cannot be read ({error})", _CIFAR_SITE) from None
-            batches.append((rows, labels))
-    return tuple(_text(name) for name in described[spec.names]), batches
+            if count != len(rows):
+                raise _damaged(where, name, f"it has {len(rows)} images, {meta} says {str(count)[:20]}", _CIFAR_SITE)
+            if not (isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)):
+                raise _damaged(where, name, f"its {spec.labels} are no list of numbers", _CIFAR_SITE)
+            batches.append((rows, torch.tensor(labels, dtype=torch.int64)))
+    return tuple(_text(name) for name in classes), batches
 
 
 def _stl(root: Path, wanted: list[str]) -> tuple[Path, dict[str, Bytes]]:
@@ -215,37 +221,88 @@ def _fill(source: Any, size: int) -> Bytes:
 
 
 def _unpickle(where: Path, name: str, data: Bytes, *keys: str) -> dict[str, Any]:
-    """Load a pickle of arrays, lists, strings and numbers; anything else in it is an error and is not run."""
+    """Load a pickle of byte arrays, lists, strings and numbers; anything else in it is an error and is not run."""
     try:
         loaded = _Unpickler(io.BytesIO(data.data), encoding="bytes").load()
     except DataError as error:
         raise _damaged(where, name, str(error), _CIFAR_SITE) from None
     except Exception as error:  # damaged pickles raise nearly anything
         raise _damaged(where, name, f"it is no whole pickle ({error})", _CIFAR_SITE) from error
-    entries = {_text(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+    stored = loaded.items() if isinstance(loaded, dict) else ()
+    entries = {_text(key): value for key, value in stored if isinstance(key, str | bytes)}
     missing = [key for key in keys if key not in entries]
     if missing:
         raise _damaged(where, name, f"it has no {missing[0]!r}", _CIFAR_SITE)
     return entries
 
 
-def _text(stored: object) -> str:
+def _text(stored: str | bytes) -> str:
     """A string of Python 2 or 3."""
-    return stored.decode() if isinstance(stored, bytes) else str(stored)
+    return stored.decode(errors="replace") if isinstance(stored, bytes) else stored
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names that CIFAR's pickles use, and those that Python 3 and numpy 2 write for the same, no others."""
+    """Knows the names that CIFAR's pickles use, and those that Python 3 and numpy 2 write for the same, no others.
 
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+    What stands for a name is never numpy's own: a pickle may set the state of all that it makes, and numpy takes raw
+    bytes for pointers there.
+    """
+
+    def find_class(self, module: str, name: str) -> _Global:
         """Look a global up in the list of allowed ones."""
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)  # type: ignore[no-any-return]
-        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
-            return cast(Callable[..., Any], np.empty(0).__reduce__()[0])
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return lambda text, _: text.encode("latin-1")
-        raise DataError(f"it asks for {module}.{name}, which no CIFAR file needs")
+        return _Global(f"{module}.{name}")
+
+
+class _Global:
+    """What a pickle gets for a name: it can be called, as far as CIFAR needs it, and not changed."""
+
+    def __init__(self, name: str) -> None:
+        if name not in _GLOBALS:
+            raise DataError(f"it asks for {name}, which no CIFAR file needs")
+        self._call = _GLOBALS[name]
+
+    def __call__(self, *arguments: object) -> object:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise DataError("it sets the state of a function, which no CIFAR file needs")
+
+
+class _Uint8:
+    """Stands for numpy's dtype, of which no other is allowed."""
+
+    def __init__(self, kind: object, *_: object) -> None:
+        if kind not in ("u1", b"u1"):
+            raise DataError(f"it holds an array of type {str(kind)[:20]!r}, not of bytes (u1)")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order, fields and flags, which bytes have none of."""
+
+
+class _Array:
+    """Stands for numpy's array, of bytes."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: Bytes = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[object, tuple[int, ...], object, bool, object]) -> None:
+        _, shape, kind, fortran, data = state
+        if not isinstance(kind, _Uint8) or type(data) is not bytes:
+            raise DataError("it holds an array of something else than bytes")
+        self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _no_array(*_: object) -> object:
+    raise DataError("it makes an array that is never filled")
+
+
+_GLOBALS: dict[str, Callable[..., object]] = {
+    "numpy.dtype": _Uint8,
+    "numpy.ndarray": _no_array,  # named as the kind of what _reconstruct makes
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "_codecs.encode": lambda text, _: text.encode("latin-1"),  # how Python 3 writes bytes for Python 2
+}
 
 
 def _check_split(split: str, allowed: tuple[str, ...]) -> str:
