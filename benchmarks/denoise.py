@@ -113,9 +113,7 @@ def start(threads: int) -> None:
     """The whole process on a 512 x 512 PNG beside a bare script, and ``--help`` beside an empty interpreter."""
     from PIL import Image
 
-    import skipae
-
-    graph = Path(skipae.__file__).parent / "weights" / MODEL / "onnx" / "model.onnx"
+    graph = STAGED / "onnx" / "model.onnx"
     command = Path(sys.executable).with_name("skipae")
     with tempfile.TemporaryDirectory() as folder:
         noisy, result = Path(folder, "a.png"), Path(folder, "b.png")

@@ -16,7 +16,7 @@ from PIL import Image
 from skipae import from_pretrained
 
 ROOT = Path(__file__).parent.parent
-CHECKPOINT = ROOT / "inference" / "skipae" / "weights" / "skipae-natural"
+CHECKPOINT = ROOT / "model_cards" / "skipae-natural"
 MODEL = CHECKPOINT / "onnx" / "model.onnx"
 
 

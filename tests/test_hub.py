@@ -44,6 +44,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def only_the_default_is_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Named checkpoints are fetched, whichever of them the repository has by now."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / checkpoints.DEFAULT).symlink_to(checkpoints.BUNDLED / checkpoints.DEFAULT)
+    monkeypatch.setattr(checkpoints, "BUNDLED", folder)
+
+
 def publish(monkeypatch: pytest.MonkeyPatch, server: HubServer, folder: Path) -> str:
     """Put a folder on the server as skipae-imagenet, and pin it."""
     sha = server.add("skipae/skipae-imagenet", folder)

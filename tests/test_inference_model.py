@@ -210,8 +210,8 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="did you mean skipae-natural"):
         from_pretrained("skipae-natura")
-    with pytest.raises(ModelError, match=r"not published yet.*skipae-train pretrain imagenet.*skipae-train export RUN"):
-        from_pretrained("skipae-imagenet")
+    with pytest.raises(ModelError, match=r"come with skipae for: .*natural.*finetune stl10.*skipae-train export"):
+        from_pretrained("skipae-stl10")
     with pytest.raises(ModelError, match="does not exist"):
         from_pretrained("./some/folder")
     with pytest.raises(ModelError, match="does not exist"):

@@ -5,6 +5,7 @@ import pytest
 
 from skipae_zoo import (
     CHECKPOINTS,
+    DEFAULTS,
     Architecture,
     ArchitectureError,
     CheckpointConfig,
@@ -178,8 +179,9 @@ def test_a_changed_file_is_noticed(tmp_path):
         verified_file(tmp_path, checked, "b.onnx")
 
 
-def test_checkpoint_names_are_unique_and_one_is_bundled():
+def test_checkpoint_names_are_unique_and_the_defaults_are_among_them():
     names = [entry.name for entry in CHECKPOINTS]
     assert len(set(names)) == len(names)
-    assert [entry.name for entry in CHECKPOINTS if entry.bundled] == ["skipae-natural"]
+    tasks = {entry.name: entry.task for entry in CHECKPOINTS}
+    assert {task: tasks[name] for task, name in DEFAULTS.items()} == {task: task for task in DEFAULTS}
     assert all(entry.base_model in (None, *names) for entry in CHECKPOINTS)

@@ -9,13 +9,25 @@ from pathlib import Path
 
 from skipae.errors import ModelError
 from skipae.hub import Access, Hub, Mirror
-from skipae_zoo import CHECKPOINTS, CheckpointConfig, ConfigError, Task, find_checkpoint, read_config, verified_file
+from skipae_zoo import (
+    CHECKPOINTS,
+    DEFAULTS,
+    CheckpointConfig,
+    ConfigError,
+    Task,
+    find_checkpoint,
+    read_config,
+    verified_file,
+)
 
-DEFAULT = "skipae-natural"
-"""The checkpoint that comes with the package."""
+DEFAULT = DEFAULTS["restoration"]
+"""The checkpoint that is loaded unless another is named."""
 
-BUNDLED = Path(__file__).parent / "weights"
-"""Folder of the checkpoints in the package."""
+_PACKAGE = Path(__file__).parent
+_INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parents[1] / "model_cards"
+
+BUNDLED = _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INSTALLED
+"""Folder of the checkpoints that come with the package: in a wheel or, for an editable install, in the checkout."""
 
 MIRROR = "SKIPAE_MIRROR"
 """Environment variable: a folder, or the URL of one, that holds checkpoint folders."""
@@ -37,13 +49,13 @@ def find_folder(
     revision: str | None = None,
     access: Access = ACCESS,
 ) -> Path:
-    """Folder of a checkpoint: a path, the bundled one, or one of the mirror, the Hub's cache or the Hub.
+    """Folder of a checkpoint: a path, a bundled one, or one of the mirror, the Hub's cache or the Hub.
 
     Args:
         name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
         files: what the paths of the weight files begin with that must be there; "" for all that ``config.json`` lists.
         extra: further files to fetch from a mirror or the Hub.
-        revision: commit sha, branch or tag on the Hub; given, neither the bundled one nor the mirror will do.
+        revision: commit sha, branch or tag on the Hub; given, bundled checkpoints and the mirror are not used.
         access: how the Hub and the mirror may be used.
 
     Raises:
@@ -79,15 +91,14 @@ def find_folder(
         )
     published = entry.published if entry else None
     if entry and published is None and revision is None:
-        if entry.bundled and files == INFERENCE:
-            raise ModelError(
-                f"model {text} should come with skipae, but {BUNDLED / text} is missing: install skipae again"
-            )
-        kind = " for training" if entry.bundled else ""
+        if text == DEFAULT and files == INFERENCE:
+            raise ModelError(f"model {text} comes with skipae, but {BUNDLED / text} is missing: install skipae again")
+        kind = " for training" if _holds(BUNDLED / text, INFERENCE) else ""
+        able = ", ".join(name for name in _names() if _holds(BUNDLED / name, files)) or "none"
         raise ModelError(
-            f"the weights of {text}{kind} are not published yet{looked}: make them with '{entry.command}', then "
-            f"'skipae-train export RUN --out FOLDER --name {text}', and give that folder, or set {MIRROR} to a folder "
-            f"that holds {text}/"
+            f"the weights of {text}{kind} are not published yet{looked}; weights come with skipae for: {able}. To "
+            f"train it, run '{entry.command}', then 'skipae-train export RUN --out FOLDER --name {text}', and pass "
+            f"that folder, or set {MIRROR} to a folder that contains {text}/"
         )
     pinned = published if revision is None else None
     source = Hub(repo, pinned.revision if pinned else revision or "main", access)

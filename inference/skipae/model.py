@@ -438,7 +438,7 @@ def from_pretrained(
     threads: int | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Model:
-    """Load a checkpoint: the bundled one, a folder, or one of ``SKIPAE_MIRROR``, the Hub's cache or the Hub.
+    """Load a checkpoint: a bundled one, a folder, or one of ``SKIPAE_MIRROR``, the Hub's cache or the Hub.
 
     Args:
         name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.

@@ -1,7 +1,7 @@
 """What a skipae checkpoint is: architectures, ``config.json`` and the named checkpoints.  Standard library only."""
 
 from skipae_zoo.architecture import Architecture, ArchitectureError, Layer, network_1, network_2, network_3
-from skipae_zoo.checkpoints import CHECKPOINTS, NamedCheckpoint, Published, find_checkpoint
+from skipae_zoo.checkpoints import CHECKPOINTS, DEFAULTS, NamedCheckpoint, Published, find_checkpoint
 from skipae_zoo.config import (
     CheckpointConfig,
     ConfigError,
@@ -18,6 +18,7 @@ from skipae_zoo.config import (
 
 __all__ = [
     "CHECKPOINTS",
+    "DEFAULTS",
     "Architecture",
     "ArchitectureError",
     "CheckpointConfig",

@@ -35,8 +35,6 @@ class NamedCheckpoint:
     """``skipae-train`` recipe that makes it."""
     base_model: str | None = None
     """The auto-encoder it was fine-tuned from."""
-    bundled: bool = False
-    """Whether it comes with the package."""
     published: Published | None = None
     """None while there are no weights on the Hub."""
 
@@ -52,9 +50,7 @@ class NamedCheckpoint:
 
 
 CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
-    NamedCheckpoint(
-        "skipae-natural", "restoration", "removes noise from photos and fills masked places", "natural", bundled=True
-    ),
+    NamedCheckpoint("skipae-natural", "restoration", "removes noise from photos and fills holes", "natural"),
     NamedCheckpoint(
         "skipae-imagenet", "restoration", "auto-encoder (Network-3) for features of natural images", "imagenet"
     ),
@@ -80,6 +76,14 @@ CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
         "skipae-camvid-seg", "segmentation", "CamVid segmentation (Network-3)", "camvid-seg", "skipae-imagenet"
     ),
 )
+
+
+DEFAULTS: dict[Task, str] = {
+    "restoration": "skipae-natural",
+    "classification": "skipae-cifar10-4k",
+    "segmentation": "skipae-camvid-seg",
+}
+"""The checkpoint that a command or function for a task uses unless another is named; its weights come with skipae."""
 
 
 def find_checkpoint(name: str) -> NamedCheckpoint | None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from skipae_zoo import DEFAULTS, Task
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from skipae.batch import Progress, Work
     from skipae.model import Model
-    from skipae_zoo import Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,11 +74,11 @@ def complete_devices(_: click.Context, __: click.Parameter, text: str) -> list[s
     return [name for name in ("auto", "cpu", "cuda", "cuda:1", "openvino") if name.startswith(text)]
 
 
-def model_option(default: str = "skipae-natural") -> Callable[[Command], Command]:
-    """``--model``."""
+def model_option(task: Task = "restoration") -> Callable[[Command], Command]:
+    """``--model``; its default is the checkpoint for ``task``."""
     return click.option(
         "--model",
-        default=default,
+        default=DEFAULTS[task],
         metavar="NAME|DIR",
         show_default=True,
         help="Checkpoint, or its folder.",
@@ -90,10 +91,10 @@ threads_option = click.option(
 )
 
 
-def model_options(default: str = "skipae-natural") -> Callable[[Command], Command]:
+def model_options(task: Task = "restoration") -> Callable[[Command], Command]:
     """``--model``, ``--device`` and ``--threads``."""
     return _together(
-        model_option(default),
+        model_option(task),
         click.option(
             "--device",
             default="auto",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a line of JSON for each image: the classes in it, and their areas."
 )
-@options.model_options("skipae-voc12-seg")
+@options.model_options("segmentation")
 @options.tile_options
 @options.quality_option
 @options.max_pixels_option
