@@ -17,7 +17,7 @@ from skipae_train.data import DataError
 from skipae_train.datasets import VOID, MemorySet, load
 from skipae_train.evaluate import Score, record_scores
 from skipae_train.export import export_run
-from skipae_train.feed import Epochs, Feed
+from skipae_train.feed import Epochs, Feed, some
 from skipae_train.finetune import (
     Finetune,
     _evaluate_masks,
@@ -29,8 +29,8 @@ from skipae_train.finetune import (
     split_train,
 )
 from skipae_train.loop import Machine, Part, Session, TrainingError, commit
-from skipae_train.networks import TransferError
-from skipae_train.pretrain import Pretrain, load_run, pretrain
+from skipae_train.networks import AutoEncoder, TransferError
+from skipae_train.pretrain import Pretrain, SetJob, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 
@@ -166,6 +166,38 @@ def test_validation_is_cut_from_train_or_from_what_is_left_over(data):
     assert sorted([*tried.tolist(), *watched.tolist()]) == sorted(chosen.tolist()) and len(watched) == 4
     with pytest.raises(TrainingError, match="labelled must be a multiple of the 10 classes, not 15"):
         split_train(replace(recipe, labelled=15), images, data)
+
+
+def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
+    count = 5000
+    numbers = torch.arange(count)
+    digits = torch.stack([numbers // 256, numbers % 256, numbers * 0], 1).byte()
+    images = MemorySet(digits[:, :, None, None].expand(-1, -1, 16, 16), numbers % 10, tuple("abcdefghij"))
+    own = pretrain_recipe("cifar10-4k", budget="smoke")
+    epochs = replace(own.epochs, crop=16, samples=1000)
+
+    def shared(seed):
+        job = SetJob(replace(own, seed=seed), epochs, load_run_like(own), images)
+
+        def positions(pixels):
+            return pixels[:, 0, 0, 0].long() * 256 + pixels[:, 1, 0, 0]
+
+        held, drawn = positions(job.held_out), positions(job.feed.images.images)
+        few = finetune_recipe("cifar10-4k", budget="smoke", seed=seed)
+        few = replace(few, labelled=1000, validation=500, epochs=replace(few.epochs, samples=0))
+        labeled, watched = split_train(few, images, data)
+        whole, cut = split_train(replace(few, labelled=0), images, data)
+        sampled = some(numbers, 1000, seed)
+        pairs = {"held, labeled": (held, labeled), "held, watched": (held, watched), "held, cut": (held, cut)}
+        pairs |= {"drawn, labeled": (drawn, labeled), "cut, labeled": (cut, labeled), "sampled, held": (sampled, held)}
+        assert len(whole) + len(cut) == count and not set(held.tolist()) & set(drawn.tolist())
+        for name, (one, other) in pairs.items():
+            expected = len(one) * len(other) / count
+            found = int(torch.isin(one, other).sum())
+            assert abs(found - expected) < 5 * max(expected, 1) ** 0.5, f"{name}: {found}, by chance {expected:.0f}"
+        return held
+
+    assert not torch.equal(shared(0), shared(1))
 
 
 def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
@@ -396,19 +428,16 @@ def test_a_feed_can_begin_at_any_step_and_part():
 
 
 def test_the_context_encoder_is_trained_on_masked_pixels_alone(data):
-    from skipae_train.pretrain import SetJob
-
     recipe = pretrain_recipe("imagenet", variant="context-encoder", budget="smoke")
     assert isinstance(recipe, Pretrain) and isinstance(finetune_recipe("voc07-cls"), Finetune)
     epochs = replace(recipe.epochs, batch=2, crop=16)
     images = MemorySet(torch.full((6, 3, 16, 16), 255, dtype=torch.uint8), None)
     job = SetJob(replace(recipe, epochs=epochs), epochs, load_run_like(recipe), images)
     loss = job.loss(lambda x: x, Part(0, 0, 1, 0, 1, torch.device("cpu")))
-    # What is masked has the fill colour, elsewhere the input is right.
-    assert float(loss) == pytest.approx(sum((1 - c) ** 2 for c in recipe.mean) / 3, rel=1e-4)
+    # What is masked has the fill color, elsewhere the input is right; in units of the deviation.
+    expected = sum(((1 - c) / s) ** 2 for c, s in zip(recipe.mean, recipe.std, strict=True)) / 3
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
 def load_run_like(recipe):
-    from skipae_train.networks import AutoEncoder
-
     return AutoEncoder(recipe.architecture)

@@ -111,6 +111,9 @@ def test_every_row_of_a_comparison_is_tuned_alike_without_the_test_set(data, run
     reproduce("table2", "smoke", data, tmp_path, runs, session=SESSION)
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert [row["lr"] for row in rows] == [6e-3, 6e-3, 6e-3, 2e-3]
+    logs = tmp_path / "logs"
+    assert json.loads((logs / "pretrain-cifar10-4k-smoke-seed0.json").read_text())["metric"] == "psnr"
+    assert {log.stem for log in logs.glob("*.json")} == {log.stem for log in logs.glob("*.csv")}
     assert rows[1]["tries"] == {"0.002": 0.5, "0.006": 0.7}
     assert (
         json.loads((runs / "finetune-cifar10-4k-random-he-lr0.006-smoke-seed0" / "recipe.json").read_text())["lr"]

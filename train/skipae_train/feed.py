@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, load, mix, plan
-from skipae_train.hashing import SampleRandom
+from skipae_train.hashing import Draw, SampleRandom, permutation
 from skipae_train.loop import Part, TrainingError
 
 Purpose = Literal["pretrain", "train", "test"]
@@ -65,7 +64,7 @@ def some(positions: Tensor, most: int, seed: int) -> Tensor:
     """``most`` of the positions, int64 [N], drawn by seed; all of them if 0."""
     if not 0 < most < len(positions):
         return positions
-    return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[:most]]
+    return positions[permutation(len(positions), seed, Draw.SAMPLES)[:most]]
 
 
 class Feed:
@@ -97,4 +96,4 @@ class Feed:
         last = part.turn == part.turns - 1
         self._next = (part.step + 1, 0) if last else (part.step, part.turn + 1)
         batch = next(self._batches)
-        return batch, SampleRandom(mix(self.view.seed, 1), epoch, batch.indices.to(part.device))
+        return batch, SampleRandom(mix(self.view.seed, Draw.CORRUPTION), epoch, batch.indices.to(part.device))

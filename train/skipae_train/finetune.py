@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from skipae_train.corruption import BlockMask, GaussianNoise, chance
 from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
+from skipae_train.hashing import Draw
 from skipae_train.loop import (
     RANDOM,
     Job,
@@ -288,7 +289,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
     scores, labels = [], []
     places = plan(len(images), max(1, 2**19 // recipe.epochs.crop**2), shuffle=False)
     for crop in range(crops):
-        view = View(recipe.epochs.crop, random=crops > 1, seed=mix(recipe.seed, 2))
+        view = View(recipe.epochs.crop, random=crops > 1, seed=mix(recipe.seed, Draw.TEST_CROPS))
         found = []
         for batch in images.batches(places, view, epoch=crop):
             pixels = (batch.images.float() / 255).contiguous(memory_format=torch.channels_last)

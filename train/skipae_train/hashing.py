@@ -7,9 +7,22 @@ depend on the seed, the epoch and its place in the set alone.
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import torch
 from torch import Tensor
+
+
+class Draw(IntEnum):
+    """What random numbers are for: mixed into a run's seed, so that no two choices follow the same permutation."""
+
+    CORRUPTION = 1
+    TEST_CROPS = 2
+    HELD_OUT = 3
+    LABELED = 4
+    SAMPLES = 5
+    PRETRAINING = 6
+    """Mixed into the seed of what pre-training holds out, so that fine-tuning holds out other images."""
 
 
 class SampleRandom:
@@ -39,6 +52,11 @@ def mix(*numbers: int) -> int:
             state = (state ^ (state >> shift)) * factor % 2**64
         state ^= state >> 31
     return state >> 1
+
+
+def permutation(count: int, seed: int, purpose: Draw) -> Tensor:
+    """Positions 0 to ``count`` - 1 in random order, int64 [count], another for every purpose."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, purpose)))
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int, *, first: int = 0) -> Tensor:

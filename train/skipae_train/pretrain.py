@@ -14,6 +14,7 @@ from skipae_train.corruption import BlockMask, Colour, Corruption, GaussianNoise
 from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, hold_out, mix, plan
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
+from skipae_train.hashing import Draw
 from skipae_train.loop import (
     RANDOM,
     Job,
@@ -175,7 +176,8 @@ class SetJob(Job):
         if not isinstance(recipe.corruption, GaussianNoise | BlockMask):
             raise TrainingError(f"{recipe.name}: on sets the corruption must be GaussianNoise or BlockMask")
         self.recipe, self.pretrain, self.network, self.corruption = recipe, recipe, network, recipe.corruption
-        kept, held = hold_out(len(images), min(HELD_OUT, max(1, len(images) // 50)), recipe.seed)
+        count = min(HELD_OUT, max(1, len(images) // 50))
+        kept, held = hold_out(len(images), count, mix(recipe.seed, Draw.PRETRAINING))
         kept = some(kept, epochs.samples, recipe.seed)
         self.feed = Feed(images.subset(kept), epochs, recipe.seed)
         self.held_out = centre_crops(images.subset(held), epochs.crop)

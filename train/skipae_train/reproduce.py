@@ -194,7 +194,8 @@ def reproduce(
     """Make a result in the folder ``out``; returns its ``table.md``.
 
     Its runs lie in ``runs``, where other results find those that they share: one that was killed goes on, one that
-    has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``.
+    has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``
+    with the log and the test result of every run.
     """
     if name not in RESULTS:
         raise ValueError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
@@ -209,6 +210,8 @@ def reproduce(
         if not (run / "environment.json").exists():  # a try that diverged before it was saved
             continue
         shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
+        if (run / "result.json").exists():  # of a pre-training too, whose PSNR a table may leave out
+            shutil.copyfile(run / "result.json", out / "logs" / f"{run.name}.json")
         environments.append(json.loads((run / "environment.json").read_text()))
     options = "".join(
         f" --{option} {value}"

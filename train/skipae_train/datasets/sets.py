@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skipae.runtime import available_threads
 from skipae_train.data import DataError, Pixels
-from skipae_train.hashing import mix, uniforms
+from skipae_train.hashing import Draw, mix, permutation, uniforms
 
 VOID = 255
 """Label of mask pixels that are neither learned nor scored."""
@@ -287,7 +287,7 @@ def plan(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuffle: bool
 def balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:
     """Positions of ``per_class`` random samples of each class in ``labels``, int64 [N]; sorted, int64 [M]."""
     labels = labels.cpu()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = permutation(len(labels), seed, Draw.LABELED)
     parts = []
     for label in range(int(labels.max()) + 1):
         found = order[labels[order] == label][:per_class]
@@ -310,7 +310,7 @@ def hold_out(count: int, held: int, seed: int, labels: Tensor | None = None) -> 
     elif held >= count:
         raise DataError(f"{held} of {count} images cannot be held out: none would be left to train on")
     else:
-        apart = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:held].sort().values
+        apart = permutation(count, seed, Draw.HELD_OUT)[:held].sort().values
     kept = torch.ones(count, dtype=torch.bool)
     kept[apart] = False
     return kept.nonzero().flatten(), apart
