@@ -440,3 +440,51 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     ):
         refused = run("models", *words)
         assert refused.exit_code == 4 and message in refused.stderr
+
+
+def rewrite_config(folder: Path, **changes: object) -> None:
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "name", ["../home/.ssh", "/absolute", "..", "a\\b", "C:x", "a\0b", "\x1b[31m", "\ud800", "n" * 97, ""]
+)
+def test_a_checkpoint_does_not_say_where_it_is_copied_to(
+    monkeypatch: pytest.MonkeyPatch, whole: Path, tmp_path: Path, name: str
+) -> None:
+    mirror, home = tmp_path / "mirror", tmp_path / "home" / ".ssh"
+    home.mkdir(parents=True)
+    (home / "authorized_keys").write_text("my own key")
+    evil = shutil.copytree(whole, mirror / "skipae-stl10")
+    (evil / "authorized_keys").write_text("another key")
+    files = json.loads((evil / CONFIG).read_text())["files"]
+    rewrite_config(evil, name=name, files=files | {"authorized_keys": sha256(evil / "authorized_keys")})
+    monkeypatch.setenv("SKIPAE_MIRROR", str(mirror))
+    for model in ("skipae-stl10", evil):
+        pulled = run("models", "pull", model, "--to", tmp_path / "to", "--safetensors")
+        assert pulled.exit_code == 4 and "config.json: name, " in pulled.stderr, pulled.output
+        assert not {"\0", "\x1b"} & set(pulled.stderr)
+    assert (home / "authorized_keys").read_text() == "my own key"
+    assert not (tmp_path / "to").exists()
+
+
+def test_pull_copies_the_files_of_a_checkpoint_under_the_name_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, whole: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "mine")
+    others = ("authorized_keys", "onnx/.bashrc", "onnx/deep/model.onnx", "training/run.sh")
+    for file in others:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(file)
+    files = json.loads((folder / CONFIG).read_text())["files"]
+    rewrite_config(folder, name="another", files=files | {file: sha256(folder / file) for file in others})
+    (folder / "preprocessor_config.json").write_text("{}")
+    monkeypatch.chdir(folder)
+    for model in (folder, ".", f"{folder}/onnx/.."):
+        shutil.rmtree(tmp_path / "to", ignore_errors=True)
+        pulled = run("models", "pull", model, "--to", tmp_path / "to", "--safetensors")
+        assert pulled.exit_code == 0 and pulled.stdout.strip() == str(tmp_path / "to" / "mine")
+        copied = {path.relative_to(tmp_path / "to" / "mine").as_posix() for path in (tmp_path / "to").rglob("*.*")}
+        expected = {CONFIG, MODEL, FEATURES, "model.safetensors", "README.md", "preprocessor_config.json"}
+        assert copied == expected

@@ -15,10 +15,12 @@ from skipae_zoo.config import (
     verified_file,
     write_config,
 )
+from skipae_zoo.text import UNSAFE, flaw_of_name
 
 __all__ = [
     "CHECKPOINTS",
     "DEFAULTS",
+    "UNSAFE",
     "Architecture",
     "ArchitectureError",
     "CheckpointConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "Scores",
     "Task",
     "find_checkpoint",
+    "flaw_of_name",
     "network_1",
     "network_2",
     "network_3",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from skipae_zoo.architecture import Architecture, ArchitectureError
+from skipae_zoo.text import MAX_LABEL, flaw_of_name, flaw_of_path, flaw_of_text
 
 VERSION = 1
 """Version of the format of ``config.json``; a reader refuses later ones."""
@@ -130,7 +131,7 @@ class CheckpointConfig:
             pixels = data["preprocessing"]
             architecture = Architecture.from_dict(_mapping(data["architecture"], "architecture", source))
             config = cls(
-                name=_string(data["name"], "name", source),
+                name=_name(data["name"], source),
                 task=cast(Task, task),
                 architecture=architecture,
                 preprocessing=Preprocessing(
@@ -141,7 +142,7 @@ class CheckpointConfig:
                     crop=_side(pixels["crop"], "preprocessing.crop", source),
                 ),
                 halo=_pixels(data["halo"], "halo", source),
-                labels=tuple(_string(v, "labels", source) for v in data["labels"]),
+                labels=_labels(data["labels"], source),
                 head=_head(data["head"], source),
                 default_layer=_layer(data.get("default_layer"), architecture, source),
                 files={
@@ -222,12 +223,33 @@ def _mapping(value: object, key: str, source: str) -> dict[str, Any]:
     return value
 
 
+def _name(value: object, source: str) -> str:
+    name = _string(value, "name", source)
+    return _without(flaw_of_name(name), name, "name", source)
+
+
+def _labels(value: object, source: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{source}: labels must be a list of class names, not {value!r}")
+    labels = [_string(label, "labels", source) for label in value]
+    return tuple(_without(flaw_of_text(label, MAX_LABEL), label, "a label", source) for label in labels)
+
+
 def _relative(value: object, source: str) -> str:
     """A path that stays inside the folder, wherever the folder came from."""
     path = _string(value, "files", source)
-    if "\\" in path or ":" in path or {"", ".", ".."} & set(path.split("/")):
-        raise ConfigError(f"{source}: files must name paths inside the folder, not {path!r}")
-    return path
+    return _without(flaw_of_path(path), path, "a path in files", source)
+
+
+def _without(flaw: str | None, text: str, key: str, source: str) -> str:
+    if flaw is not None:
+        raise ConfigError(f"{source}: {key}, {_shown(text)}, {flaw}")
+    return text
+
+
+def _shown(value: object) -> str:
+    """A stranger's value in a message: escaped, and short."""
+    return ascii(value) if len(ascii(value)) <= 80 else ascii(value)[:77] + "..."
 
 
 def _string(value: object, key: str, source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -105,8 +106,7 @@ def pull(
             for problem in checkpoints.problems(folder, "" if safetensors else checkpoints.INFERENCE):
                 raise ModelError(problem)
             if target is not None:
-                label = name if checkpoints.HUB_ID.fullmatch(name) else checkpoints.load_config(folder).name
-                folder = _copy(folder, Path(target) / label, safetensors)
+                folder = _copy(folder, Path(target) / _asked(name), safetensors)
             click.echo(folder)
         except ModelError as error:
             console.error(str(error))
@@ -235,13 +235,24 @@ def _size(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.1f} MB"
 
 
-def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
-    """Copy a model; each file appears whole, ``config.json`` last."""
+def _asked(name: str) -> Path:
+    """Where a copy of it belongs: only what was asked for decides, not what the checkpoint says of itself."""
     from skipae import checkpoints
 
-    weights = [f for f in checkpoints.load_config(folder).files if safetensors or f.startswith(checkpoints.INFERENCE)]
+    path = Path(name).expanduser()
+    if checkpoints.HUB_ID.fullmatch(name):
+        return path
+    return Path(path.resolve().name if path.name in ("", "..") else path.name)
+
+
+def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
+    """Copy the files that a checkpoint folder has by contract; each appears whole, ``config.json`` last."""
+    from skipae import checkpoints
+
+    wanted = re.compile(r"onnx/[^/]+\.onnx|model\.safetensors" if safetensors else r"onnx/[^/]+\.onnx")
+    weights = [file for file in checkpoints.load_config(folder).files if wanted.fullmatch(file)]
     try:
-        for file in (*weights, "README.md", "config.json"):
+        for file in (*weights, "README.md", "preprocessor_config.json", "config.json"):
             if not (folder / file).is_file() or (target / file).resolve() == (folder / file).resolve():
                 continue
             (target / file).parent.mkdir(parents=True, exist_ok=True)
