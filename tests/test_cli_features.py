@@ -313,6 +313,82 @@ def test_overwrite(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc1"]), paths, layers="enc1")
 
 
+def write_manifest(*lines: object, path: str = "out/_manifest.jsonl") -> None:
+    Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+ABOUT = {
+    "model": "tiny", "checkpoint": "", "layers": ["enc2"], "pool": "avg", "l2": False, "dtype": "float32",
+    "resize": None, "crop": None, "format": "npz",
+}  # fmt: skip
+
+
+def tree(folder: Path) -> dict[str, bytes | str]:
+    """All that is below a folder, with where its symbolic links point."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+FOREIGN_NAMES = (
+    "{victim}", "../victim.txt", "below/victim.txt", "../out/below/victim.txt", "mine.txt", "", ".", "..", "/",
+    "00000.npz/../mine.txt", "mine.txt\0", "mine.txt\ud800", "\u0660" * 5 + ".npz", "00000.npz\n", 7, None, ["x"],
+    "{layer}", "x" * 5000, "00000.{layer}.npz", "00000.h5",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_a_manifest_names_no_other_files_to_delete(run: Run, checkpoint: Path, folder: Path, kind: str) -> None:
+    photos(1)
+    net = hashlib.sha256((checkpoint / "onnx" / "features.onnx").read_bytes()).hexdigest()
+    about = ABOUT | {"checkpoint": net, "format": kind}
+    Path("out/below").mkdir(parents=True)
+    for path in ("victim.txt", "out/mine.txt", "out/below/victim.txt", "out/00000.npz", "out/00000.enc2.npy"):
+        Path(path).write_text("mine")
+    shard = "00000.{layer}.npy" if kind == "npy" else "00000.npz"
+    for foreign in FOREIGN_NAMES:
+        name = str(folder / "victim.txt") if foreign == "{victim}" else foreign
+        for layers, closing in (([name], shard), (["enc2"], name)):
+            write_manifest({"run": about | {"layers": layers}}, {"shard": closing, "rows": 1})
+            before = tree(folder)
+            for mode in ("--overwrite", "--resume"):
+                result = run("in/000.png", "-o", "out", "--format", kind, mode)
+                failed(result, 2, "out/_manifest.jsonl is not a manifest of skipae: ")
+                assert len(result.stderr) < 400 and result.stderr.rstrip("\n").isprintable()
+            assert tree(folder) == before
+
+
+def test_a_file_that_is_no_manifest_is_kept(run: Run, folder: Path) -> None:
+    photos(1)
+    Path("out").mkdir()
+    deep = b"[" * 100_000 + b"\n"
+    lines = (b"mine\n", b"[]\n", b"7\n", b'{"rows": 1}\n', b'{"run": 1}\n', b'{"run": {}}\n', deep, b'{"run": \xff}\n')
+    for text in lines:
+        Path("out/_manifest.jsonl").write_bytes(text)
+        for mode in ("--overwrite", "--resume"):
+            failed(run("in", "-o", "out", mode), 2, "out/_manifest.jsonl is not a manifest of skipae: ")
+        assert Path("out/_manifest.jsonl").read_bytes() == text and names("out") == ["_manifest.jsonl"]
+
+
+def test_symbolic_links_in_the_folder_are_not_followed(run: Run, folder: Path) -> None:
+    photos(1)
+    Path("out").mkdir()
+    Path("list.jsonl").write_text("")  # what an interrupted run leaves is empty too
+    Path("out/_manifest.jsonl").symlink_to(folder / "list.jsonl")
+    for mode in ("--overwrite", "--resume"):
+        failed(run("in", "-o", "out", mode), 2, "is not a manifest of skipae: it is not a regular file")
+    Path("out/_manifest.jsonl").unlink()
+    Path("victim.npz").write_text("mine")
+    Path("out/00000.npz").symlink_to(folder / "victim.npz")
+    Path("out/00001.npz").symlink_to(folder / "victim.npz")
+    write_manifest({"run": ABOUT}, *({"shard": f"0000{k}.npz", "rows": 1} for k in range(2)))
+    assert run("in", "-o", "out", "--overwrite").exit_code == 0
+    assert Path("victim.npz").read_text() == "mine"
+    assert names("out") == ["00000.npz", "_manifest.jsonl"] and not Path("out/00000.npz").is_symlink()
+
+
 def test_a_file_that_is_in_the_way(run: Run, checkpoint: Path) -> None:
     paths = photos(3)
     Path("out").mkdir()

@@ -12,6 +12,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,6 +43,9 @@ SHARD_IMAGES = 10_000
 """Images in a shard, unless their values reach :data:`SHARD_BYTES` before."""
 
 SHARD_BYTES = 128 << 20
+
+_LAYER = re.compile(r"enc[1-9][0-9]{0,3}")
+"""Names of layers, which are parts of names of files."""
 
 Entry = dict[str, Any]
 """A line of the manifest."""
@@ -108,7 +113,7 @@ class Store:
         if overwrite and resume:
             raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
         begun = False
-        if self.manifest.exists():
+        if os.path.lexists(self.manifest):
             if not (overwrite or resume):
                 raise UsageError(
                     f"-o {output} holds features already: give --resume to go on, or --overwrite to replace them"
@@ -188,34 +193,70 @@ class Store:
             self._append([])
 
     def _read(self, resume: bool) -> bool:
-        """Take up what the manifest says; whether it says that a run of skipae began."""
+        """Read the manifest; whether it says that a run of skipae began.
+
+        The folder may come from anywhere, and what the manifest names is deleted by ``--overwrite``: only names that
+        this program writes are taken.
+        """
         waiting: list[str] = []
-        layers: list[str] = []
+        about: dict[str, Any] = {}
         size = 0
         try:
+            if not stat.S_ISREG(self.manifest.lstat().st_mode):
+                raise ValueError("it is not a regular file")
             with self.manifest.open("rb") as file:
-                for line in file:
+                for number, line in enumerate(file, 1):
                     size += len(line)
+                    if not line.endswith(b"\n"):
+                        break  # half a line, at which the run was killed
                     try:
                         entry = json.loads(line)
-                    except ValueError:
-                        break  # half a line, at which the run was killed
+                    except (ValueError, RecursionError):
+                        raise ValueError(f"line {number} is not JSON") from None
+                    if not isinstance(entry, dict):
+                        raise ValueError(f"line {number} is not an object")
                     if "run" in entry:
+                        about = _about(entry["run"])
                         if resume:
-                            self._compare(entry["run"])
-                        layers = entry["run"]["layers"]
-                    elif "rows" in entry and resume:
-                        self._shards += 1
-                        self._closed = size
-                        self.done.update(waiting)
-                        waiting = []
+                            self._compare(about)
+                    elif not about:
+                        raise ValueError(f"line {number} comes before one of a run")
                     elif "rows" in entry:
-                        self._replaced += self._paths(Path(entry["shard"]).name, layers)
+                        paths = self._paths_of(entry.get("shard"), about)
+                        if resume:
+                            self._shards += 1
+                            self._closed = size
+                            self.done.update(waiting)
+                            waiting = []
+                        else:
+                            self._replaced += paths
                     elif "row" in entry:
                         waiting.append(entry["file"])
-        except (OSError, TypeError, KeyError) as error:
-            raise UsageError(f"{self.manifest} is not a manifest that skipae reads: {error}") from error
-        return bool(layers)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, UsageError):
+                raise
+            reason = (
+                error.strerror
+                if isinstance(error, OSError)
+                else f"no {error}"
+                if isinstance(error, KeyError)
+                else error
+            )
+            raise UsageError(
+                f"{self.manifest} is not a manifest of skipae: {reason}; remove it, or give another -o"
+            ) from error
+        return bool(about)
+
+    def _paths_of(self, shard: object, about: dict[str, Any]) -> list[Path]:
+        """Files of a shard that a manifest names; :class:`ValueError` if this program would not name it so."""
+        stem = re.escape(self.output.stem) + r"(-\d{5,9})?" if self._single else r"\d{5,9}"
+        layer = r"\.\{layer\}" if about["format"] == "npy" else ""
+        if self._single and about["format"] != self.format:
+            raise ValueError(f"it names files of the format {about['format']}")
+        pattern = f"{stem}{layer}{re.escape(EXTENSIONS[about['format']])}"
+        if not isinstance(shard, str) or re.fullmatch(pattern, shard, re.ASCII) is None:
+            raise ValueError(f"{_short(repr(shard))} is not the name of a file of features")
+        return self._paths(shard, about["layers"])
 
     def _compare(self, there: dict[str, Any]) -> None:
         for key in _SAME:
@@ -439,6 +480,21 @@ def _need(format: str) -> None:
         import_module(module)
     except ImportError as error:
         raise UsageError(f'--format {format} needs {module} ({error}): pip install "skipae[{format}]"') from error
+
+
+def _about(run: object) -> dict[str, Any]:
+    """What a manifest says of a run; :class:`ValueError` if this program would not write it."""
+    if not isinstance(run, dict) or not all(key in run for key in _SAME):
+        raise ValueError("a run does not say what its features depend on")
+    if run["format"] not in list(EXTENSIONS):  # may be of any type
+        raise ValueError(f"format {_short(repr(run['format']))}")
+    layers = run["layers"]
+    if not isinstance(layers, list) or not layers:
+        raise ValueError("a run has no layers")
+    for layer in layers:
+        if not isinstance(layer, str) or _LAYER.fullmatch(layer) is None:
+            raise ValueError(f"{_short(repr(layer))} is not a layer")
+    return run
 
 
 def _in_the_way(path: Path) -> str:
