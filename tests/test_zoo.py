@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -140,6 +141,28 @@ def break_config(tmp_path, change):
         (lambda d: d.update(files={"onnx/\0": "0"}), r"files, 'onnx/\\x00', has characters that cannot be printed"),
         (lambda d: d.update(files={"onnx/\ud800": "0"}), r"files, 'onnx/\\ud800', has characters that cannot"),
         (lambda d: d.update(files={"a" * 5000: "0"}), r"a\.\.\., has 5000 characters; at most 200"),
+        (lambda d: d["architecture"].update(m=[10**9, 1, 0, 0]), r"at most 64, .* not \(1000000000, 1, 0, 0\)"),
+        (lambda d: d["architecture"].update(m=[64, 1, 0, 0]), "at most 64, for"),
+        (lambda d: d["architecture"].update(n=4097), "n must be a whole number of channels from 1 to 4096, not 4097"),
+        (lambda d: d["architecture"].update(n=10**300), r"from 1 to 4096, not 10{70,80}\.\.\.$"),
+        (lambda d: d.update(halo=10**400), r"halo must be a whole number from 0 to 8192, not 10{70,80}\.\.\.$"),
+        (lambda d: d["preprocessing"].update(crop=10**9), "preprocessing.crop must be a whole number from 0 to 8192"),
+        (lambda d: d["preprocessing"].update(resize=8193), "preprocessing.resize must be a whole number from 0 to"),
+        (lambda d: d["preprocessing"].update(mean=[float("nan")] * 3), r"mean must be three numbers .* not \[nan,"),
+        (lambda d: d["preprocessing"].update(mean=[10**400, 0, 0]), "mean must be three numbers"),
+        (
+            lambda d: d["preprocessing"].update(std=[1, 1, 0]),
+            r"std must be three numbers \(R, G, B\) from 1e-06 to 1000",
+        ),
+        (lambda d: d["preprocessing"].update(fill=[float("inf")] * 3), "fill must be three numbers"),
+        (lambda d: d.update(labels=["a"] * 65537), "labels must be at most 65536 class names, not 65537"),
+        (lambda d: d.update(files={str(k): "0" for k in range(65)}), "files must name at most 64 files, not 65"),
+        (
+            lambda d: d.update(head={"kind": "fc", "hidden": 10**9, "scores": "softmax"}),
+            "hidden must be a whole number",
+        ),
+        (lambda d: d.update(version=0), "has version 0: it is not a skipae checkpoint"),
+        (lambda d: d.update(files={"a.onnx": "0" * 63 + "\x1b"}), r"files\['a\.onnx'\] must be a sha256, not '0000"),
         (lambda d: d.update(name="a/b"), "name, 'a/b', is a path"),
         (lambda d: d.update(name="..", labels=["a"]), r"name, '\.\.', is a path"),
         (lambda d: d.update(name="a\x9b31mb"), r"name, 'a\\x9b31mb', has characters that cannot be printed"),
@@ -148,7 +171,7 @@ def break_config(tmp_path, change):
         (lambda d: d.update(labels=["cat\u202e"]), r"a label, 'cat\\u202e', has characters"),
         (lambda d: d.update(labels=["cat", " "]), "a label, ' ', is empty"),
         (lambda d: d.update(labels="cat"), "labels must be a list of class names"),
-        (lambda d: d.update(halo=-1), "halo must be a whole number of pixels"),
+        (lambda d: d.update(halo=-1), "halo must be a whole number from 0 to 8192, not -1"),
         (lambda d: d["preprocessing"].update(crop=0), "preprocessing.crop must be null or at least 1 pixel"),
         (lambda d: d.update(head={"kind": "mlp", "hidden": 0, "scores": "softmax"}), "head.kind must be one of"),
         (lambda d: d.update(head={"kind": "decoder", "hidden": 0, "scores": "softmax"}), "cannot have the head"),
@@ -169,11 +192,37 @@ def test_broken_configs_are_refused_with_the_key(tmp_path, change, message):
     assert str(tmp_path / "config.json") in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold a JSON object"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, "is nested too deeply"),
+        ('{"version": ' + "9" * 5000 + "}", "is not JSON: Exceeds the limit"),
+        ("{" + " " * (4 << 20), "cannot be read: larger than 4 MiB"),
+    ],
+)
 def test_files_that_are_no_config(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
+def test_what_is_no_regular_file_is_not_read(tmp_path, kind):
+    path = tmp_path / "config.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read: not a regular file"):
+        read_config(tmp_path)
+    checked = replace(config(network_2(4)), files={"config.json": "0" * 64})
+    with pytest.raises(ConfigError, match=r"cannot be read \(not a regular file\): fetch the checkpoint again"):
+        verified_file(tmp_path, checked, "config.json")
 
 
 def test_a_folder_without_config_is_no_checkpoint(tmp_path):

@@ -11,10 +11,10 @@ from skipae_zoo.config import (
     Scores,
     Task,
     read_config,
-    sha256,
     verified_file,
     write_config,
 )
+from skipae_zoo.files import open_regular, read_text_file, sha256
 from skipae_zoo.text import UNSAFE, flaw_of_name
 
 __all__ = [
@@ -38,7 +38,9 @@ __all__ = [
     "network_1",
     "network_2",
     "network_3",
+    "open_regular",
     "read_config",
+    "read_text_file",
     "sha256",
     "verified_file",
     "write_config",

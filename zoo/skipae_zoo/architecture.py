@@ -11,9 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+from skipae_zoo.text import shown
+
 NetworkName = Literal["network-1", "network-2", "network-3"]
 Shortcuts = Literal["symmetric", "input-output", "none"]
 Topology = Literal["pre", "post"]
+
+
+MAX_LAYERS = 64
+"""Most encoder convolutions: four times the paper's deepest."""
+
+MAX_CHANNELS = 4096
+"""Most channels of the first layer."""
 
 
 class ArchitectureError(ValueError):
@@ -70,16 +79,18 @@ class Architecture:
         _one_of("network", self.network, get_args(NetworkName))
         _one_of("shortcuts", self.shortcuts, get_args(Shortcuts))
         _one_of("topology", self.topology, get_args(Topology))
-        if not _is_count(self.n) or self.n < 1:
-            raise ArchitectureError(f"n must be a whole number of channels >= 1, not {self.n!r}")
+        if not _is_count(self.n) or not 1 <= self.n <= MAX_CHANNELS:
+            raise ArchitectureError(
+                f"n must be a whole number of channels from 1 to {MAX_CHANNELS}, not {shown(self.n)}"
+            )
         if self.network == "network-1":
-            if len(self.m) != 4 or not all(_is_count(k) for k in self.m) or sum(self.m) < 2:
+            if len(self.m) != 4 or not all(_is_count(k) for k in self.m) or not 2 <= sum(self.m) <= MAX_LAYERS:
                 raise ArchitectureError(
-                    "m must be four whole numbers of convolutions, one per stage and at least 2 in all, "
-                    f"for example (2, 2, 3, 3), not {self.m!r}"
+                    f"m must be four whole numbers of convolutions, one per stage, at least 2 in all and at "
+                    f"most {MAX_LAYERS}, for example (2, 2, 3, 3), not {shown(self.m)}"
                 )
         elif self.m:
-            raise ArchitectureError(f"m is fixed for {self.network}: leave it empty, not {self.m!r}")
+            raise ArchitectureError(f"m is fixed for {self.network}: leave it empty, not {shown(self.m)}")
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -134,9 +145,11 @@ class Architecture:
         known = {"network", "n", "m", "shortcuts", "topology"}
         if set(data) != known:
             wrong = ", ".join(sorted(set(data) ^ known))
-            raise ArchitectureError(f"architecture must have the keys {', '.join(sorted(known))}; look at: {wrong}")
+            raise ArchitectureError(
+                f"architecture must have the keys {', '.join(sorted(known))}; look at: {shown(wrong)[1:-1]}"
+            )
         if not isinstance(data["m"], list):
-            raise ArchitectureError(f"m must be a list of whole numbers, not {data['m']!r}")
+            raise ArchitectureError(f"m must be a list of whole numbers, not {shown(data['m'])}")
         return cls(
             network=cast(NetworkName, data["network"]),
             n=data["n"],
@@ -179,7 +192,7 @@ def network_3(n: int = 64, **options: Any) -> Architecture:
 
 def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ArchitectureError(f"{field} must be one of {', '.join(allowed)}, not {value!r}")
+        raise ArchitectureError(f"{field} must be one of {', '.join(allowed)}, not {shown(value)}")
 
 
 def _is_count(value: object) -> bool:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from skipae_zoo.architecture import Architecture, ArchitectureError
-from skipae_zoo.text import MAX_LABEL, flaw_of_name, flaw_of_path, flaw_of_text
+from skipae_zoo.files import read_text_file, sha256
+from skipae_zoo.text import MAX_LABEL, flaw_of_name, flaw_of_path, flaw_of_text, shown
 
 VERSION = 1
 """Version of the format of ``config.json``; a reader refuses later ones."""
+
+MAX_SIDE = 8192
+"""Most pixels of ``resize``, ``crop`` and ``halo``."""
+
+MAX_LABELS = MAX_HIDDEN = 1 << 16
+"""Most classes, and most channels of a hidden fully connected layer."""
+
+MAX_COLOUR = 1000.0
+"""Largest magnitude of ``mean``, ``std`` and ``fill``, whose values are about 1."""
+
+MAX_FILES = 64
+"""Most entries of ``files``."""
 
 MAX_SEGMENTS = 255
 """Most classes of a segmenter: label maps have 8 bits, and 255 stands for pixels that have no class."""
@@ -120,14 +133,16 @@ class CheckpointConfig:
         version = data.get("version")
         if not isinstance(version, int) or isinstance(version, bool):
             raise ConfigError(f"{source} has no whole-number 'version': it is not a skipae checkpoint")
+        if version < 1:
+            raise ConfigError(f"{source} has version {shown(version)}: it is not a skipae checkpoint")
         if version > VERSION:
             raise ConfigError(
-                f"{source} has version {version}, this skipae reads up to {VERSION}: upgrade skipae to use it"
+                f"{source} has version {shown(version)}, this skipae reads up to {VERSION}: upgrade skipae to use it"
             )
         try:
             task = data["task"]
             if task not in get_args(Task):
-                raise ConfigError(f"{source}: task must be one of {', '.join(get_args(Task))}, not {task!r}")
+                raise ConfigError(f"{source}: task must be one of {', '.join(get_args(Task))}, not {shown(task)}")
             pixels = data["preprocessing"]
             architecture = Architecture.from_dict(_mapping(data["architecture"], "architecture", source))
             config = cls(
@@ -136,7 +151,7 @@ class CheckpointConfig:
                 architecture=architecture,
                 preprocessing=Preprocessing(
                     mean=_colour(pixels["mean"], "preprocessing.mean", source),
-                    std=_colour(pixels["std"], "preprocessing.std", source),
+                    std=_colour(pixels["std"], "preprocessing.std", source, least=1e-6),
                     fill=_colour(pixels["fill"], "preprocessing.fill", source),
                     resize=_side(pixels["resize"], "preprocessing.resize", source),
                     crop=_side(pixels["crop"], "preprocessing.crop", source),
@@ -146,8 +161,8 @@ class CheckpointConfig:
                 head=_head(data["head"], source),
                 default_layer=_layer(data.get("default_layer"), architecture, source),
                 files={
-                    _relative(k, source): _string(v, f"files[{k!r}]", source)
-                    for k, v in _mapping(data.get("files", {}), "files", source).items()
+                    _relative(k, source): _digest(v, f"files[{shown(k)}]", source)
+                    for k, v in _files(data.get("files", {}), source).items()
                 },
             )
         except KeyError as error:
@@ -161,7 +176,7 @@ class CheckpointConfig:
         if (task == "restoration") != (config.head is None) or (task == "segmentation") != (
             config.head is not None and config.head.kind == "decoder"
         ):
-            raise ConfigError(f"{source}: a {task} checkpoint cannot have the head {data['head']!r}")
+            raise ConfigError(f"{source}: a {task} checkpoint cannot have the head {shown(data['head'])}")
         if (task == "restoration") != (not config.labels):
             raise ConfigError(f"{source}: a {task} checkpoint cannot have {len(config.labels)} labels")
         if task == "segmentation" and len(config.labels) > MAX_SEGMENTS:
@@ -175,7 +190,7 @@ def read_config(folder: Path) -> CheckpointConfig:
     """Read ``config.json`` of a checkpoint folder; :class:`ConfigError` says what is wrong with it."""
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text_file(path))
     except FileNotFoundError:
         run = ", but that of a training run: make one of it with 'skipae-train export'"
         told = run if (folder / "recipe.json").exists() else ": it has no config.json"
@@ -184,6 +199,8 @@ def read_config(folder: Path) -> CheckpointConfig:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply: it is not a skipae checkpoint") from None
     return CheckpointConfig.from_dict(data, source=str(path))
 
 
@@ -211,15 +228,9 @@ def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
     return path
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _mapping(value: object, key: str, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{source}: {key} must be an object, not {value!r}")
+        raise ConfigError(f"{source}: {key} must be an object, not {shown(value)}")
     return value
 
 
@@ -230,9 +241,18 @@ def _name(value: object, source: str) -> str:
 
 def _labels(value: object, source: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ConfigError(f"{source}: labels must be a list of class names, not {value!r}")
+        raise ConfigError(f"{source}: labels must be a list of class names, not {shown(value)}")
+    if len(value) > MAX_LABELS:
+        raise ConfigError(f"{source}: labels must be at most {MAX_LABELS} class names, not {len(value)}")
     labels = [_string(label, "labels", source) for label in value]
     return tuple(_without(flaw_of_text(label, MAX_LABEL), label, "a label", source) for label in labels)
+
+
+def _files(value: object, source: str) -> dict[str, Any]:
+    files = _mapping(value, "files", source)
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"{source}: files must name at most {MAX_FILES} files, not {len(files)}")
+    return files
 
 
 def _relative(value: object, source: str) -> str:
@@ -241,26 +261,27 @@ def _relative(value: object, source: str) -> str:
     return _without(flaw_of_path(path), path, "a path in files", source)
 
 
+def _digest(value: object, key: str, source: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise ConfigError(f"{source}: {key} must be a sha256, not {shown(value)}")
+    return value
+
+
 def _without(flaw: str | None, text: str, key: str, source: str) -> str:
     if flaw is not None:
-        raise ConfigError(f"{source}: {key}, {_shown(text)}, {flaw}")
+        raise ConfigError(f"{source}: {key}, {shown(text)}, {flaw}")
     return text
-
-
-def _shown(value: object) -> str:
-    """A stranger's value in a message: escaped, and short."""
-    return ascii(value) if len(ascii(value)) <= 80 else ascii(value)[:77] + "..."
 
 
 def _string(value: object, key: str, source: str) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{source}: {key} must be text, not {value!r}")
+        raise ConfigError(f"{source}: {key} must be text, not {shown(value)}")
     return value
 
 
-def _pixels(value: object, key: str, source: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{source}: {key} must be a whole number of pixels, not {value!r}")
+def _pixels(value: object, key: str, source: str, most: int = MAX_SIDE) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ConfigError(f"{source}: {key} must be a whole number from 0 to {most}, not {shown(value)}")
     return value
 
 
@@ -278,19 +299,25 @@ def _head(value: object, source: str) -> Head | None:
     data = _mapping(value, "head", source)
     for key, allowed in (("kind", get_args(HeadKind)), ("scores", get_args(Scores))):
         if data[key] not in allowed:
-            raise ConfigError(f"{source}: head.{key} must be one of {', '.join(allowed)}, not {data[key]!r}")
-    return Head(data["kind"], _pixels(data["hidden"], "head.hidden", source), data["scores"])
+            raise ConfigError(f"{source}: head.{key} must be one of {', '.join(allowed)}, not {shown(data[key])}")
+    return Head(data["kind"], _pixels(data["hidden"], "head.hidden", source, MAX_HIDDEN), data["scores"])
 
 
 def _layer(value: object, architecture: Architecture, source: str) -> str | None:
     names = [layer.name for layer in architecture.layers]
     if value is not None and value not in names:
-        raise ConfigError(f"{source}: default_layer must be one of {', '.join(names)}, not {value!r}")
+        raise ConfigError(f"{source}: default_layer must be one of {', '.join(names)}, not {shown(value)}")
     return value
 
 
-def _colour(value: object, key: str, source: str) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
-        raise ConfigError(f"{source}: {key} must be three numbers (R, G, B), not {value!r}")
+def _colour(value: object, key: str, source: str, least: float = -MAX_COLOUR) -> tuple[float, float, float]:
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= MAX_COLOUR for v in value)
+    ):
+        raise ConfigError(
+            f"{source}: {key} must be three numbers (R, G, B) from {least:g} to {MAX_COLOUR:g}, not {shown(value)}"
+        )
     red, green, blue = (float(v) for v in value)
     return red, green, blue

@@ -43,3 +43,9 @@ def flaw_of_path(path: str) -> str | None:
     if re.search(r"[\\:]", path) or {"", ".", ".."} & set(path.split("/")):
         return "does not name a file inside the folder"
     return flaw_of_text(path, MAX_PATH)
+
+
+def shown(value: object) -> str:
+    """A stranger's value in a message: escaped, and short."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
