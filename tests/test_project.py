@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling.builders.sdist import SdistBuilder
 
+from skipae import __version__
 from skipae_zoo import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent
@@ -35,3 +38,37 @@ def test_license_of_every_staged_checkpoint_is_stated() -> None:
     staged = {folder.name for folder in (ROOT / "model_cards").iterdir() if (folder / "config.json").is_file()}
     assert staged <= {entry.name for entry in CHECKPOINTS}
     assert [name for name in sorted(staged) if f"| `{name}` |" not in terms] == []
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {*re.findall(r"`([\w.-]+(?:/[\w.-]+)+)`", text), *re.findall(r"\]\(([^)#:]+)\)", text)}
+    invented = {"inference/skipae/commands/NAME.py", "training/notes.md"}
+    assert len(named - invented) > 15
+    assert [name for name in sorted(named - invented) if not (ROOT / name).exists()] == []
+
+
+def test_citation_has_the_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == __version__
+    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
+    assert names == ["Dong", "Mao", "Shen", "Yang"]
+
+
+def test_pre_commit_runs_commands_of_ci() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert entries
+    assert [entry for entry in entries if entry not in lines] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_workflows_keep_to_least_privilege(path: Path) -> None:
+    """A token that reads only, a time limit on each job, and no text of an event inside a shell command."""
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 90
+        commands = [step["run"] for step in job["steps"] if "run" in step]
+        assert [command for command in commands if "${{" in command] == []
