@@ -119,7 +119,7 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
 
 
 def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) -> FileSet:
-    """Public subsets of ImageNet as one set, without labels; small images are not enlarged to ``short_side``.
+    """Public subsets of ImageNet as one set, without labels; images are enlarged to 64 pixels at most.
 
     Each folder has a folder ``<split>`` with class folders or Tiny-ImageNet's layout; one without any split is part of
     ``train``.
@@ -131,7 +131,7 @@ def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) ->
         elif split == "train" and not (folder / "val").is_dir():
             files += find_images(folder)
     images = FileSet(files, None, (), short_side=short_side)
-    images.only_smaller = True
+    images.enlarge_to = 64  # the size of Tiny-ImageNet; larger ones are only scaled down
     return images
 
 

@@ -117,8 +117,8 @@ class StreamedSet(ABC):
 
     masked = False
     """Labels are masks."""
-    only_smaller = False
-    """Images whose short side is below ``short_side`` keep their size."""
+    enlarge_to = 0
+    """Short side in pixels up to which smaller images are enlarged; 0 for ``short_side``."""
 
     def __init__(
         self, labels: Tensor | None, classes: Sequence[str], count: int, *, short_side: int, memory: int = 2 << 30
@@ -214,7 +214,9 @@ class StreamedSet(ABC):
         if row in self._cache:
             return self._cache[row]
         image, mask = self._open(row), self._mask(row)
-        short_side = min(self.short_side, min(image.size)) if self.only_smaller else self.short_side
+        short_side = self.short_side
+        if self.enlarge_to:
+            short_side = min(short_side, max(self.enlarge_to, min(image.size)))
         if mask is not None and mask.size != image.size:
             raise DataError(
                 f"the mask of {self._name(row)} is {mask.width} x {mask.height} pixels, the image "

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.finetune import Finetune
@@ -90,7 +90,10 @@ def command_for(recipe: dict[str, Any]) -> str:
     )
     if not name or not has(name, part):
         return ""
-    for budget in reversed(get_args(Budget)):  # the whole first, where a budget cuts nothing
+    if recipe.get("epochs"):
+        recipe = {**recipe, "epochs": {"zoom": 1.0, **recipe["epochs"]}}  # runs made before there was a zoom
+    budgets: tuple[Budget, ...] = ("paper", "cpu", "day", "smoke")  # the first of those that are alike
+    for budget in budgets:
         chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
         data = (recipe.get("epochs") or {}).get("data", "")
         other = chosen.epochs is not None and chosen.epochs.data != data
