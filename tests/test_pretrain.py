@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from skipae_train.corruption import GaussianNoise, PhotoDamage
+from skipae_train.corruption import GaussianNoise
 from skipae_train.data import DataError, Photos, augment_photos
 from skipae_train.export import export, export_run
 from skipae_train.loop import Cosine, Milestones, Session, TrainingError, Trapezoid
 from skipae_train.muon import orthogonal
+from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe
 from skipae_train.wide_resnet import WideResNet

@@ -12,14 +12,11 @@ on the device of ``clean``, so that a seed gives the same corruption again.  The
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -103,10 +100,10 @@ class BlockMask:
         """True where pixels are to be filled, bool [N, 1, H, W]."""
         side = min(clean.shape[-2:])
         if self.kind == "big":
-            return _blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
+            return random_blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
         share = self.coverage
         coverage = uniform(clean, *share, generator)[:, 0] if isinstance(share, tuple) else share
-        return _blocks(clean, max(1, side // 8), max(1, side // 4), 64, coverage, generator)
+        return random_blocks(clean, max(1, side // 8), max(1, side // 4), 64, coverage, generator)
 
 
 def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
@@ -114,7 +111,7 @@ def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
     return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
 
 
-def _blocks(
+def random_blocks(
     clean: Tensor, smallest: int, largest: int, most: int, coverage: float | Tensor, generator: Random
 ) -> Tensor:
     """Random squares, added per sample until ``coverage``, or its own, [N, 1, 1], is reached or ``most`` are drawn."""
@@ -135,113 +132,6 @@ def _blocks(
             break
         covered |= block & open_
     return covered[:, None]
-
-
-def _strokes(clean: Tensor, generator: torch.Generator, most: int = 6) -> Tensor:
-    """Straight scratches 2 to 8 pixels wide, one to ``most`` of them, as bool [N, 1, H, W]."""
-    n, _, height, width = clean.shape
-    y = torch.arange(height, device=clean.device, dtype=torch.float32).view(1, 1, height, 1)
-    x = torch.arange(width, device=clean.device, dtype=torch.float32).view(1, 1, 1, width)
-    draw = torch.rand(6, n, most, 1, 1, generator=generator, device=clean.device)
-    (y0, x0), (y1, x1) = draw[:2] * 1.2 - 0.1, draw[2:4] * 1.2 - 0.1
-    y0, y1, x0, x1 = y0 * height, y1 * height, x0 * width, x1 * width
-    half_width = 1 + 3 * draw[4]
-    dy, dx = y1 - y0, x1 - x0
-    along = ((y - y0) * dy + (x - x0) * dx) / (dy * dy + dx * dx + 1e-6)
-    along = along.clamp(0, 1)
-    distance: Tensor = ((y - y0 - along * dy) ** 2 + (x - x0 - along * dx) ** 2).sqrt()
-    used = torch.arange(most, device=clean.device).view(1, most, 1, 1) < 1 + draw[5, :, :1] * (most - 1)
-    stroke: Tensor = (distance < half_width) & used
-    return stroke.any(1, keepdim=True)
-
-
-@cache
-def _text_atlas(pages: int = 32, side: int = 384) -> Tensor:
-    """Pages of random text in sizes from 10 to 40 pixels, as bool [pages, side, side]; always the same ones."""
-    rng = np.random.default_rng(0)
-    letters = list(string.ascii_letters + string.digits + "     .,:;!?()&%$@#/-")
-    atlas = np.zeros((pages, side, side), bool)
-    for page in atlas:
-        canvas = Image.new("L", (side, side))
-        draw = ImageDraw.Draw(canvas)
-        size = int(rng.integers(10, 41))
-        font = ImageFont.load_default(size)
-        y = -int(rng.integers(0, size))
-        while y < side:
-            line = "".join(rng.choice(letters, 2 * side // size + 8))
-            draw.text((-int(rng.integers(0, size)), y), line, fill=255, font=font, stroke_width=int(rng.integers(0, 2)))
-            y += int(size * rng.uniform(1.1, 3.0))
-        page[:] = np.asarray(canvas) > 127
-    return torch.from_numpy(atlas)
-
-
-def _text(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Text, cut from the atlas at a random place, as bool [N, 1, H, W]."""
-    n, _, height, width = clean.shape
-    atlas = _text_atlas().to(clean.device)
-    pages, side, _ = atlas.shape
-    draw = torch.rand(3, n, 1, 1, generator=generator, device=clean.device)
-    page = (draw[0] * pages).long()
-    rows = (torch.arange(height, device=clean.device).view(1, height, 1) + (draw[1] * side).long()) % side
-    columns = (torch.arange(width, device=clean.device).view(1, 1, width) + (draw[2] * side).long()) % side
-    return atlas[page, rows, columns][:, None]
-
-
-@dataclass(frozen=True)
-class CameraNoise:
-    """Noise as a camera makes it: shot and read noise of a Bayer sensor, demosaicked, toned, smoothed.
-
-    A simplified raw pipeline in the spirit of Brooks et al., "Unprocessing Images for Learned Raw
-    Denoising" (CVPR 2019): what the pipeline does to the noise is kept, what it does to the picture is
-    not, so that the clean image stays the target.  Noise is signal-dependent, coloured and correlated
-    between neighbours.
-    """
-
-    shot: tuple[float, float] = (1e-4, 1.2e-2)
-    """Range of the shot noise's variance per unit of linear signal, drawn log-uniformly."""
-    smooth: float = 0.5
-    """Share of the samples whose noise is blurred, as in-camera noise reduction and resizing do."""
-    grey: float = 0.9
-    """Most by which the noise's colour is taken out, as colour matrices and chroma noise reduction do: each
-    sample draws its own share from 0 to this."""
-
-    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Add the noise; the result is not clipped."""
-        n = len(clean)
-        one = torch.ones_like(clean[:, :1, :1, :1])
-        gains = torch.cat([uniform(clean, 1.4, 2.4, generator), one, uniform(clean, 1.4, 2.1, generator)], 1)
-        linear = clean.clamp(0, 1) ** 2.2 / gains
-        low, high = (float(np.log(v)) for v in self.shot)
-        log_shot = uniform(clean, low, high, generator)
-        spread = torch.randn(n, 1, 1, 1, generator=generator, device=clean.device)
-        read = (0.5 * (2.18 * log_shot + 1.2 + 0.26 * spread)).exp()
-        raw_std = (log_shot.exp() * linear + read**2).sqrt()
-        mosaic = self._bayer(clean, generator)
-        noise = _demosaic(raw_std * normal_like(clean, generator) * mosaic)
-        noisy = ((linear + noise) * gains).clamp(min=0) ** (1 / 2.2)
-        noise = noisy - clean.clamp(0, 1)
-        noise = noise.lerp(noise.mean(1, keepdim=True), uniform(clean, 0, self.grey, generator))
-        blurred = blur(noise, uniform(clean, 0.3, 1.3, generator))
-        blurred = blurred * uniform(clean, 1.0, 2.0, generator)  # what was amplified before it was smoothed
-        return clean + torch.where(chance(clean, self.smooth, generator), blurred, noise)
-
-    @staticmethod
-    def _bayer(clean: Tensor, generator: torch.Generator) -> Tensor:
-        """1 where a colour is sampled, else 0: [N, 3, H, W], RGGB at a random phase per sample."""
-        n, _, height, width = clean.shape
-        phase = (torch.rand(2, n, 1, 1, generator=generator, device=clean.device) * 2).long()
-        odd_row = (torch.arange(height, device=clean.device).view(1, height, 1) + phase[0]) % 2 == 1
-        odd_column = (torch.arange(width, device=clean.device).view(1, 1, width) + phase[1]) % 2 == 1
-        red, blue = ~odd_row & ~odd_column, odd_row & odd_column
-        return torch.stack([red, odd_row ^ odd_column, blue], 1).float()
-
-
-def _demosaic(mosaic: Tensor) -> Tensor:
-    """Bilinear interpolation of [N, 3, H, W] with zeros where a colour was not sampled."""
-    cross = torch.tensor([[0.0, 1, 0], [1, 4, 1], [0, 1, 0]], device=mosaic.device) / 4
-    square = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], device=mosaic.device) / 4
-    kernels = torch.stack([square, cross, square])[:, None]
-    return F.conv2d(F.pad(mosaic, (1, 1, 1, 1), mode="reflect"), kernels, groups=3)
 
 
 def blur(image: Tensor, sigma: Tensor) -> Tensor:
@@ -313,73 +203,3 @@ def _quantise(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
     blocks = planes.view(n, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     blocks = dct.T @ ((dct @ blocks @ dct.T / step).round() * step) @ dct
     return blocks.transpose(3, 4).reshape(n, channels, height, width)
-
-
-@dataclass(frozen=True)
-class PhotoDamage:
-    """What befalls a user's photo: noise as files have it, JPEG, and masked places (recipe ``natural``).
-
-    Each sample draws one noise (white Gaussian, signal-dependent, or :class:`CameraNoise`), may then be
-    clipped and rounded to 8 bits, may be compressed as JPEG, and may lose pixels to blocks, strokes or text.
-    """
-
-    sigma: tuple[float, float] = (0.0, 55.0)
-    gaussian: float = 0.63
-    """Share of samples with white Gaussian noise."""
-    camera: float = 0.27
-    """Share with camera noise; the rest has signal-dependent (Poisson and Gaussian) noise."""
-    unclipped: float = 0.15
-    """Share, among those with Gaussian noise, that is neither clipped nor rounded nor compressed."""
-    jpeg: float = 0.15
-    """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
-    camera_jpeg: float = 0.7
-    """The same of the camera samples."""
-    masked: float = 0.1
-    """Share with masked places."""
-    quiet: float = 0.5
-    """Share of the masked samples that have no noise."""
-    fill: Colour = (0.5, 0.5, 0.5)
-
-    def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Damage the photos."""
-        kind = uniform(clean, 0, 1, generator)
-        is_gaussian, is_camera = kind < self.gaussian, kind >= 1 - self.camera
-        masked = chance(clean, self.masked, generator)
-        quiet = masked & chance(clean, self.quiet, generator)
-        sigma = uniform(clean, *self.sigma, generator) / 255
-        # Poisson: the given sigma is that of mid-grey; read noise is a fifth of it.
-        signal = torch.where(is_gaussian, 1.0, (1.92 * clean.clamp(0, 1) + 0.04).sqrt())
-        noisy = clean + sigma * signal * normal_like(clean, generator)
-        rows = is_camera.flatten().nonzero().flatten()
-        if len(rows):
-            noisy[rows] = CameraNoise()(clean[rows], generator)
-        noisy = torch.where(quiet, clean, noisy)
-        noisy = torch.where(is_gaussian & chance(clean, self.unclipped, generator), noisy, as_file(noisy))
-        compressed = chance(clean, self.jpeg, generator) & ~(
-            is_gaussian & (noisy != as_file(noisy)).any((1, 2, 3), True)
-        )
-        compressed = torch.where(is_camera, chance(clean, self.camera_jpeg, generator), compressed)
-        rows = compressed.flatten().nonzero().flatten()
-        if len(rows):
-            noisy[rows] = self._jpeg(noisy[rows], generator)
-        rows = masked.flatten().nonzero().flatten()
-        if len(rows):
-            noisy[rows] = fill_mask(noisy[rows], self._mask(noisy[rows], generator), self.fill)
-        return noisy
-
-    @staticmethod
-    def _jpeg(image: Tensor, generator: torch.Generator) -> Tensor:
-        """Compress with the 8x8 grid at a random place, the same for the batch."""
-        quality = uniform(image, 70, 96, generator).floor()
-        subsample = chance(image, 0.6, generator)
-        top, left = (torch.rand(2, generator=generator, device=image.device) * 16).long().tolist()
-        padded = F.pad(image, (left, 0, top, 0), mode="replicate")
-        return jpeg(padded, quality, subsample)[..., top:, left:]
-
-    @staticmethod
-    def _mask(image: Tensor, generator: torch.Generator) -> Tensor:
-        """Blocks of 4 to 32 pixels, strokes or text, a third each."""
-        kind = uniform(image, 0, 3, generator)
-        coverage = 0.05 + 0.2 * float(torch.rand(1, generator=generator, device=image.device))
-        blocks = _blocks(image, 4, min(32, *image.shape[-2:]), 48, coverage, generator)
-        return torch.where(kind < 1, blocks, torch.where(kind < 2, _strokes(image, generator), _text(image, generator)))

@@ -128,7 +128,7 @@ class Photos:
 
 
 def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips, quarter turns, changes of colour, contrast and sharpness, per sample.
+    """Flips, quarter turns, changes of colour, contrast, exposure and sharpness, per sample.
 
     Takes and returns float32 [N, 3, S, S], RGB in [0, 1].  Saturation is raised more often than lowered:
     common photo collections are pale, and a denoiser trained on them alone fails on strong colours.  A quarter
@@ -150,4 +150,5 @@ def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
     level = changed.mean((1, 2, 3), keepdim=True)
     contrast = torch.where(draw() < 0.4, draw(0.6, 1.5), 1.0)
     shift = torch.where(draw() < 0.3, draw(-0.15, 0.15), 0.0)
-    return (level + (changed - level) * contrast + shift).clamp(0, 1)
+    changed = (level + (changed - level) * contrast + shift).clamp(0, 1)
+    return changed * torch.where(draw() < 0.12, draw(0.15, 0.7), 1.0)  # low light: 1 to 6 stops less

@@ -8,13 +8,14 @@ Command:   skipae-train pretrain natural-more --start CHECKPOINT --data PHOTOS -
            model_cards/skipae-natural/training/collect.py writes)
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     1.96 on cores that did other work besides
-Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.27 / 30.62 / 27.28 dB (one run)
+Expected:  with the camera noise of commit 86ff175, BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.27 / 30.62 / 27.28 dB
+           (one run)
 """
 
 from dataclasses import replace
 
-from skipae_train.corruption import PhotoDamage
 from skipae_train.loop import Trapezoid
+from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase
 from skipae_train.recipes import natural
 
