@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -140,6 +142,16 @@ def test_recipes_are_listed():
         (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
         (["evaluate", "skipae-natural", "--clean", "{photos}", "--record", "x"], 2, "--record needs CHECKPOINT"),
         (["evaluate", "{tiny}", "--pairs", "{photos}"], 1, "holds no pair"),
+        (
+            ["evaluate", "{tiny}", "--clean", "{photos}", "--ffdnet", "{tiny}/config.json"],
+            2,
+            "--ffdnet is for --through",
+        ),
+        (
+            ["evaluate", "{tiny}", "--clean", "{photos}", "--through-files", "--ffdnet", "{tiny}/config.json"],
+            1,
+            "does not hold the weights of FFDNet for color",
+        ),
         (["card", "{empty}"], 1, "is not a checkpoint folder"),
     ],
 )
@@ -151,6 +163,43 @@ def test_expected_errors_are_one_line(arguments, code, message, photos, checkpoi
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
+    pytest.importorskip("cv2")
+    state = {}
+    channels = [13, *[96] * 11, 12]
+    for number, (before, after) in enumerate(pairwise(channels)):
+        state[f"model.{2 * number}.weight"], state[f"model.{2 * number}.bias"] = (
+            torch.zeros(after, before, 3, 3), torch.full((after,), 0.5),
+        )  # fmt: skip
+    torch.save(state, tmp_path / "ffdnet.pth")
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    rng = np.random.default_rng(0)
+    for k, file in enumerate(sorted(photos.iterdir())[:2]):
+        pixels = np.asarray(Image.open(file))
+        Image.fromarray(pixels).save(pairs / f"A1_{k}_mean.JPG", quality=98)
+        noisy = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(pairs / f"A1_{k}_real.JPG", quality=90)
+    done = run(
+        "evaluate", checkpoint, "--pairs", pairs, "--camera", "A1", "--through-files", "--ffdnet",
+        tmp_path / "ffdnet.pth", "--record", "mine",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    ours, nlm, ffdnet = done.output.splitlines()
+    gain = {}
+    for line in (ours, nlm, ffdnet):
+        found = re.fullmatch(r" *(.*): ([\d.]+) -> ([\d.]+) dB over 2 images", line)
+        assert found is not None, line
+        gain[found[1]] = float(found[3]) - float(found[2])
+    assert next(iter(gain)) == "camera noise, A1 files"
+    assert "OpenCV NLM, h = " in nlm and gain[list(gain)[1]] > 5  # smooth pictures
+    assert "FFDNet, sigma " in ffdnet and gain[list(gain)[2]] < -5  # these weights make all pixels gray
+    (recorded,) = json.loads((checkpoint / "training" / "metrics.json").read_text())[-1:]
+    assert recorded["set"] == "mine" and recorded["command"].endswith("--pairs DIR --camera A1 --through-files")
+    clean = run("evaluate", checkpoint, "--clean", pairs, "--sigma", 20, "--through-files")
+    assert clean.exit_code == 0 and clean.output.startswith("Gaussian, sigma 20, files: 2")
 
 
 def test_export_for_one_size(checkpoint, tmp_path):

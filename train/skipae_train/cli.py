@@ -13,6 +13,7 @@ import click
 from skipae import __version__
 
 if TYPE_CHECKING:
+    from skipae_train.evaluate import Score
     from skipae_train.loop import Session
     from skipae_train.recipes.budgets import Budget
 
@@ -285,14 +286,51 @@ def export(
 
 
 @cli.command()
+@click.argument("sources", nargs=-1, required=True, type=EXISTING, metavar="FOLDER...")
+@click.option("--out", type=FOLDER, required=True, help="New folder for the photos, as PNG.")
+@click.option(
+    "--test-set", "test_sets", type=EXISTING, multiple=True, required=True, help="Folder whose pictures are kept out."
+)
+@click.option(
+    "--smallest", type=click.IntRange(min=1), default=160, show_default=True, help="Least short side, pixels."
+)
+@click.option(
+    "--halve-from", type=click.IntRange(min=0), default=1600, show_default=True, help="Shrink these by two; 0: none."
+)
+@click.option("--noise", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Largest, gray levels.")
+def gather(
+    sources: tuple[Path, ...], out: Path, test_sets: tuple[Path, ...], smallest: int, halve_from: int, noise: float
+) -> None:
+    """Gather clean photos from folders, without pictures of test sets."""
+    from skipae_train.gather import Rules, gather
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    count = gather(sources, out, test_sets, Rules(smallest, halve_from, noise), say)
+    click.echo(f"{out}: {count} photos; gathered.tsv lists all that were looked at")
+
+
+@cli.command()
 @click.argument("checkpoint")
 @click.option("--clean", type=EXISTING, help="Clean images that get seeded Gaussian noise.")
 @click.option(
     "--sigma", type=click.FloatRange(min=0), multiple=True, default=(15, 25, 50), show_default=True, help="Grey levels."
 )
 @click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
-@click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*.")
+@click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*, or SIDD's NOISY and GT.")
+@click.option("--camera", multiple=True, metavar="NAME", help="Take only pairs of this camera, for example Canon80D.")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")
+@click.option(
+    "--through-files",
+    is_flag=True,
+    help="Measure the files that 'skipae denoise' writes, beside OpenCV's non-local means at its best strength.",
+)
+@click.option(
+    "--ffdnet",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --through-files: FFDNet's weights (ffdnet_color.pth), measured at their best noise level.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--record", metavar="SET", help="Add the scores to CHECKPOINT's training/metrics.json under this name.")
 def evaluate(
@@ -301,7 +339,10 @@ def evaluate(
     sigma: tuple[float, ...],
     unclipped: bool,
     pairs: Path | None,
+    camera: tuple[str, ...],
     every: int,
+    through_files: bool,
+    ffdnet: Path | None,
     threads: int | None,
     record: str | None,
 ) -> None:
@@ -313,6 +354,17 @@ def evaluate(
         raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both")
     if record and not Path(checkpoint).is_dir():
         raise click.UsageError("--record needs CHECKPOINT to be a folder, not a name")
+    if ffdnet is not None and not through_files:
+        raise click.UsageError("--ffdnet is for --through-files: add it")
+    if through_files:
+        if unclipped:
+            raise click.UsageError(
+                "--unclipped noise does not fit into files: leave out one of --unclipped, --through-files"
+            )
+        found = _through_files(checkpoint, clean, sigma, pairs, camera, every, ffdnet, threads)
+        if record:
+            record_scores(Path(checkpoint), record, found)
+        return
     model = from_pretrained(checkpoint, device="cpu", threads=threads)
     scores = []
     if clean is not None:
@@ -320,10 +372,57 @@ def evaluate(
             scores.append(evaluate_gaussian(model, clean, level, clipped=not unclipped))
             click.echo(scores[-1])
     if pairs is not None:
-        scores.append(evaluate_pairs(model, pairs, every=every))
+        scores.append(evaluate_pairs(model, pairs, every=every, cameras=camera))
         click.echo(scores[-1])
     if record:
         record_scores(Path(checkpoint), record, scores)
+
+
+def _through_files(
+    checkpoint: str,
+    clean: Path | None,
+    sigma: tuple[float, ...],
+    pairs: Path | None,
+    camera: tuple[str, ...],
+    every: int,
+    ffdnet: Path | None,
+    threads: int | None,
+) -> list[Score]:
+    """Print what the command line's files reach, and its rivals; return the former."""
+    import tempfile
+
+    from skipae_train.evaluate import evaluate_files, evaluate_rival, gaussian_files
+    from skipae_train.pairs import find_pairs
+    from skipae_train.rivals import FFDNET_SIGMA, NLM_H, FFDNet, nlm
+
+    rivals = {"OpenCV NLM": {f"h = {h}": nlm(h) for h in NLM_H}}
+    if ffdnet is not None:
+        network = FFDNet(ffdnet)
+        rivals["FFDNet"] = {f"sigma {level}": network.at(level) for level in FFDNET_SIGMA}
+    scores = []
+    name = Path(checkpoint).name
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {}
+        for level in sigma:
+            if clean is None:
+                break
+            options = f"--clean DIR --sigma {level:g}"
+            sets[f"Gaussian, sigma {level:g}, files", options] = gaussian_files(
+                clean, level, Path(folder, f"{level:g}")
+            )
+        if pairs is not None:
+            found = [(pair.clean, pair.noisy) for pair in find_pairs(pairs, cameras=camera)[::every]]
+            options = (
+                "--pairs DIR" + "".join(f" --camera {c}" for c in camera) + (f" --every {every}" if every > 1 else "")
+            )
+            sets[" ".join(["camera noise,", *camera, "files"]), options] = found
+        for (label, options), files in sets.items():
+            command = f"skipae-train evaluate {name} {options} --through-files"
+            scores.append(evaluate_files(checkpoint, files, label, command, threads))
+            click.echo(scores[-1])
+            for rival, settings in rivals.items():
+                click.echo(f"  {evaluate_rival(rival, settings, files)}")
+    return scores
 
 
 @cli.command()

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import subprocess
+import sys
+import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from skipae import Model
 from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.metrics import psnr
+from skipae_train.pairs import find_pairs
+from skipae_train.rivals import Denoiser
 
 
 @dataclass(frozen=True)
@@ -61,24 +70,91 @@ def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool
     return _score(model, label, command, pairs(), 255.0 if clipped else 1.0)
 
 
-def evaluate_pairs(model: Model, folder: Path, *, every: int = 1) -> Score:
-    """PSNR on real photos: ``NAME_real.*`` is restored and compared with ``NAME_mean.*`` (the PolyU layout).
+def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple[str, ...] = ()) -> Score:
+    """PSNR on real photos, in one of the layouts of :func:`skipae_train.pairs.find_pairs`.
 
-    With ``every`` = 4, every fourth pair sorted by name is taken.
+    With ``every`` = 4, every fourth pair sorted by path is taken; with ``cameras``, only theirs.
     """
-    noisy = [f for f in find_images(folder) if f.stem.endswith("_real")][::every]
-    if not noisy:
-        raise DataError(f"{folder} holds no pair NAME_real.*, NAME_mean.*")
-
-    def pairs() -> Iterator[tuple[NDArray[np.number], NDArray[np.number]]]:
-        for file in noisy:
-            clean = file.with_name(file.name.replace("_real.", "_mean."))
-            if not clean.exists():
-                raise DataError(f"{file} has no partner {clean.name}")
-            yield load_rgb(clean), load_rgb(file)
-
+    chosen = find_pairs(folder, cameras=cameras)[::every]
     command = f"skipae-train evaluate {model.name} --pairs DIR" + (f" --every {every}" if every > 1 else "")
-    return _score(model, "camera noise", command, pairs(), 255.0)
+    command += "".join(f" --camera {camera}" for camera in cameras)
+    label = " ".join(["camera noise", *cameras])
+    return _score(model, label, command, ((load_rgb(pair.clean), load_rgb(pair.noisy)) for pair in chosen), 255.0)
+
+
+def gaussian_files(folder: Path, sigma: float, work: Path) -> list[tuple[Path, Path]]:
+    """Clean and noisy files of :func:`evaluate_gaussian`, the noisy ones written as PNG to ``work``."""
+    pairs = []
+    for number, clean in enumerate(find_images(folder)):
+        noisy = work / f"{number:05}-{clean.stem}.png"
+        noisy.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(add_noise(load_rgb(clean), sigma, clean.stem, clipped=True).astype(np.uint8)).save(noisy)
+        pairs.append((clean, noisy))
+    return pairs
+
+
+def evaluate_files(
+    checkpoint: str, pairs: Sequence[tuple[Path, Path]], label: str, command: str, threads: int | None = None
+) -> Score:
+    """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
+
+    Args:
+        checkpoint: A name or a folder.
+        pairs: Clean and noisy files.
+        label: What the score is called.
+        command: ``skipae-train`` arguments that measure it again.
+        threads: CPU threads; all by default.
+
+    Raises:
+        DataError: The command failed; its message is passed on.
+    """
+    before, after = [], []
+    options = ["--model", checkpoint, "--device", "cpu", *(["--threads", str(threads)] if threads else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (_, noisy) in enumerate(pairs):  # files of several folders may have one name
+            at = Path(folder, "in", f"{number:05}{noisy.suffix}")
+            at.parent.mkdir(exist_ok=True)
+            shutil.copyfile(noisy, at)
+        written = Path(folder, "out")
+        done = subprocess.run(
+            [sys.executable, "-m", "skipae", "denoise", str(Path(folder, "in")), "-o", str(written), *options],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise DataError(f"skipae denoise failed: {done.stderr.strip().splitlines()[-1:]}")
+        files = find_images(written)
+        if len(files) != len(pairs):
+            raise DataError(f"skipae denoise wrote {len(files)} files of {len(pairs)}")
+        for (clean, noisy), file in zip(pairs, files, strict=True):
+            target = load_rgb(clean)
+            before.append(psnr(target[None], load_rgb(noisy)[None], 255.0).item())
+            after.append(psnr(target[None], load_rgb(file)[None], 255.0).item())
+    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)
+
+
+def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> Score:
+    """PSNR of another denoiser at the one of its ``settings`` that is best for these pairs.
+
+    Its results go through a file of the noisy file's format as ours do: JPEG at quality 95 and 4:4:4, else PNG.
+    """
+    best: Score | None = None
+    for setting, denoise in settings.items():
+        before, after = [], []
+        for clean, noisy in pairs:
+            target, pixels = load_rgb(clean), load_rgb(noisy)
+            buffer, jpeg = io.BytesIO(), noisy.suffix.lower() in (".jpg", ".jpeg")
+            options: dict[str, Any] = {"quality": 95, "subsampling": 0} if jpeg else {}
+            Image.fromarray(denoise(pixels)).save(buffer, "JPEG" if jpeg else "PNG", **options)
+            before.append(psnr(target[None], pixels[None], 255.0).item())
+            after.append(psnr(target[None], np.asarray(Image.open(buffer))[None], 255.0).item())
+        mean = float(np.mean(after))
+        if best is None or mean > best.after:
+            best = Score(f"{name}, {setting}", len(after), float(np.mean(before)), mean, float(np.std(after)), "")
+    if best is None:
+        raise ValueError("no settings")
+    return best
 
 
 def record_scores(folder: Path, dataset: str, scores: Iterable[Score]) -> None:

@@ -1,0 +1,131 @@
+"""Gather clean photos to train on, and keep pictures of the test sets out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipae_train.data import DataError, find_images, load_rgb
+
+Pixels = NDArray[np.uint8]
+NEAR = 8
+"""Bits of 63 in which the hashes of one picture differ at most; those of two pictures differ in 31 on average."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which photos are taken."""
+
+    smallest: int = 160
+    """Least short side in pixels, after shrinking."""
+    halve_from: int = 1600
+    """Photos with a short side of this and more are shrunk by two, which takes noise and blur away; 0 for none."""
+    noise: float = 2.0
+    """Largest estimated standard deviation of the noise, in gray levels."""
+
+
+def perceptual_hash(pixels: Pixels) -> Pixels:
+    """63 signs of the lowest frequencies of a picture shrunk to 32 x 32, as 0 and 1; robust to scale and JPEG."""
+    small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    sample = np.arange(32)
+    dct = np.cos((2 * sample + 1) * np.arange(8)[:, None] * np.pi / 64)
+    frequencies = (dct @ small @ dct.T).ravel()[1:]  # without the mean
+    return (frequencies > np.median(frequencies)).astype(np.uint8)
+
+
+def poses(pixels: Pixels) -> list[Pixels]:
+    """The hashes of a picture's eight flips and quarter turns."""
+    small = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BOX))
+    return [perceptual_hash(np.rot90(view, turns)) for view in (small, small[:, ::-1]) for turns in range(4)]
+
+
+def noise_level(pixels: Pixels) -> float:
+    """Standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
+
+    Clipped blocks are passed over; 0 where there is no other.
+    """
+    gray = pixels.astype(np.float32).mean(2)
+    height, width = (side // 16 * 16 for side in gray.shape)
+    blocks = gray[:height, :width].reshape(height // 16, 16, width // 16, 16).swapaxes(1, 2).reshape(-1, 16, 16)
+    level = blocks.mean((1, 2))
+    blocks = blocks[(level > 12) & (level < 243)]
+    if not len(blocks):
+        return 0.0
+    quads = blocks.reshape(-1, 8, 2, 8, 2)
+    detail = (quads[:, :, 0, :, 0] - quads[:, :, 0, :, 1] - quads[:, :, 1, :, 0] + quads[:, :, 1, :, 1]) / 2
+    return float(np.quantile(detail.std((1, 2)), 0.1)) * 3**0.5  # the mean of channels has less
+
+
+def gather(
+    sources: Sequence[Path],
+    out: Path,
+    test_sets: Sequence[Path],
+    rules: Rules = Rules(),
+    notify: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the photos below ``sources`` that may be trained on to ``out`` as PNG; return how many.
+
+    Left out: small or noisy photos, copies of one another, and pictures of ``test_sets``, found by a perceptual hash in
+    all flips and quarter turns (not if they were cropped a lot).  ``gathered.tsv`` lists every photo with its SHA-256
+    and what became of it.
+
+    Raises:
+        DataError: A folder holds no images, or ``out`` is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty: choose a new folder")
+    known: list[tuple[Pixels, str]] = []
+    for folder in test_sets:
+        for file in find_images(folder):
+            known.append((perceptual_hash(load_rgb(file)), f"is {file.name} of the test set {folder.name}"))
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with (out / "gathered.tsv").open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, delimiter="\t")
+        writer.writerow(["source", "sha256", "file", "left out because it"])
+        for source in sources:
+            for file in find_images(source):
+                name, reason = "", ""
+                try:
+                    pixels = load_rgb(file)
+                    reason = _refusal(pixels, known, rules)
+                except DataError:
+                    reason = "cannot be decoded"
+                if not reason:
+                    count += 1
+                    name = f"{count:05}-{file.stem}.png"
+                    known.append((perceptual_hash(pixels), f"is a copy of {file}"))
+                    Image.fromarray(_shrunk(pixels, rules)).save(out / name, compress_level=1)
+                else:
+                    notify(f"{file} {reason}")
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                writer.writerow([file.relative_to(source).as_posix(), digest, name, reason])
+    return count
+
+
+def _shrunk(pixels: Pixels, rules: Rules) -> Pixels:
+    if rules.halve_from and min(pixels.shape[:2]) >= rules.halve_from:
+        return np.asarray(Image.fromarray(pixels).reduce(2))
+    return pixels
+
+
+def _refusal(pixels: Pixels, known: Sequence[tuple[Pixels, str]], rules: Rules) -> str:
+    """Why a photo is not taken; empty if it is."""
+    shrunk = _shrunk(pixels, rules)
+    if min(shrunk.shape[:2]) < rules.smallest:
+        return f"is smaller than {rules.smallest} pixels"
+    if known:
+        hashes = np.stack([bits for bits, _ in known])
+        for pose in poses(pixels):
+            distance = (hashes != pose).sum(1)
+            if distance.min() <= NEAR:
+                return known[int(distance.argmin())][1]
+    level = noise_level(shrunk)
+    return f"is noisy ({level:.1f} gray levels)" if level > rules.noise else ""
