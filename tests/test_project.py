@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -72,3 +73,10 @@ def test_workflows_keep_to_least_privilege(path: Path) -> None:
         assert job["timeout-minutes"] <= 90
         commands = [step["run"] for step in job["steps"] if "run" in step]
         assert [command for command in commands if "${{" in command] == []
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(skipae(?:_\w+)?\.[\w.]+)`", text))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
