@@ -447,7 +447,7 @@ def test_models_that_cannot_be_had(folder: Path) -> None:
         return CliRunner().invoke(cli.main, ["denoise", "photo.png", "--device", "cpu", "--model", name])
 
     failed(with_model("skipae-natral"), 4, "did you mean skipae-natural?")
-    failed(with_model("skipae-imagenet"), 4, "not published yet")
+    failed(with_model("skipae-imagenet-animal"), 4, "not published yet")
     failed(with_model("./nowhere"), 4, "does not exist")
     failed(with_model("."), 4, "has no config.json")
 
