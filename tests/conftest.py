@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
     monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
     monkeypatch.chdir(tmp_path)
     for module in (_http, file_download, hub):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
     with HubServer() as hub_server:
         monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
         yield hub_server

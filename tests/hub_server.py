@@ -6,11 +6,13 @@ Files under ``/mirror/`` are served plainly, as any web server would.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,7 +48,8 @@ class Fault:
     path: str
     """Regular expression."""
     what: int | str
-    """A status, ``drop`` (half the body, then the connection closes), ``flip`` (one bit) or ``stall``."""
+    """A status, ``drop`` (half the body, then the connection closes), ``flip`` (one bit), ``stall``, ``drip`` (a byte
+    every 20 ms) or ``gzip`` (the body is packed, though it was asked for as it is)."""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -63,6 +66,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.mirror: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.authorizations: list[str | None] = []
         self.faults: list[Fault] = []
         self.large: dict[str, bytes] = {}
         self.created: list[dict[str, object]] = []
@@ -114,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         with hub.lock:
             hub.requests.append(f"{self.command} {path}")
+            hub.authorizations.append(self.headers["authorization"])
             fault = next(
                 (f for f in hub.faults if f.times > 0 and f.method == self.command and re.search(f.path, path)), None
             )
@@ -219,6 +224,9 @@ class Handler(BaseHTTPRequestHandler):
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         content = content[start:]
+        if self.what == "gzip":
+            content = gzip.compress(content)
+            headers["Content-Encoding"] = "gzip"
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -229,4 +237,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.what == "drop":
             content = content[: len(content) // 2]
             self.close_connection = True
+        if self.what == "drip":
+            with suppress(OSError):  # it is not waited for
+                for byte in content:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+            return
         self.wfile.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
@@ -23,7 +25,9 @@ from conftest import tiny_graph, write_checkpoint
 from hub_server import HubServer
 from skipae import ModelError, checkpoints, cli, from_pretrained, hub
 from skipae.checkpoints import find_folder
+from skipae.console import one_line, redact, to_json
 from skipae.hub import Access
+from skipae.subgraph import has_external_data
 from skipae_zoo import NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
@@ -294,7 +298,7 @@ def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whol
     server.take_requests()
     assert find_folder("skipae-imagenet", access=Access(local_files_only=True)) == folder
     assert server.take_requests() == []
-    monkeypatch.setattr("huggingface_hub.file_download.http_get", raising(httpx.ConnectError("refused")))
+    monkeypatch.setattr(hub.Mirror, "_receive", raising(httpx.ConnectError("refused")))
     assert find_folder("skipae-imagenet") == folder  # the copy, since the mirror cannot be reached
     with pytest.raises(ModelError, match="cannot be reached"):
         find_folder("skipae-stl10")
@@ -321,6 +325,7 @@ def test_eight_processes_at_once(server: HubServer, whole: Path, tmp_path: Path)
     start = """
 import sys
 from skipae.checkpoints import find_folder
+from skipae.console import one_line, redact, to_json
 sys.stdin.readline()
 print(find_folder("someone/net"))
 """
@@ -488,3 +493,157 @@ def test_pull_copies_the_files_of_a_checkpoint_under_the_name_that_was_asked_for
         copied = {path.relative_to(tmp_path / "to" / "mine").as_posix() for path in (tmp_path / "to").rglob("*.*")}
         expected = {CONFIG, MODEL, FEATURES, "model.safetensors", "README.md", "preprocessor_config.json"}
         assert copied == expected
+
+
+@pytest.mark.parametrize(
+    ("what", "file", "size", "message"),
+    [
+        (None, CONFIG, hub.MAX_TEXT + 1, r"config\.json of .* is larger than 4 MiB"),
+        ("gzip", CONFIG, hub.MAX_TEXT + 1, r"config\.json of .* is larger than 4 MiB"),
+        (None, MODEL, 0, r"onnx/model\.onnx of .* is larger than 0 MiB"),
+        ("drip", CONFIG, 0, r"skipae-imagenet is too slow for config\.json: try later"),
+        ("drip", MODEL, 0, r"skipae-imagenet is too slow for onnx/model\.onnx"),
+    ],
+)
+def test_a_mirror_sends_no_more_and_no_slower_than_a_checkpoint_needs(
+    monkeypatch: pytest.MonkeyPatch,
+    server: HubServer,
+    whole: Path,
+    what: str | None,
+    file: str,
+    size: int,
+    message: str,
+) -> None:
+    for name in (CONFIG, MODEL, FEATURES):
+        server.mirror[f"skipae-imagenet/{name}"] = (whole / name).read_bytes()
+    server.mirror[f"skipae-imagenet/{file}"] += b" " * size
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    if what:
+        monkeypatch.setattr(hub, "PERIOD", 0.2)
+        server.fault(what, file)
+    if file == MODEL and what is None:
+        monkeypatch.setattr(hub, "MAX_WEIGHTS", 100)
+    cache = Path(constants.HF_HUB_CACHE)
+    with pytest.raises(ModelError, match=message):
+        find_folder("skipae-imagenet", access=Access(cache_dir=cache))
+    assert list(cache.rglob("*imagenet"))
+    assert not [path for path in cache.rglob(f"{Path(file).name}*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://me:s3cret@host:80/a", "http://host:80/a"),
+        ("http://me:s3@cret@host/a", "http://host/a"),
+        ("http://me:s3/cret@host/a", "http://host/a"),
+        ("http://me:s3#cret@host/a", "http://host/a"),
+        ("HTTPS://s3cret@host", "HTTPS://host"),
+        ("see http://me:s3cret@host/a and http://me:s3cret@[::1]/b: x@y", "see http://host/a and http://[::1]/b: x@y"),
+        ("http://me:s3cret@[bad", "http://[bad"),
+        ("http://host/@scope/a?b=c@d", "http://host/@scope/a?b=c@d"),
+        ("/folder/me@host", "/folder/me@host"),
+    ],
+)
+def test_passwords_are_taken_out_of_urls(url: str, expected: str) -> None:
+    assert redact(url) == expected
+
+
+def test_the_password_of_a_mirror_is_used_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
+) -> None:
+    for name in (CONFIG, MODEL, FEATURES, "README.md"):
+        server.mirror[f"skipae-imagenet/{name}"] = (whole / name).read_bytes()
+    for password in ("s3cret", "s3@cret"):
+        monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url.replace('//', f'//me:{password}@')}/mirror")
+        shown = [run("models", "pull", "skipae-imagenet"), run("models", "info", "skipae-stl10"), run("doctor")]
+        assert [result.exit_code for result in shown[:2]] == [0, 0]
+        server.fault(500, CONFIG)
+        shown += [run("models", "pull", "skipae-imagenet", "--debug"), run("models", "pull", "skipae-stl10", "--debug")]
+        assert [result.exit_code for result in shown[3:]] == [4, 4]
+        text = "".join(result.output for result in shown)
+        assert server.url in text and "s3" not in text and "cret" not in text
+        assert Path(shown[0].stdout.strip()).is_dir()  # a folder of the cache, named after the mirror
+    credentials = base64.b64encode(b"me:s3@cret").decode()
+    assert server.authorizations[-1] == f"Basic {credentials}"
+
+
+def test_a_folder_named_like_a_checkpoint_does_not_replace_it(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "skipae-natural")
+    shutil.copytree(checkpoint, "mine")
+    said: list[str] = []
+    access = Access(notify=said.append)
+    assert find_folder("skipae-natural", access=access) == checkpoints.BUNDLED / "skipae-natural"
+    assert said == [
+        "skipae-natural is not the folder here, but the checkpoint of that name; for the folder pass ./skipae-natural"
+    ]
+    for name in ("./skipae-natural", Path("skipae-natural"), "mine", str(tmp_path / "skipae-natural")):
+        assert checkpoints.load_config(find_folder(name, access=access)).name == "tiny"
+    assert len(said) == 1
+    (Path("skipae-natural") / MODEL).write_bytes(b"damaged")
+    assert run("models", "verify", "skipae-natural").exit_code == 0
+    assert run("models", "verify", "./skipae-natural").exit_code == 4
+
+
+def test_one_bad_folder_of_a_mirror_does_not_end_the_list(
+    monkeypatch: pytest.MonkeyPatch, whole: Path, tmp_path: Path
+) -> None:
+    for name in ("imagenet", "stl10", "cifar100", "voc07-cls"):
+        shutil.copytree(whole, tmp_path / f"skipae-{name}")
+    (tmp_path / "skipae-imagenet" / "README.md").write_bytes(b"---\nlicense: \xff\xfe\n---\n")
+    (tmp_path / "skipae-stl10" / CONFIG).write_text('{"version": 1, "name": "\\u001b[31m"}' + "[" * 99_999)
+    (tmp_path / "skipae-cifar100" / "README.md").unlink()
+    (tmp_path / "skipae-cifar100" / "README.md").symlink_to("/dev/zero")
+    (tmp_path / "skipae-voc07-cls" / "README.md").write_text("---\nlicense: \x1b[31mred\x9b\u202e\n---\n")
+    monkeypatch.setenv("SKIPAE_MIRROR", str(tmp_path))
+    listed = run("models", "list")
+    assert listed.exit_code == 0 and len(listed.stdout.splitlines()) == len(checkpoints.CHECKPOINTS) + 1
+    assert "skipae-imagenet/README.md is not UTF-8 text" in listed.stderr
+    assert "skipae-stl10/config.json is not JSON" in listed.stderr
+    assert "skipae-cifar100/README.md cannot be read: not a regular file" in listed.stderr
+    assert len(listed.stderr.splitlines()) == 3
+    assert "red" in listed.stdout and not {"\x1b", "\x9b", "\u202e"} & set(listed.output)
+    assert json.loads(run("models", "list", "--json").stdout)[1]["problem"]
+    assert run("models", "info", "skipae-stl10").exit_code == 4
+    shown = run("models", "info", "skipae-imagenet")
+    assert shown.exit_code == 0 and "README.md is not UTF-8 text" in shown.stdout
+
+
+def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    folder = tmp_path / "tiny"
+    (folder / "onnx").mkdir(parents=True)
+    onnx.external_data_helper.convert_model_to_external_data(graph, location="weights.bin", size_threshold=0)
+    shutil.rmtree(folder)
+    write_checkpoint(folder, graph)
+    assert (folder / "onnx" / "weights.bin").is_file()
+    with pytest.raises(ModelError, match=r"model\.onnx keeps weights in other files: export the checkpoint"):
+        from_pretrained(folder, device="cpu")
+
+
+def test_external_data_is_found_wherever_tensors_are() -> None:
+    outside = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL)
+    inside = onnx.TensorProto(name="w", raw_data=b"1234")
+    for tensor, expected in ((outside, True), (inside, False)):
+        inner = onnx.GraphProto(initializer=[tensor])
+        attributes = [
+            onnx.AttributeProto(t=tensor),
+            onnx.AttributeProto(tensors=[tensor]),
+            onnx.AttributeProto(g=inner),
+            onnx.AttributeProto(graphs=[inner]),
+            onnx.AttributeProto(sparse_tensor=onnx.SparseTensorProto(values=tensor)),
+        ]
+        graphs = [inner, *(onnx.GraphProto(node=[onnx.NodeProto(attribute=[one])]) for one in attributes)]
+        models = [onnx.ModelProto(graph=graph) for graph in graphs]
+        models.append(onnx.ModelProto(functions=[onnx.FunctionProto(node=[onnx.NodeProto(attribute=attributes[:1])])]))
+        assert [has_external_data(model.SerializeToString()) for model in models] == [expected] * 7
+    with pytest.raises(ValueError, match="not an ONNX file"):
+        has_external_data(b"\x3a\xff\xff")
+
+
+def test_what_is_printed_commands_no_terminal() -> None:
+    assert one_line("a\x1b]0;b\x07\nc\x9b31m\u202ed\u2066e\u2028f\udcff") == "a ]0;b c 31m d e f\\udcff"
+    assert to_json({"é": "a\x1b\x9b\u202e\n\udcff"}) == '{"é": "a\\u001b\\u009b\\u202e\\n\\udcff"}'
+    assert json.loads(to_json({"a": "\x9b\x7f"})) == {"a": "\x9b\x7f"}

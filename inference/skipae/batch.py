@@ -839,8 +839,3 @@ def _identity(path: Path) -> str:
     """The same for two names of one file."""
     name = os.path.normcase(os.path.realpath(path))
     return name.casefold() if sys.platform == "darwin" else name
-
-
-def one_line(text: str) -> str:
-    """A message on one line, whatever characters a file name holds."""
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()

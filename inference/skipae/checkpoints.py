@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from skipae.console import redact
 from skipae.errors import ModelError
 from skipae.hub import Access, Hub, Mirror
 from skipae_zoo import (
@@ -49,7 +50,7 @@ def find_folder(
     revision: str | None = None,
     access: Access = ACCESS,
 ) -> Path:
-    """Folder of a checkpoint: a path, a bundled one, or one of the mirror, the Hub's cache or the Hub.
+    """Folder of a checkpoint: a bundled one, a path, or one of the mirror, the Hub's cache or the Hub.
 
     Args:
         name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
@@ -66,8 +67,12 @@ def find_folder(
     entry = find_checkpoint(text)
     bare = path.name == text
     repo = text if isinstance(name, str) and HUB_ID.fullmatch(text) else entry.repo if entry else None
-    # A folder of that name that is no checkpoint, an output folder for example, does not hide a named one.
-    if (path / "config.json").is_file() or (path.is_dir() and entry is None):
+    holds = (path / "config.json").is_file()
+    if entry is not None and isinstance(name, str):
+        # The folder that one stands in may be a stranger's: what it holds does not replace a named checkpoint.
+        if holds:
+            access.say(f"{text} is not the folder here, but the checkpoint of that name; for the folder pass ./{text}")
+    elif holds or path.is_dir():
         return path
     if not bare and repo is None:
         what = "is not a folder" if path.exists() else "does not exist"
@@ -81,7 +86,7 @@ def find_folder(
         found = _in_mirror(mirror, text, files, extra, access)
         if found is not None:
             return found
-    looked = f"; {MIRROR}={mirror} does not hold it" if mirror else ""
+    looked = f"; {MIRROR}={redact(mirror)} does not hold it" if mirror else ""
     if repo is None:
         close = difflib.get_close_matches(text, _names(), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -94,7 +94,9 @@ class _Commands(click.Group):
             if debug:
                 import traceback
 
-                traceback.print_exc()
+                from skipae.console import echo
+
+                echo(*traceback.format_exc().splitlines(), err=True)
             hint = "" if debug else " (--debug shows where)"
             _error(str(error) if isinstance(error, SkipaeError) else f"{_unexpected(error)}{hint}")
             code = error.exit_code if isinstance(error, SkipaeError) else 1
@@ -124,7 +126,9 @@ def _width() -> int:
 
 
 def _error(text: str) -> None:
-    click.echo("skipae: error: " + " ".join(text.split()), err=True)
+    from skipae.console import one_line
+
+    click.echo(one_line("skipae: error: " + " ".join(text.split())), err=True)
 
 
 def _unexpected(error: Exception) -> str:

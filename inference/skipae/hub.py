@@ -17,12 +17,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from typing import BinaryIO
+from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 from skipae import __version__
+from skipae.console import redact
 from skipae.errors import ModelError
-from skipae_zoo import ConfigError, read_config, sha256
+from skipae_zoo import MAX_TEXT, ConfigError, read_config, sha256
 
 log = logging.getLogger("skipae")
 
@@ -32,6 +34,15 @@ SERVER_ERRORS = 500
 USE_A_MIRROR = "set SKIPAE_MIRROR to a copy ('skipae models pull --to DIR' makes one)"
 WAITS = (1, 4)
 """Seconds before each new try when a file's body is answered by a server error, which the client does not retry."""
+
+RETRIES = 5
+"""New tries of a mirror's file, each after a second, that may bring nothing."""
+
+MAX_WEIGHTS = 16 << 30
+"""Most bytes of a mirror's file of weights."""
+
+PERIOD, LEAST = 30.0, 16 << 10
+"""A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ class Hub(Source):
         self.repo = repo
         self.revision = revision
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-        self.where = f"{repo} on {self.endpoint}"
+        self.where = f"{repo} on {redact(self.endpoint)}"
         self.cache = Path(access.cache_dir or constants.HF_HUB_CACHE)
 
     def pin(self, folder: Path) -> None:
@@ -211,8 +222,14 @@ class Mirror(Source):
         from huggingface_hub import cached_assets_path
 
         super().__init__(access)
-        self.url = f"{url.rstrip('/')}/{name}"
-        self.where = re.sub(r"//[^/@]*@", "//", self.url)  # no password in messages
+        self.url = self.where = f"{redact(url).rstrip('/')}/{name}"
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise ModelError(f"{redact(url)} is not a URL ({error}): correct SKIPAE_MIRROR") from None
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        self._auth = (user, password) if parts.username is not None else None
         assets = Path(access.cache_dir) if access.cache_dir else None
         self.folder = cached_assets_path("skipae", "mirror", quote(self.where, safe=""), assets_dir=assets)
 
@@ -223,7 +240,6 @@ class Mirror(Source):
 
     def download(self, file: str) -> Path:
         """From the mirror; raises :class:`FileNotFoundError` where it does not hold the checkpoint."""
-        from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import httpx
 
         path = self.folder / file
@@ -233,8 +249,10 @@ class Mirror(Source):
         partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
         try:
             with partial.open("wb") as target:
-                http_get(f"{self.url}/{quote(file)}", target, displayed_filename=file)
+                self._receive(file, target)
             partial.replace(path)
+        except ModelError:
+            raise
         except Exception as error:
             if file == CONFIG and _status(error) == 404:
                 raise FileNotFoundError(path) from error
@@ -244,6 +262,52 @@ class Mirror(Source):
         finally:
             partial.unlink(missing_ok=True)
         return path
+
+    def _receive(self, file: str, target: BinaryIO) -> None:
+        """Write a file of the mirror to ``target``, again from where it broke off, within bounds of size and time."""
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils import httpx, tqdm
+
+        most = MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
+        since, before, left = time.monotonic(), 0, RETRIES
+        with tqdm(unit="B", unit_scale=True, desc=file, disable=None) as bar:
+            while True:
+                start = target.tell()
+                headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+                try:
+                    with get_session().stream(
+                        "GET",
+                        f"{self.url}/{quote(file)}",
+                        headers=headers,
+                        auth=self._auth,
+                        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                    ) as response:
+                        response.raise_for_status()
+                        if start and response.status_code != 206:  # the whole again
+                            target.seek(0)
+                            target.truncate()
+                            before = 0
+                        bar.total = target.tell() + int(response.headers.get("content-length", 0)) or None
+                        for chunk in response.iter_bytes():
+                            target.write(chunk)
+                            bar.update(len(chunk))
+                            size, now = target.tell(), time.monotonic()
+                            if size > most:
+                                raise ModelError(
+                                    f"{file} of {self.where} is larger than {most >> 20} MiB: use another mirror"
+                                )
+                            if now - since > PERIOD:
+                                if size - before < LEAST:
+                                    raise ModelError(
+                                        f"{self.where} is too slow for {file}: try later, or another mirror"
+                                    )
+                                since, before = now, size
+                    return
+                except (httpx.ConnectError, httpx.TimeoutException, httpx.RemoteProtocolError):
+                    left = RETRIES if target.tell() > start else left - 1
+                    if left < 0:
+                        raise
+                    time.sleep(1)
 
     def lock(self) -> AbstractContextManager[object]:
         """Beside the copy."""
@@ -277,7 +341,7 @@ def reason(error: Exception, source: Source, file: str) -> str:
     log_in = "log in with 'hf auth login' or set HF_TOKEN"
     if isinstance(source, Hub):
         if isinstance(error, errors.GatedRepoError):
-            page = f"{source.endpoint}/{source.repo}"
+            page = f"{redact(source.endpoint)}/{source.repo}"
             return f"{where} is gated: accept its terms on {page}, then {log_in}"
         if isinstance(error, errors.RepositoryNotFoundError):
             return f"{where} does not exist or is private, and is no folder here: check the name; if private, {log_in}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipae.errors import DeviceError, ModelError, UsageError
-from skipae.subgraph import cut
+from skipae.subgraph import cut, has_external_data
 from skipae_zoo import CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
@@ -179,8 +179,14 @@ class Session:
             raise ModelError(str(error)) from error
         runtime = load_runtime()
         try:
-            model = cut(path.read_bytes(), self.outputs) if self.outputs else str(path)
+            content = path.read_bytes()
+            if has_external_data(content):
+                raise ModelError(f"{path} keeps weights in other files: export the checkpoint with weights embedded")
+            model = cut(content, self.outputs) if self.outputs else str(path)
+            del content
             session = _create(runtime, model, self.device)
+        except ModelError:
+            raise
         except Exception as error:
             if self.device.kind != "cpu":
                 raise DeviceError(f"{self.device} cannot load {path}: {_first_line(error)}") from error

@@ -10,11 +10,28 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO = 1, 5, 12, 13
-_NODE_INPUT, _NODE_OUTPUT = 1, 2
-_TENSOR_NAME = 8
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO, _GRAPH_SPARSE = 1, 5, 12, 13, 15
+_FUNCTION_NODE = 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_SPARSE_TENSORS = (1, 2)
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _INFO_NAME = 1
+
+_INSIDE: dict[str, dict[int, str]] = {
+    "model": {_MODEL_GRAPH: "graph", _MODEL_FUNCTIONS: "function"},
+    "function": {_FUNCTION_NODE: "node"},
+    "graph": {_GRAPH_NODE: "node", _GRAPH_INITIALIZER: "tensor", _GRAPH_SPARSE: "sparse"},
+    "node": {_NODE_ATTRIBUTE: "attribute"},
+    "attribute": {
+        **dict.fromkeys(_ATTRIBUTE_TENSORS, "tensor"),
+        **dict.fromkeys(_ATTRIBUTE_GRAPHS, "graph"),
+        **dict.fromkeys(_ATTRIBUTE_SPARSE, "sparse"),
+    },
+    "sparse": dict.fromkeys(_SPARSE_TENSORS, "tensor"),
+}
+"""The fields of a message that lead to tensors, and what they hold."""
 
 
 def cut(model: bytes, outputs: Collection[str]) -> bytes:
@@ -35,6 +52,28 @@ def cut(model: bytes, outputs: Collection[str]) -> bytes:
     except IndexError:
         raise ValueError("not an ONNX file, or damaged") from None
     return b"".join(parts)
+
+
+def has_external_data(model: bytes) -> bool:
+    """Whether weights of an ONNX file are in other files, which no sha256 covers.
+
+    Raises:
+        ValueError: it is no ONNX file.
+    """
+    waiting = [("model", memoryview(model))]
+    try:
+        while waiting:
+            kind, message = waiting.pop()
+            for number, payload, _ in _fields(message):
+                if kind == "tensor":
+                    location = _varint(payload, 0)[0] if number == _TENSOR_LOCATION and len(payload) else 0
+                    if location or number == _TENSOR_EXTERNAL:
+                        return True
+                elif number in _INSIDE[kind]:
+                    waiting.append((_INSIDE[kind][number], payload))
+    except IndexError:
+        raise ValueError("not an ONNX file, or damaged") from None
+    return False
 
 
 def _cut_graph(graph: memoryview, outputs: frozenset[str]) -> bytes:

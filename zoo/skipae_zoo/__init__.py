@@ -14,12 +14,13 @@ from skipae_zoo.config import (
     verified_file,
     write_config,
 )
-from skipae_zoo.files import open_regular, read_text_file, sha256
+from skipae_zoo.files import MAX_TEXT, open_regular, read_text_file, sha256
 from skipae_zoo.text import UNSAFE, flaw_of_name
 
 __all__ = [
     "CHECKPOINTS",
     "DEFAULTS",
+    "MAX_TEXT",
     "UNSAFE",
     "Architecture",
     "ArchitectureError",

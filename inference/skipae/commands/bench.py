@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skipae.commands import options
+from skipae.console import echo
 from skipae.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def command(
     """
     console = options.Console(quiet, debug)
     if child:
-        click.echo(json.dumps(measure(model, devices[0], size, threads, console)))
+        echo(json.dumps(measure(model, devices[0], size, threads, console)))
         return 0
     common = ["--model", model, "--size", str(size), *(["--threads", str(threads)] if threads else [])]
     commands = {device: ["skipae", "bench", "--child", "--device", device, *common] for device in devices or _devices()}
@@ -79,14 +80,12 @@ def command(
             best[device] = _better(best[device], found) if device in best else found
     if as_json:
         result = {"model": model, "size": size, "small": SMALL, "rounds": rounds, "devices": best}
-        click.echo(json.dumps(result, indent=2))
+        echo(json.dumps(result, indent=2))
     else:
-        click.echo(
-            f"{'device':14}{'s/megapixel':>12}{f'images/s ({SMALL} px)':>20}{'peak MiB':>10}{'load s':>8}  engine"
-        )
+        echo(f"{'device':14}{'s/megapixel':>12}{f'images/s ({SMALL} px)':>20}{'peak MiB':>10}{'load s':>8}  engine")
         for device, row in best.items():
             peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
-            click.echo(
+            echo(
                 f"{device:14}{row['seconds_per_megapixel']:12.3f}{row['images_per_second']:20.1f}{peak:>10}"
                 f"{row['load_seconds']:8.2f}  {row['engine']}, {row['threads']} thread(s)"
             )

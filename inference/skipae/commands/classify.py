@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -77,18 +76,18 @@ class _Classification:
     def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
         """Classify the picture."""
         from skipae import batch
+        from skipae.console import to_json
 
         scores = self._model.classify(picture.rgb(), self._top)
         advance(1.0)
         classes = [{"label": label, "score": round(score, 6)} for label, score in scores]
         if self._as_json:
-            text = json.dumps({"input": job.name, "classes": classes}, ensure_ascii=False)
+            lines = [to_json({"input": job.name, "classes": classes})]
         else:
-            lines = [batch.one_line(job.name), *(f"  {score:.4f}  {label}" for label, score in scores)]
-            text = "\n".join(lines)
+            lines = [job.name, *(f"  {score:.4f}  {label}" for label, score in scores)]
 
         def write() -> batch.Written:
-            self._console.print(text)
+            self._console.print(*lines)
             return batch.Written(picture.notes, {"classes": classes})
 
         return write

@@ -19,6 +19,7 @@ import click
 
 from skipae import runtime
 from skipae.commands import options
+from skipae.console import echo, redact
 from skipae.errors import DeviceError, ModelError
 
 PACKAGES = ("skipae", "numpy", "pillow", "click", "tqdm", "huggingface-hub", "torch")
@@ -67,7 +68,7 @@ def command(as_json: bool, debug: bool) -> int:
     """
     options.Console(quiet=True, debug=debug)
     report = examine()
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else render(report))
+    echo(*(json.dumps(report.to_dict(), indent=2) if as_json else render(report)).split("\n"))
     return report.exit_code
 
 
@@ -167,9 +168,10 @@ def _look_at_folders(report: Report) -> None:
     from skipae_zoo import ConfigError, verified_file
 
     mirror = os.environ.get(checkpoints.MIRROR)
-    report.facts["folders"] = {"bundled": str(checkpoints.BUNDLED), "mirror": mirror, "hub": constants.HF_HUB_CACHE}
+    shown = mirror and redact(mirror)
+    report.facts["folders"] = {"bundled": str(checkpoints.BUNDLED), "mirror": shown, "hub": constants.HF_HUB_CACHE}
     if mirror and "://" not in mirror and not Path(mirror).is_dir():
-        report.problem(f"{checkpoints.MIRROR}={mirror} is not a folder", f"unset {checkpoints.MIRROR}, or correct it")
+        report.problem(f"{checkpoints.MIRROR}={shown} is not a folder", f"unset {checkpoints.MIRROR}, or correct it")
     folder = checkpoints.BUNDLED / checkpoints.DEFAULT
     files: dict[str, str] = {}
     try:

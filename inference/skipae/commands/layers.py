@@ -46,6 +46,7 @@ def command(name: str | None, model: str, size: tuple[int, int] | None, as_json:
     for.
     """
     from skipae import checkpoints
+    from skipae.console import echo
 
     source = click.get_current_context().get_parameter_source("model")
     if name is not None and source is not ParameterSource.DEFAULT:
@@ -69,14 +70,14 @@ def command(name: str | None, model: str, size: tuple[int, int] | None, as_json:
             for name, channels, stride, field, output in rows
         ]
         facts = {"model": config.name, "image": [height, width], "default_layer": default, "layers": layers}
-        click.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
         return
     table = [HEADINGS] + [
         (name, str(channels), str(stride), str(field), f"{channels} x {output[0]} x {output[1]}")
         for name, channels, stride, field, output in rows
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    click.echo(f"{config.name}, image of {height} x {width}")
+    echo(f"{config.name}, image of {height} x {width}")
     for row in table:
-        click.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    click.echo(f"skipae features gives {default} without --layer")
+        echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    echo(f"skipae features gives {default} without --layer")

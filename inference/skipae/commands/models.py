@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skipae.commands import options
+from skipae.console import echo
 from skipae.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command() -> None:
     """List, fetch and check models.
 
-    A model is found as a folder of that name, the one that comes with skipae, in SKIPAE_MIRROR (a folder of model
-    folders, or its URL), in the Hugging Face cache, or on the Hub, in this order.
+    A named model is found among those that come with skipae, in SKIPAE_MIRROR (a folder of model folders, or its URL),
+    in the Hugging Face cache, or on the Hub, in this order.  Any other name is the path of a folder; a folder that has
+    the name of a model needs ./ before it.
     """
 
 
@@ -36,14 +38,17 @@ def list_(as_json: bool) -> None:
     from skipae_zoo import CHECKPOINTS
 
     rows = [_facts(entry) for entry in CHECKPOINTS]
+    for row in rows:
+        if row["problem"]:
+            echo(f"skipae: {row['problem']}", err=True)
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo(*json.dumps(rows, indent=2).split("\n"))
         return
     table = [("name", "task", "size", "licence", "state", "recipe")]
     table += [(r["name"], r["task"], _size(r["size"]), r["licence"] or "-", r["state"], r["recipe"]) for r in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @command.command()
@@ -60,18 +65,18 @@ def info(name: str, as_json: bool) -> None:
     if folder is None and entry is None:
         checkpoints.find_folder(name, access=_no_requests())  # says why there is none
     if folder is not None:
-        facts |= {"folder": str(folder), "size": _bytes(folder), "licence": _licence(folder)}
+        facts |= {"folder": str(folder), "size": _bytes(folder)} | _licence(folder)
         facts |= checkpoints.load_config(folder).to_dict()
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        echo(*json.dumps(facts, indent=2).split("\n"))
         return
     if folder is not None:
         config = checkpoints.load_config(folder)
-        shown = ("name", "task", "summary", "state", "size", "licence", "folder", "command")
+        shown = ("name", "task", "summary", "state", "size", "licence", "problem", "folder", "command")
         facts = {key: facts[key] for key in shown if key in facts} | _described(config)
     for key, value in facts.items():
         if value is not None:
-            click.echo(f"{key.replace('_', ' ')}: {_size(value) if key == 'size' else value}")
+            echo(f"{key.replace('_', ' ')}: {_size(value) if key == 'size' else value}")
 
 
 @command.command()
@@ -107,7 +112,7 @@ def pull(
                 raise ModelError(problem)
             if target is not None:
                 folder = _copy(folder, Path(target) / _asked(name), safetensors)
-            click.echo(folder)
+            echo(folder)
         except ModelError as error:
             console.error(str(error))
             code = ModelError.exit_code
@@ -123,12 +128,13 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
     DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
     """
     from skipae import checkpoints
-    from skipae_zoo import CHECKPOINTS
+    from skipae_zoo import CHECKPOINTS, find_checkpoint
 
     console = options.Console(quiet, debug)
     folders: dict[str, Path] = {}
     for name in names or [entry.name for entry in CHECKPOINTS]:
-        inside = sorted(file.parent for file in Path(name).glob("**/config.json")) if Path(name).is_dir() else []
+        here = Path(name).is_dir() and find_checkpoint(name) is None
+        inside = sorted(file.parent for file in Path(name).glob("**/config.json")) if here else []
         if inside and inside[0] != Path(name):
             folders |= {str(folder): folder for folder in inside}
         elif (found := _local(name)) is not None:
@@ -142,7 +148,7 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
             console.error(problem)
             code = ModelError.exit_code
         if not found_problems:
-            click.echo(f"{name}: whole")
+            echo(f"{name}: whole")
     return code
 
 
@@ -155,9 +161,9 @@ def path(name: str | None) -> None:
     if name is None:
         from huggingface_hub import constants
 
-        click.echo(constants.HF_HUB_CACHE)
+        echo(constants.HF_HUB_CACHE)
         return
-    click.echo(checkpoints.find_folder(name, access=_no_requests()))
+    echo(checkpoints.find_folder(name, access=_no_requests()))
 
 
 def _no_requests() -> Any:
@@ -189,29 +195,42 @@ def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
         "task": entry.task,
         "summary": entry.summary,
         "size": _bytes(folder) if folder else published.size if published else None,
-        "licence": _licence(folder) if folder else published.licence if published else None,
+        "licence": published.licence if published else None,
+        "problem": None,
         "state": state,
         "revision": published.revision if published else None,
         "recipe": entry.recipe,
         "command": entry.command,
         "base_model": entry.base_model,
         "folder": str(folder) if folder else None,
-    }
+    } | (_licence(folder) if folder else {})
 
 
 def _bytes(folder: Path) -> int:
     """Size of the ONNX files."""
-    return sum(file.stat().st_size for file in (folder / "onnx").glob("*.onnx"))
+    return sum(file.stat().st_size for file in (folder / "onnx").glob("*.onnx") if file.is_file())
 
 
-def _licence(folder: Path) -> str | None:
-    """Licence in the head of the card."""
-    with suppress(OSError):
-        head = (folder / "README.md").read_text(encoding="utf-8").split("\n---", 1)[0]
-        fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
-        licence = fields.get("license")
-        return fields.get("license_name", licence) if licence == "other" else licence
-    return None
+def _licence(folder: Path) -> dict[str, str | None]:
+    """The ``licence`` in the head of the card, and the ``problem`` with the folder, if any."""
+    from skipae import checkpoints
+    from skipae_zoo import read_text_file
+
+    card = folder / "README.md"
+    try:
+        checkpoints.load_config(folder)
+        head = read_text_file(card).split("\n---", 1)[0]
+    except ModelError as error:
+        return {"licence": None, "problem": str(error)}
+    except FileNotFoundError:
+        return {"licence": None, "problem": None}
+    except OSError as error:
+        return {"licence": None, "problem": f"{card} cannot be read: {error.strerror}"}
+    except UnicodeDecodeError:
+        return {"licence": None, "problem": f"{card} is not UTF-8 text: fetch the checkpoint again"}
+    fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+    licence = fields.get("license")
+    return {"licence": fields.get("license_name", licence) if licence == "other" else licence, "problem": None}
 
 
 def _described(config: CheckpointConfig) -> dict[str, str]:

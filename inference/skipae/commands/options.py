@@ -225,13 +225,14 @@ class Console:
         """Why an input failed."""
         self._line(f"skipae: error: {text}")
 
-    def print(self, text: str) -> None:
+    def print(self, *lines: str) -> None:
         """Lines on standard output; :class:`ImageError` where they cannot be written."""
         from skipae.batch import write_stdout
+        from skipae.console import clean
 
         if self._bar is not None:
             self._bar.clear()
-        write_stdout(f"{text}\n".encode(errors="backslashreplace"))  # a file name may be no text
+        write_stdout("".join(f"{clean(line)}\n" for line in lines).encode())
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Progress]:
@@ -249,7 +250,7 @@ class Console:
         self._bar = None
 
     def _line(self, text: str) -> None:
-        from skipae.batch import one_line
+        from skipae.console import one_line
 
         if self._bar is not None:
             self._bar.write(one_line(text), file=sys.stderr)
@@ -273,9 +274,10 @@ def load_model(
 def show(work: Work, console: Console) -> int:
     """``--dry-run``: print which result each input would have; the exit code that is known by now."""
     from skipae import batch
+    from skipae.console import echo
 
     for job in work.jobs:
-        click.echo(batch.one_line(f"{job.name} -> {'-' if job.target is None else job.target}"))
+        echo(f"{job.name} -> {'-' if job.target is None else job.target}")
     for job in work.skipped:
         console.remark(f"{job.name}: {job.target} exists already, left out")
     for failure in work.failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -139,6 +138,7 @@ class _Segmentation:
     def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
         """Segment the picture."""
         from skipae import batch, images, labelling
+        from skipae.console import to_json
 
         pixels = picture.rgb()
         labels = self._model.segment(pixels, tile=self._tile, halo=self._halo, progress=advance)
@@ -162,7 +162,7 @@ class _Segmentation:
                 batch.write_result(job, lambda file: image.save(file, "PNG"), overwrite=self._overwrite)
             if self._console is not None:
                 entry = {"input": job.name, "output": str(job.target), "areas": areas}
-                self._console.print(json.dumps(entry, ensure_ascii=False))
+                self._console.print(to_json(entry))
             return batch.Written(notes, {"areas": areas})
 
         return write
