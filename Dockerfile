@@ -15,7 +15,7 @@ FROM python:${PYTHON}-slim
 ARG RUNTIME=cpu
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
-    pip install --no-cache-dir -c /constraints.txt "$(echo /dist/*.whl)[${RUNTIME},deep]" \
+    pip install --no-cache-dir -c /constraints.txt "$(echo /dist/*.whl)[${RUNTIME},16bit]" \
     && useradd --uid 1000 --create-home skipae \
     && chmod 1777 /home/skipae
 # The home folder is writable for every user id, because the Hub's cache is there.

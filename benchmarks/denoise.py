@@ -203,7 +203,7 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
                 raise SystemExit("not all images were restored")
 
         found = best(3, overlapped=lambda: run(limit), serial=lambda: run(0))
-        opened = images.open_image(noisy / "0.png")
+        opened = images.read_header(noisy / "0.png")
         parts = [time.perf_counter()]
         picture = opened.decode()
         parts.append(time.perf_counter())

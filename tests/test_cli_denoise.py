@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from skipae import batch, checkpoints, cli, from_pretrained, images
+from skipae import batch, checkpoints, cli, from_pretrained, images, open_image
 from skipae.batch import plan
 from skipae.commands import denoise, options
 from skipae.errors import DeviceError, UsageError
@@ -65,6 +65,22 @@ def write(path: str | Path, seed: int = 0, **options: Any) -> Path:
 
 def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.tif", "photo.webp"])
+def test_python_and_the_command_line_write_the_same_bytes(run: Run, checkpoint: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", 6
+    write(name, exif=exif.tobytes(), dpi=(300, 300))
+    assert run(name).exit_code == 0
+    model = from_pretrained(checkpoint, device="cpu", threads=1)
+    for source in (open_image(name), Path(name)):
+        assert model.denoise(source).save(Path("x") / name) == []
+        assert (Path("x") / name).read_bytes() == Path(name).with_suffix(f".denoised{Path(name).suffix}").read_bytes()
+    assert run(name, "--quality", 60, "-o", "cli.webp").exit_code == 0
+    losses = model.denoise(open_image(name)).save("api.webp", quality=60)
+    assert Path("api.webp").read_bytes() == Path("cli.webp").read_bytes()
+    assert all(str(loss) in run(name, "--overwrite", "-o", "cli.webp").stderr for loss in losses)
 
 
 def failed(result: Result, code: int, *lines: str) -> None:
@@ -524,7 +540,7 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
 def test_memory_that_one_image_exhausts(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(write(f"{k}.png", k)) for k in range(4)]
     text = "1.png: needs more memory than there is"
-    for owner, method in ((images.Picture, "restore"), (images, "open_image")):
+    for owner, method in ((images.Picture, "restore"), (images, "read_header")):
         calls: list[int] = []
         original = getattr(owner, method)
 

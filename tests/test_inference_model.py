@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import os
 import pickle
@@ -10,13 +11,16 @@ import sys
 import threading
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 import skipae
+import skipae_train
+import skipae_zoo
 from conftest import tiny_graph, write_checkpoint
-from skipae import ImageError, Model, ModelError, UsageError, checkpoints, from_pretrained
+from skipae import ImageError, Model, ModelError, Picture, UsageError, checkpoints, from_pretrained, open_image
 from skipae_zoo import Head, network_1
 
 
@@ -94,8 +98,123 @@ def test_path_and_bytes(model: Model, tmp_path: Path) -> None:
     expected = model.denoise(image).tobytes()
     for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes())):
         result = model.denoise(source)
-        assert isinstance(result, Image.Image)
-        assert result.tobytes() == expected
+        assert isinstance(result, Picture)
+        assert result.to_pil().tobytes() == expected
+
+
+def test_a_picture_in_a_picture_out(model: Model, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(24, 40, 3)).save(path, quality=70, exif=exif, dpi=(300, 300), comment=b"hi")
+    photo = open_image(path)
+    before = photo.to_array()
+    assert photo.size == (24, 40) and before.shape == (40, 24, 3)
+    result = model.denoise(photo)
+    assert np.array_equal(photo.to_array(), before)
+    assert not np.array_equal(result.to_array(), before)
+    assert np.array_equal(np.asarray(result), model.denoise(before))
+    assert result.save(tmp_path / "b.jpg") == []
+    assert [loss.what for loss in result.save(tmp_path / "b.png")] == ["comment"]
+    assert (tmp_path / "b.jpg").read_bytes() == saved_again(result, tmp_path / "c.jpg")  # saving does not change it
+    holes = np.zeros((40, 24), bool)
+    holes[10:14, 10:14] = True
+    filled = model.inpaint(photo, holes)
+    assert isinstance(filled, Picture)
+    changed = (filled.to_array() != before).any(axis=2)
+    assert changed.any() and not changed[~holes].any()
+    assert np.array_equal(photo.to_array(), before)
+
+
+def saved_again(picture: Picture, path: Path) -> bytes:
+    picture.save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("channels", [(2,), (3,), (4,)])
+def test_a_picture_of_16_bits(model: Model, tmp_path: Path, channels: tuple[int, ...]) -> None:
+    pixels = noise(20, 30, *channels, dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+    photo = open_image(tmp_path / "a.png")
+    assert np.array_equal(photo.to_array(), pixels)
+    model.denoise(photo, strength=0).save(tmp_path / "b.tiff")
+    assert np.array_equal(open_image(tmp_path / "b.tiff").to_array(), pixels)
+    result = model.denoise(tmp_path / "a.png").to_array()
+    assert result.dtype == np.uint16 and not np.array_equal(result, pixels)
+    with pytest.raises(ImageError, match=r"16 bits per color, which a PIL.Image cannot hold: use to_array"):
+        photo.to_pil()
+
+
+def test_what_cannot_be_opened_or_saved(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^image .*none\.png: no such file"):
+        open_image(tmp_path / "none.png")
+    with pytest.raises(UsageError, match="source must be the path or the bytes of an image file, not int"):
+        open_image(3)  # type: ignore[arg-type]
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    photo = open_image(tmp_path / "a.png")
+    assert repr(photo) == "<skipae.Picture 3 x 2, 8-bit gray, from PNG>"
+    with pytest.raises(UsageError, match="max_pixels must be at least 1, not 0"):
+        open_image(tmp_path / "a.png", max_pixels=0)
+    with pytest.raises(UsageError, match="does not say which format to write"):
+        photo.save(tmp_path / "b.xyz")
+    with pytest.raises(UsageError, match="quality must be from 1 to 100, not 0"):
+        photo.save(tmp_path / "b.jpg", quality=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_models_are_listed() -> None:
+    assert skipae.list_models()[0] == "skipae-natural"
+    assert set(skipae.list_models("segmentation")) < set(skipae.list_models())
+
+
+@pytest.mark.parametrize("name", ["open_image", "Picture", "list_models"])
+def test_examples_of_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(noise(32, 48, 3)).save("photo.jpg")
+    public = {name: getattr(skipae, name) for name in skipae.__all__}
+    for example in doctest.DocTestFinder().find(public[name], name, globs=public):
+        assert doctest.DocTestRunner().run(example).failed == 0
+
+
+USER = """
+from collections.abc import Sequence
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skipae import Loss, Model, Picture, from_pretrained, list_models, open_image
+
+model = from_pretrained(list_models("restoration")[0], device="cpu")
+assert_type(model, Model)
+photo = open_image("a.jpg", max_pixels=1000)
+assert_type(photo, Picture)
+assert_type(model.denoise(photo), Picture)
+assert_type(model.denoise("a.jpg", strength=0.5), Picture)
+assert_type(model.inpaint(b"", np.zeros((3, 3), bool)), Picture)
+assert_type(model.denoise(Image.new("L", (3, 3))), Image.Image)
+assert_type(photo.to_pil(), Image.Image)
+losses = photo.save("b.jpg", quality=90)
+assert_type(losses, list[Loss])
+names: Sequence[str] = [layer.name for layer in model.layers]
+model.denoise(3)
+"""
+
+
+def test_types_of_a_user_s_file(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    for package in (skipae, skipae_zoo, skipae_train):
+        assert (Path(package.__path__[0]) / "py.typed").is_file()
+    file = tmp_path / "user.py"
+    file.write_text(USER)
+    config = tmp_path / "mypy.ini"  # what user code never sees is not followed: it takes mypy a minute
+    config.write_text(
+        "[mypy]\nstrict = true\n[mypy-huggingface_hub.*,onnxruntime.*,sklearn.*]\nfollow_imports = skip\n"
+    )
+    cache = pytestconfig.cache.mkdir("mypy")  # type: ignore[union-attr]
+    words = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(cache), str(file)]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    problems = [line for line in result.stdout.splitlines() if "error:" in line]
+    assert len(problems) == 1 and 'No overload variant of "denoise"' in problems[0], result.stdout + result.stderr
 
 
 def test_tiles_give_the_same(model: Model) -> None:

@@ -1,8 +1,8 @@
 """Denoise photos and extract image features with convolutional auto-encoders, by ONNX Runtime.
 
->>> from skipae import from_pretrained
+>>> from skipae import from_pretrained, open_image
 >>> model = from_pretrained("skipae-natural", device="auto")
->>> clean = model.denoise("photo.png")
+>>> losses = model.denoise(open_image("photo.jpg")).save("clean.jpg")
 >>> features = model.features(["a.png", "b.png"], layers=["enc6"])
 
 Importing this package loads neither numpy, Pillow nor ONNX Runtime; :func:`from_pretrained` does.
@@ -10,11 +10,14 @@ Importing this package loads neither numpy, Pillow nor ONNX Runtime; :func:`from
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from skipae.errors import DeviceError, ImageError, ModelError, SkipaeError, UsageError
 
 if TYPE_CHECKING:
+    from skipae.checkpoints import list_models
+    from skipae.images import Loss, Picture, open_image
     from skipae.model import Model, from_pretrained
     from skipae.transformer import FeatureExtractor as FeatureExtractor
 
@@ -23,20 +26,31 @@ __version__ = "0.1.0"
 __all__ = [
     "DeviceError",
     "ImageError",
+    "Loss",
     "Model",
     "ModelError",
+    "Picture",
     "SkipaeError",
     "UsageError",
     "__version__",
     "from_pretrained",
+    "list_models",
+    "open_image",
 ]
+
+_HOMES = {
+    "Loss": "skipae.images",
+    "Model": "skipae.model",
+    "Picture": "skipae.images",
+    "from_pretrained": "skipae.model",
+    "list_models": "skipae.checkpoints",
+    "open_image": "skipae.images",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name in {"Model", "from_pretrained"}:
-        from skipae import model
-
-        return getattr(model, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name == "FeatureExtractor":  # not in __all__: import * must work without scikit-learn
         try:
             from skipae.transformer import FeatureExtractor

@@ -402,7 +402,7 @@ def write_picture(
     notes: list[str] = []
 
     def encode(file: BinaryIO) -> None:
-        notes.extend(picture.encode(file, format=job.format, quality=quality))
+        notes.extend(map(str, picture.encode(file, format=job.format, quality=quality)))
 
     write_result(job, encode, overwrite=overwrite)
     return picture.notes + notes
@@ -636,7 +636,7 @@ class _Pipeline:
             if job.source is None and sys.stdin is None:
                 raise ImageError("standard input is closed")
             source = sys.stdin.buffer.read() if job.source is None else job.source
-            opened = images.open_image(source, max_pixels=self.max_pixels)
+            opened = images.read_header(source, max_pixels=self.max_pixels)
         except MemoryError:
             raise ImageError(NO_MEMORY) from None
         if wait_if_large and opened.size[0] * opened.size[1] > OVERLAP_PIXELS:

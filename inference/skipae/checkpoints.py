@@ -77,7 +77,7 @@ def find_folder(
     if not bare and repo is None:
         what = "is not a folder" if path.exists() else "does not exist"
         raise ModelError(
-            f"model {text!r} {what}: give the folder that holds its config.json, or one of {', '.join(_names())}"
+            f"model {text!r} {what}: give the folder that holds its config.json, or one of {', '.join(list_models())}"
         )
     if revision is None and bare and _holds(BUNDLED / text, files):
         return BUNDLED / text
@@ -88,18 +88,18 @@ def find_folder(
             return found
     looked = f"; {MIRROR}={redact(mirror)} does not hold it" if mirror else ""
     if repo is None:
-        close = difflib.get_close_matches(text, _names(), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelError(
             f"unknown model {text!r}{hint}: give a checkpoint folder, org/name of the Hub, or one of "
-            f"{', '.join(_names())}{looked}"
+            f"{', '.join(list_models())}{looked}"
         )
     published = entry.published if entry else None
     if entry and published is None and revision is None:
         if text == DEFAULT and files == INFERENCE:
             raise ModelError(f"model {text} comes with skipae, but {BUNDLED / text} is missing: install skipae again")
         kind = " for training" if _holds(BUNDLED / text, INFERENCE) else ""
-        able = ", ".join(name for name in _names() if _holds(BUNDLED / name, files)) or "none"
+        able = ", ".join(name for name in list_models() if _holds(BUNDLED / name, files)) or "none"
         raise ModelError(
             f"the weights of {text}{kind} are not published yet{looked}; weights come with skipae for: {able}. To "
             f"train it, run '{entry.command}', then 'skipae-train export RUN --out FOLDER --name {text}', and pass "
@@ -137,6 +137,18 @@ def load_config(folder: Path) -> CheckpointConfig:
         raise ModelError(str(error)) from error
 
 
+def list_models(task: Task | None = None) -> list[str]:
+    """Names of the checkpoints that :func:`skipae.from_pretrained` knows.
+
+    Args:
+        task: ``restoration``, ``classification`` or ``segmentation``; by default all.
+
+    >>> list_models("restoration")[0]
+    'skipae-natural'
+    """
+    return [entry.name for entry in CHECKPOINTS if task is None or entry.task == task]
+
+
 def problems(folder: Path, needed: str) -> list[str]:
     """What is wrong with the files of a checkpoint folder.
 
@@ -159,9 +171,5 @@ def problems(folder: Path, needed: str) -> list[str]:
 def require_task(config: CheckpointConfig, task: Task, verb: str) -> None:
     """Refuse a checkpoint made for another task; the :class:`ModelError` names those that can ``verb``."""
     if config.task != task:
-        able = ", ".join(entry.name for entry in CHECKPOINTS if entry.task == task)
+        able = ", ".join(list_models(task))
         raise ModelError(f"model {config.name} is for {config.task} and cannot {verb}: these can: {able}")
-
-
-def _names() -> list[str]:
-    return [entry.name for entry in CHECKPOINTS]

@@ -267,7 +267,7 @@ class _Worker:
             entry: Entry = {"file": path}
             source = self.folder / path if content is None else content
             try:
-                picture = images.read(source, max_pixels=self.max_pixels)
+                picture = images.to_picture(source, max_pixels=self.max_pixels)
                 entry["sha256"] = feature_files.digest(source)
                 pixels = extractor.prepare(picture.rgb())
             except ImageError as error:

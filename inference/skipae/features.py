@@ -235,7 +235,9 @@ def extract(
     return joined
 
 
-def load(image: NDArray[Any] | Image | images.Source, max_pixels: int = images.MAX_PIXELS) -> NDArray[Any]:
+def load(
+    image: NDArray[Any] | Image | images.Picture | images.Source, max_pixels: int = images.MAX_PIXELS
+) -> NDArray[Any]:
     """Pixels [H, W] (grey) or [H, W, 3] (RGB), uint8, uint16 or float, of an image of any kind; alpha is left out.
 
     Raises:
@@ -247,7 +249,7 @@ def load(image: NDArray[Any] | Image | images.Source, max_pixels: int = images.M
         if image.ndim == 2:
             return image
         return image[..., 0] if image.shape[2] == 1 else image[..., :3]
-    return images.read(image, max_pixels=max_pixels).rgb()
+    return images.to_picture(image, max_pixels=max_pixels).rgb()
 
 
 def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArray[Any]:
@@ -346,7 +348,9 @@ def _is_one(value: Any) -> bool:
     """Whether it is an image and not several."""
     if isinstance(value, np.ndarray):
         return value.ndim in (2, 3) and value.dtype.kind in "uifb"
-    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview) or images.is_pil(value)
+    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | images.Picture) or images.is_pil(
+        value
+    )
 
 
 def _nearest(name: str, known: dict[str, Layer]) -> str:

@@ -53,7 +53,9 @@ _SHIFTS = tuple(
 less about the hole (their pixels differ more from its surroundings), and gave 0.2 dB less in single small holes."""
 
 
-def read_mask(mask: NDArray[Any] | Image | images.Source, *, max_pixels: int = images.MAX_PIXELS) -> Mask:
+def read_mask(
+    mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
+) -> Mask:
     """Where a mask is not zero, bool [H, W].
 
     Args:
@@ -78,7 +80,7 @@ def read_mask(mask: NDArray[Any] | Image | images.Source, *, max_pixels: int = i
         if mask.shape[2] == 4:
             holes &= mask[..., 3] != 0
         return holes
-    picture = images.read(mask, "mask", max_pixels=max_pixels)
+    picture = images.to_picture(mask, "mask", max_pixels=max_pixels)
     light = picture.planes[0]
     holes = (light != 0).any(axis=2) if light.ndim == 3 else light != 0
     if picture.kind == "cmyk":

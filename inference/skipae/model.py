@@ -85,7 +85,7 @@ class Model:
     @overload
     def denoise(
         self,
-        image: Image | images.Source,
+        image: Image,
         *,
         strength: float = ...,
         luma: float | None = ...,
@@ -95,9 +95,22 @@ class Model:
         max_pixels: int = ...,
     ) -> Image: ...
 
+    @overload
     def denoise(
         self,
-        image: NDArray[Any] | Image | images.Source,
+        image: images.Picture | images.Source,
+        *,
+        strength: float = ...,
+        luma: float | None = ...,
+        chroma: float | None = ...,
+        tile: int | None = ...,
+        halo: int | None = ...,
+        max_pixels: int = ...,
+    ) -> images.Picture: ...
+
+    def denoise(
+        self,
+        image: NDArray[Any] | Image | images.Picture | images.Source,
         *,
         strength: float = 1.0,
         luma: float | None = None,
@@ -105,13 +118,14 @@ class Model:
         tile: int | None = None,
         halo: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
-    ) -> NDArray[Any] | Image:
+    ) -> NDArray[Any] | Image | images.Picture:
         """Remove noise from an image.
 
         Args:
-            image: a ``PIL.Image``; an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and alpha) of
-                uint8, uint16, or float in [0, 1]; or the path or the bytes of an image file.  Grey stays grey,
-                alpha is not touched.  A file's EXIF orientation is applied.
+            image: a :class:`skipae.Picture` (see :func:`skipae.open_image`); the path or the bytes of an image file,
+                which is opened; a ``PIL.Image``; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and
+                alpha) of uint8, uint16, or float in [0, 1].  Gray stays gray, alpha is not touched.  A file's EXIF
+                orientation is applied.
             strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
             luma: ``strength`` for brightness alone; by default the same.
             chroma: ``strength`` for colour alone; by default the same.
@@ -122,13 +136,12 @@ class Model:
             max_pixels: the largest image file to decode, in pixels.
 
         Returns:
-            An image like the one given: the same class, size, dtype, range and channels; a ``PIL.Image`` for a
-            path or bytes.
+            An image like the one given: the same class, size, dtype, range and channels; a ``Picture`` for a path
+            or bytes, whose ``save`` keeps everything that the file held.
 
         Raises:
             UsageError: an argument is none of these.
-            ImageError: the file cannot be decoded, or holds 16-bit colour, which a ``PIL.Image`` cannot; or memory
-                runs out.
+            ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
         checkpoints.require_task(self.config, "restoration", "denoise")
@@ -140,32 +153,44 @@ class Model:
         if isinstance(image, np.ndarray):
             return _restore_array(image, restore)
         with _named(image):
-            picture = images.read(image, max_pixels=max_pixels)
-        picture.require_pil()
+            picture = images.to_picture(image, max_pixels=max_pixels)
         picture.restore(restore)
-        return picture.to_pil()
+        return picture.to_pil() if images.is_pil(image) else picture
 
     @overload
     def inpaint(
-        self, image: NDArray[Any], mask: NDArray[Any] | Image | images.Source | None = ..., *, max_pixels: int = ...
+        self,
+        image: NDArray[Any],
+        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
+        *,
+        max_pixels: int = ...,
     ) -> NDArray[Any]: ...
 
     @overload
     def inpaint(
         self,
-        image: Image | images.Source,
-        mask: NDArray[Any] | Image | images.Source | None = ...,
+        image: Image,
+        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
         *,
         max_pixels: int = ...,
     ) -> Image: ...
 
+    @overload
     def inpaint(
         self,
-        image: NDArray[Any] | Image | images.Source,
-        mask: NDArray[Any] | Image | images.Source | None = None,
+        image: images.Picture | images.Source,
+        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
+        *,
+        max_pixels: int = ...,
+    ) -> images.Picture: ...
+
+    def inpaint(
+        self,
+        image: NDArray[Any] | Image | images.Picture | images.Source,
+        mask: NDArray[Any] | Image | images.Picture | images.Source | None = None,
         *,
         max_pixels: int = images.MAX_PIXELS,
-    ) -> NDArray[Any] | Image:
+    ) -> NDArray[Any] | Image | images.Picture:
         """Fill masked pixels from their surroundings; all others stay as they are, bit for bit.
 
         Args:
@@ -189,10 +214,9 @@ class Model:
             holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
         if not isinstance(image, np.ndarray):
             with _named(image):
-                picture = images.read(image, max_pixels=max_pixels)
-            picture.require_pil()
+                picture = images.to_picture(image, max_pixels=max_pixels)
             inpainting.inpaint_picture(self, picture, holes)
-            return picture.to_pil()
+            return picture.to_pil() if images.is_pil(image) else picture
         clear = holes is None and image.ndim == 3 and image.shape[2] == 4
         if holes is None:
             holes = image[..., 3] == 0 if clear else np.zeros(image.shape[:2], bool)
@@ -322,7 +346,11 @@ class Model:
         return features.extract(features.Extractor(self, settings, batch_size), images, max_pixels)
 
     def classify(
-        self, image: NDArray[Any] | Image | images.Source, top: int = 5, *, max_pixels: int = images.MAX_PIXELS
+        self,
+        image: NDArray[Any] | Image | images.Picture | images.Source,
+        top: int = 5,
+        *,
+        max_pixels: int = images.MAX_PIXELS,
     ) -> list[labelling.Score]:
         """What an image shows.
 
@@ -361,7 +389,7 @@ class Model:
     @overload
     def segment(
         self,
-        image: Image | images.Source,
+        image: Image | images.Picture | images.Source,
         *,
         tile: int | None = ...,
         halo: int | None = ...,
@@ -371,7 +399,7 @@ class Model:
 
     def segment(
         self,
-        image: NDArray[Any] | Image | images.Source,
+        image: NDArray[Any] | Image | images.Picture | images.Source,
         *,
         tile: int | None = None,
         halo: int | None = None,

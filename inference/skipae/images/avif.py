@@ -1,0 +1,57 @@
+"""AVIF: subsampling is kept, colors without a profile are reported, and more than 8 bits are refused."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from skipae.errors import ImageError
+from skipae.images.metadata import SRGB_CODES, Metadata
+from skipae.images.pillow import QUALITY
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def inspect(file: IO[bytes]) -> Metadata:
+    """Subsampling and colors of an AVIF.
+
+    Raises:
+        ImageError: it has 10 or 12 bits per color.
+    """
+    found = Metadata("AVIF")
+    # Of each picture, the byte that says depth (64), gray (16) and subsampling (8 and 4).
+    configurations = [box[2] for box in _boxes(file, b"av1C") if len(box) > 2]
+    if any(config & 64 for config in configurations):
+        # imagecodecs would read it, but gives neither its transfer function nor its profile.
+        raise ImageError(
+            "has 10 or 12 bits per colour, of which 2 or 4 would be lost: convert it to a PNG of 16 bits first"
+        )
+    for config in configurations[:1]:
+        found.subsampling = "4:0:0" if config & 16 else {0: "4:4:4", 8: "4:2:2", 12: "4:2:0"}.get(config & 12)
+    colors = _boxes(file, b"colr")
+    codes = next((box[5:8:2] for box in colors if box[:4] == b"nclx"), SRGB_CODES[0])
+    if codes not in SRGB_CODES and not any(box[:4] in (b"prof", b"rICC") for box in colors):
+        found.png_chunks.append((b"cICP", codes + b"\0\1"))
+    return found
+
+
+def arguments(image: Image.Image, metadata: Metadata, quality: int | None) -> dict[str, Any]:
+    """Arguments of ``Image.save``."""
+    found: dict[str, Any] = {"quality": QUALITY if quality is None else quality}
+    if metadata.subsampling is not None:
+        found["subsampling"] = metadata.subsampling
+    return found
+
+
+def _boxes(file: IO[bytes], name: bytes) -> list[bytes]:
+    """What follows each ``name`` in an AVIF's headers."""
+    found = []
+    file.seek(0)
+    while len(header := file.read(8)) == 8:
+        place, size = file.tell(), int.from_bytes(header[:4], "big")
+        if size < 8:
+            break
+        if header[4:] in (b"meta", b"moov"):
+            found += file.read(min(size - 8, 1 << 20)).split(name)[1:]
+        file.seek(place + size - 8)
+    return found

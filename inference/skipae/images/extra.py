@@ -1,0 +1,15 @@
+"""The packages of the extra ``16bit``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from skipae.errors import ImageError
+
+
+def require_16bit() -> None:
+    """Refuse a file of 16 bits per color, with the command to type, where the extra is not installed."""
+    if find_spec("imagecodecs") is None or find_spec("tifffile") is None:
+        raise ImageError(
+            "has 16 bits per colour, of which 8 would be lost: to keep them, type: pip install 'skipae[16bit]'"
+        )

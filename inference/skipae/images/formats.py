@@ -1,0 +1,156 @@
+"""The formats that are read and written: one row each, with all that it can hold."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal
+
+from skipae.images import avif, gif, jpeg, pillow, png, ppm, tiff, webp
+from skipae.images.metadata import Loss, Metadata
+from skipae.images.raster import Raster
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a format can hold, and its reader and writer."""
+
+    name: str
+    """Pillow's name."""
+    suffixes: tuple[str, ...]
+    """Extensions of file names, lower case."""
+    is_head: Callable[[bytes], bool]
+    """Whether a file that begins with these 64 bytes is one."""
+    read: Callable[[IO[bytes]], pillow.Opened]
+    write: Callable[[BinaryIO, Image.Image, Metadata, int | None], list[Loss]]
+    """Writes what Pillow has a mode for: file, image, metadata that it carries, quality from 1 to 100."""
+    write_16bit: Callable[[BinaryIO, Raster, Metadata], list[Loss]] | None = None
+    """Writes 16 bits in more than one channel."""
+    gray_16bit: bool = False
+    alpha: Literal["no", "yes", "clear or opaque"] = "no"
+    cmyk: bool = False
+    carries: frozenset[str] = field(default_factory=frozenset)
+    """Metadata by :attr:`Loss.what`."""
+    segment: int | None = None
+    """Most bytes of EXIF or XMP data."""
+
+    def holds_16bit(self, raster: Raster) -> bool:
+        """Whether it holds these 16-bit pixels as they are."""
+        if raster.kind == "cmyk" and not self.cmyk:
+            return False
+        return self.write_16bit is not None if raster.is_deep else self.gray_16bit
+
+
+_BMP_HEADERS = [struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)]
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format(
+            "PNG",
+            (".png",),
+            lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
+            png.read,
+            png.write,
+            png.write_16bit,
+            gray_16bit=True,
+            alpha="yes",
+            carries=frozenset({"icc", "exif", "xmp", "dpi", "text", "light"}),
+        ),
+        Format(
+            "JPEG",
+            (".jpg", ".jpeg", ".jpe", ".jfif"),
+            lambda head: head.startswith(b"\xff\xd8\xff"),
+            pillow.reader("JPEG", finish=jpeg.finish),
+            pillow.writer("JPEG", jpeg.arguments),
+            cmyk=True,
+            carries=frozenset({"icc", "exif", "xmp", "dpi", "iptc", "comment"}),
+            segment=jpeg.SEGMENT,
+        ),
+        Format(
+            "WEBP",
+            (".webp",),
+            lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+            pillow.reader("WEBP", webp.inspect),
+            pillow.writer("WEBP", webp.arguments),
+            alpha="yes",
+            carries=frozenset({"icc", "exif", "xmp"}),
+        ),
+        Format(
+            "TIFF",
+            (".tif", ".tiff"),
+            lambda head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+            tiff.read,
+            tiff.write,
+            tiff.write_16bit,
+            gray_16bit=True,
+            alpha="yes",
+            cmyk=True,
+            carries=frozenset({"icc", "exif", "xmp", "dpi", "iptc"}),
+        ),
+        Format(
+            "BMP",
+            (".bmp",),
+            lambda head: head[:2] == b"BM" and head[14:18] in _BMP_HEADERS,
+            pillow.reader("BMP"),
+            pillow.writer("BMP"),
+            carries=frozenset({"dpi"}),
+        ),
+        Format(
+            "GIF",
+            (".gif",),
+            lambda head: head[:6] in (b"GIF87a", b"GIF89a"),
+            pillow.reader("GIF"),
+            gif.write,
+            alpha="clear or opaque",
+            carries=frozenset({"comment"}),
+        ),
+        Format(
+            "AVIF",
+            (".avif",),
+            lambda head: head[4:8] == b"ftyp" and (b"avif" in head[8:64] or b"avis" in head[8:64]),
+            pillow.reader("AVIF", avif.inspect),
+            pillow.writer("AVIF", avif.arguments),
+            alpha="yes",
+            carries=frozenset({"icc", "exif", "xmp"}),
+        ),
+        Format(
+            "PPM",
+            (".ppm", ".pgm", ".pbm", ".pnm"),
+            lambda head: re.match(rb"P(?:[1-6]\s+(?:#|\d)|[fF]\s)", head) is not None,
+            pillow.reader("PPM", ppm.inspect),
+            pillow.writer("PPM"),
+            gray_16bit=True,
+        ),
+    )
+}
+"""Every format by its name."""
+
+SUFFIXES = {suffix: row.name for row in FORMATS.values() for suffix in row.suffixes}
+"""Format of each file name's extension, lower case."""
+
+
+def sniff(head: bytes) -> str | None:
+    """Format of a file by its first 64 bytes, a key of :data:`FORMATS`, or None."""
+    return next((row.name for row in FORMATS.values() if row.is_head(head)), None)
+
+
+def table() -> str:
+    """What each format holds, as a table in Markdown."""
+    metadata = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+    lines = [["format", "16-bit grey", "16-bit colour", "alpha", "CMYK", *metadata.values()], ["---"] * 9]
+    for row in FORMATS.values():
+        holds = [
+            row.gray_16bit,
+            row.write_16bit is not None,
+            row.alpha,
+            row.cmyk,
+            *(k in row.carries for k in metadata),
+        ]
+        lines.append([row.name, *(cell if isinstance(cell, str) else "yes" if cell else "no" for cell in holds)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
