@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from skipae import ModelError, from_pretrained
+from skipae_train import load
 from skipae_train.export import (
     PARITY_SIZES,
     ExportError,
@@ -188,3 +189,67 @@ def test_a_file_for_one_size(tmp_path):
             assert not operators & {"Shape", "Cast"} and ("Slice" in operators) == bool(height % 2)
             for value in (*graph.input, *graph.output):
                 assert [d.dim_value for d in value.type.tensor_type.shape.dim] == [1, 3, height, width]
+
+
+def forged(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file with any header."""
+    told = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    return len(told).to_bytes(8, "little") + told + data
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    network = trained_a_little(network_1((1, 2, 0, 0), 4))
+    export(network, folder, name="tiny", fill=(0.4, 0.5, 0.6), without=["onnx/model.onnx", "onnx/features.onnx"])
+    return folder
+
+
+def put(folder, content):
+    """Weights that the config vouches for."""
+    (folder / "model.safetensors").write_bytes(content)
+    write_config(
+        folder, replace(read_config(folder), files={"model.safetensors": sha256(folder / "model.safetensors")})
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "cannot be read"),
+        (b"\xff" * 100, "cannot be read"),
+        (forged(b"{"), "cannot be read"),
+        (forged([]), "cannot be read"),
+        (forged(b"[" * 5000), "cannot be read"),
+        (forged({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"), "cannot be read"),
+        (forged({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}), "cannot be read"),
+        (forged({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]}}, b"1234"), "cannot be read"),
+        (forged({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, b"1234"), "cannot be read"),
+        (forged({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234"), "does not hold the weights"),
+        (forged({}), "does not hold the weights"),
+    ],
+)
+def test_weights_that_are_not_what_their_file_says_are_refused(weights, content, told):
+    put(weights, content)
+    with pytest.raises(ModelError, match=rf"model\.safetensors {told}") as error:
+        load(weights)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_neither_loaded_nor_exported(tmp_path, value):
+    network = trained_a_little(network_1((1, 2, 0, 0), 4))
+    without = ["onnx/model.onnx", "onnx/features.onnx"]
+    export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6), without=without)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["encoder.enc2.conv.weight"][0, 0, 0, 0] = value
+    save_file(tensors, tmp_path / "wrong")
+    put(tmp_path, (tmp_path / "wrong").read_bytes())
+    told = r"holds weights that are NaN or infinite, in encoder\.enc2\.conv\.weight"
+    with pytest.raises(ModelError, match=rf"model\.safetensors {told}"):
+        load(tmp_path)
+    with torch.no_grad():
+        network.unit("enc2").conv.weight[0, 0, 0, 0] = value
+    with pytest.raises(ExportError, match=f"tiny {told}"):
+        export(network, tmp_path / "out", name="tiny", fill=(0.4, 0.5, 0.6), without=without)
+    assert not (tmp_path / "out").exists()

@@ -167,6 +167,18 @@ def change_weights(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def link_out(folder: Path) -> None:
+    """A file that only seems to lie in the folder."""
+    (folder.parent / "secret").write_text("key")
+    (folder / "training" / "more.txt").symlink_to(folder.parent / "secret")
+
+
+def link_folder_out(folder: Path) -> None:
+    """The same of a folder."""
+    (folder / "assets").rename(folder.parent / "private")
+    (folder / "assets").symlink_to(folder.parent / "private")
+
+
 def replace_notes(old: str, new: str):
     def change(folder: Path) -> None:
         assert old in NOTES
@@ -186,6 +198,11 @@ def replace_notes(old: str, new: str):
         (lambda f: (f / "training" / "notes.md").unlink(), r"notes\.md is missing"),
         (lambda f: (f / "training" / "metrics.json").unlink(), r"metrics\.json is missing: skipae-train evaluate"),
         (lambda f: (f / "training" / "metrics.json").write_text("[]"), "there are no scores"),
+        (
+            link_out,
+            r"training/more\.txt leads out of the folder, to .*secret: put a copy of the file",
+        ),
+        (link_folder_out, r"assets/before-and-after\.png leads out of the folder"),
         (replace_notes("license: cc-by-4.0", "tags: [a]"), "the head has no 'license'"),
         (replace_notes("license: cc-by-4.0", "license: other"), "needs a 'license_name'"),
         (replace_notes("license: cc-by-4.0", "license: [}"), "is no YAML"),

@@ -25,7 +25,7 @@ from torch import nn
 from skipae.runtime import load_runtime
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
-from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit
+from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
 from skipae_zoo import CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
 
 if TYPE_CHECKING:
@@ -426,6 +426,7 @@ def export(
         default_layer=default_layer,
     )
     try:
+        check_finite(network.state_dict(), name)
         CheckpointConfig.from_dict(json.loads(json.dumps(config.to_dict())), source=f"the config of {name}")
     except ConfigError as error:
         raise ExportError(str(error)) from error

@@ -8,7 +8,7 @@ corruption and its loss.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self, cast
 
@@ -105,7 +105,11 @@ class Network(nn.Module):
                 f"{folder} is for {config.task}: it holds a {type(network).__name__}, not a {cls.__name__}"
             )
         path = verified_file(folder, config, "model.safetensors")
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        try:
+            tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        except Exception as error:  # damaged and forged files raise nearly anything
+            told = " ".join(str(error).split())[:100]
+            raise ConfigError(f"{path} cannot be read ({told}): fetch or export the checkpoint again") from error
         expected = {name: value.shape for name, value in network.state_dict().items() if _is_stored(name)}
         if expected != {name: value.shape for name, value in tensors.items()}:
             wrong = [
@@ -114,6 +118,7 @@ class Network(nn.Module):
             raise ConfigError(
                 f"{path} does not hold the weights of its config.json's network; look at: {', '.join(wrong[:4])}"
             )
+        check_finite(tensors, path)
         network.load_state_dict(tensors, strict=False)
         return network.eval()
 
@@ -402,6 +407,17 @@ def check_architecture(
         raise TransferError(
             f"the weights of another architecture do not fit: of the pre-trained network {told}; take one of the same "
             "recipe, variant and budget"
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], where: object) -> None:
+    """Raise :class:`skipae_zoo.ConfigError` where a network's values are not all numbers."""
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        raise ConfigError(
+            f"{where} holds weights that are NaN or infinite, in {wrong[0]}{more}: the training diverged, or the file "
+            "is damaged; take another state of the run, or fetch the checkpoint again"
         )
 
 

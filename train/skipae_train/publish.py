@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
@@ -53,6 +53,7 @@ def publish(
     folder = _folder(name)
     config, licence = check(folder)
     files = sorted({p for pattern in ALLOWED for p in folder.glob(pattern) if p.is_file()})
+    _refuse_links(folder, files)
     paths = {path.relative_to(folder).as_posix(): path for path in files}
     for path, file in paths.items():
         notify(f"{path}  {file.stat().st_size:,} bytes  sha256 {sha256(file)}")
@@ -83,6 +84,17 @@ def publish(
     notify(f"fetched again: all {len(paths)} files are the same byte for byte")
     size = sum((folder / file).stat().st_size for file in config.files if file.startswith("onnx/"))
     return Published(commit.oid, sha256(folder / "config.json"), size, licence)
+
+
+def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
+    """Raise :class:`PublishError` where a file to be sent lies elsewhere: a link may lead to what is private."""
+    inside = folder.resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(inside):
+            raise PublishError(
+                f"{file} leads out of the folder, to {file.resolve()}: put a copy of the file in the link's place, or "
+                "remove it"
+            )
 
 
 def check(folder: Path) -> tuple[CheckpointConfig, str]:

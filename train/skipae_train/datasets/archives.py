@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipae_train.data import DataError
+from skipae_train.data import DataError, require_file
 from skipae_train.datasets.sets import MemorySet
 
 Bytes = NDArray[np.uint8]
 _CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _STL_SITE = "https://cs.stanford.edu/~acoates/stl10/"
+_LARGEST = 4 << 30
+"""Bytes; STL-10's unlabelled images are 2.8 GB."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def stl10(root: Path, split: str) -> MemorySet:
         raise _damaged(where, f"{split}_X.bin", f"{len(pixels)} bytes are no whole number of 96 x 96 images", _STL_SITE)
     # Column-major in the file: a view, so that 2.8 GB are not copied.
     images = torch.from_numpy(pixels).view(-1, 3, 96, 96).transpose(-1, -2)
-    classes = tuple(files["class_names.txt"].tobytes().decode().split())
+    classes = tuple(_text(files["class_names.txt"].tobytes()).split())
     if not labelled:
         return MemorySet(images, None, classes)
     labels = torch.from_numpy(files[f"{split}_y.bin"]).long() - 1
@@ -135,7 +137,7 @@ def _binary_batches(
                 )
             records = data.reshape(-1, size)
             batches.append((records[:, -3072:], torch.from_numpy(records[:, spec.skip].astype(np.int64))))
-    return tuple(files[meta].tobytes().decode().split()), batches
+    return tuple(_text(files[meta].tobytes()).split()), batches
 
 
 def _pickled_batches(
@@ -184,6 +186,7 @@ def _read(root: Path, places: Sequence[tuple[str, str, list[str]]], site: str) -
 
 
 def _read_file(path: Path, site: str) -> Bytes:
+    require_file(path)
     try:
         return np.fromfile(path, np.uint8)
     except FileNotFoundError:
@@ -197,10 +200,14 @@ def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
             for member in archive:
                 name = Path(member.name).name
                 if name in wanted and member.isfile() and (source := archive.extractfile(member)):
+                    if member.size > _LARGEST:
+                        raise _damaged(path, name, f"it would take {member.size:,} bytes, which no file does", site)
                     found[name] = _fill(source, member.size)
                 if len(found) == len(wanted):
                     break
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} is truncated or no tar.gz ({error}): download it again from {site}") from error
     missing = [name for name in wanted if name not in found]
     if missing:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipae_train.data import IMAGE_SUFFIXES, DataError, find_images, is_hidden, open_rgb
+from skipae_train.data import IMAGE_SUFFIXES, DataError, find_images, is_hidden, open_rgb, read_text
 from skipae_train.datasets.sets import StreamedSet
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -148,11 +148,13 @@ def synsets(hypernym: str) -> frozenset[str]:
 def _annotations(path: Path, folder: Path) -> dict[str, str]:
     """File name -> synset, as Tiny-ImageNet's validation set states it."""
     named = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         fields = line.split("\t")
         if len(fields) < 2 or not _SYNSET.fullmatch(fields[1]):
             raise DataError(f"{path} has the line {line!r}, not 'FILE<tab>SYNSET<tab>...': unpack the set again")
         named[fields[0]] = fields[1]
+    if not (folder / "images").is_dir():
+        raise DataError(f"{folder / 'images'} is missing, but {path.name} names files in it: unpack the set again")
     there = {entry.name for entry in (folder / "images").iterdir()}
     missing = sorted(set(named) - there)
     if missing:

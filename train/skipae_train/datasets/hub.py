@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from skipae_train.data import DataError, open_rgb
@@ -35,6 +36,10 @@ class HubSet(StreamedSet):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
                 raise DataError(f"{source} has labels outside 0..{len(classes) - 1} in {label!r}: -1 marks hidden ones")
         super().__init__(labels, classes, len(rows), short_side=short_side)
+        cache = datasets.config
+        own = [source, cache.HF_DATASETS_CACHE, cache.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE]
+        # Of a set on the Hub its files in the cache; a row may name any file of this machine.
+        self._folders = [Path(folder).resolve() for folder in own if Path(folder).is_dir()]
         self.rows = rows.select_columns([self.column]).cast_column(self.column, datasets.Image(decode=False))
 
     def _name(self, row: int) -> str:
@@ -44,8 +49,15 @@ class HubSet(StreamedSet):
         stored = self.rows[row][self.column]
         if stored is None:
             raise DataError(f"{self._name(row)} has no image: drop the row")
-        file = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else Path(stored["path"])
-        return open_rgb(file, self._name(row), self.short_side)
+        if stored["bytes"] is not None:
+            return open_rgb(io.BytesIO(stored["bytes"]), self._name(row), self.short_side)
+        path = Path(stored["path"] or "").resolve()
+        if not any(path.is_relative_to(folder) for folder in self._folders):
+            raise DataError(
+                f"{self._name(row)} names the file {stored['path']!r} for its image, which is none of the set's own: "
+                "take the images into the set (the library datasets does with push_to_hub and save_to_disk)"
+            )
+        return open_rgb(path, self._name(row), self.short_side)
 
 
 def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> str | None:
@@ -102,7 +114,7 @@ def hub(
             if source.count("/") == 2 and not folder.exists():
                 name, _, configuration = source.rpartition("/")
             found = datasets.load_dataset(name, configuration, revision=revision)
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # what strangers' files make of the library is nearly anything
         raise DataError(f"{source} cannot be used ({type(error).__name__}: {' '.join(str(error).split())})") from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
     known, hidden = splits.get("validation"), splits.get("test")

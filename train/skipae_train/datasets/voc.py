@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipae_train.data import DataError, open_rgb
+from skipae_train.data import DataError, open_rgb, read_text, require_file
 from skipae_train.datasets.folders import FileSet
 from skipae_train.datasets.sets import VOID
 
@@ -41,9 +41,10 @@ def voc_classification(
     labels = np.zeros((len(names), len(classes)), np.int8)
     for row, name in zip(labels, names, strict=True):
         path = folder / "Annotations" / f"{name}.xml"
+        require_file(path)
         try:
             found = [(o.findtext("name"), o.findtext("difficult", "0")) for o in ElementTree.parse(path).iter("object")]
-        except (OSError, ElementTree.ParseError) as error:
+        except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of its encoding
             raise DataError(
                 f"{path} cannot be read ({error}), but {split}.txt names it: unpack the set again"
             ) from None
@@ -112,12 +113,13 @@ class SegmentationSet(FileSet):
 
     def _mask(self, row: int) -> Image.Image:
         path = self.masks[row]
+        require_file(path)
         try:
             with Image.open(path) as image:
                 image.load()
                 mode, indices = image.mode, np.array(image)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be decoded ({error}): unpack the set again") from error
+        except Exception as error:  # damaged files raise nearly anything
+            raise DataError(f"{path} cannot be decoded ({error}): repair or remove it") from error
         if mode not in ("P", "L"):
             raise DataError(f"{path} is a mask of mode {mode}: masks are palette or grey PNGs whose values are classes")
         unknown = set(np.unique(indices).tolist()) - {*range(len(self.classes)), VOID}
@@ -133,13 +135,16 @@ def _image_list(folder: Path, kind: str, split: str) -> list[str]:
     """Names of a list's images, without suffix."""
     path = folder / "ImageSets" / kind / f"{split}.txt"
     try:
-        names = path.read_text().split()
+        names = read_text(path).split()
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.txt") if "_" not in p.stem)
         there = f"there are {', '.join(known)}" if known else f"{path.parent} has no lists; unpack VOCdevkit there"
         raise DataError(f"{path} is missing: {there}") from None
     if not names:
         raise DataError(f"{path} names no images: unpack the set again")
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise DataError(f"{path} names {outside[0]}, which lies outside of the set: take it out of the list")
     return names
 
 
@@ -162,7 +167,7 @@ def _listed_classes(path: Path) -> list[str]:
     """Class names of ``INDEX NAME`` lines, in order; empty without such a file."""
     if not path.exists():
         return []
-    pairs = [re.fullmatch(r"(\d+)\s+(.+)", line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    pairs = [re.fullmatch(r"(\d{1,9})\s+(.+)", line.strip()) for line in read_text(path).splitlines() if line.strip()]
     named = [(int(pair[1]), pair[2]) for pair in pairs if pair and int(pair[1]) != VOID]
     if None in pairs or [index for index, _ in named] != list(range(len(named))):
         raise DataError(f"{path} must have lines 'INDEX NAME', indices 0, 1, 2, ... (and {VOID} for no label)")
