@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from skipae import images
 from skipae.errors import ImageError, SkipaeError, UsageError
+from skipae.files import remove_parts, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -417,7 +418,7 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
     if job.target is not None:
         if not overwrite and os.path.lexists(job.target):
             raise ImageError(_exists(job))
-        images.write_atomically(job.target, write)
+        write_atomically(job.target, write, overwrite=overwrite)
         return
     buffer = io.BytesIO()
     write(buffer)
@@ -493,6 +494,9 @@ class _Pipeline:
         """All jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
+        if not isinstance(self.task, Collector):
+            for folder in dict.fromkeys(job.target.parent for job in jobs if job.target is not None):
+                remove_parts(folder)
         self.task.load()
         if len(jobs) == 1:
             self._alone(jobs[0])
