@@ -463,6 +463,10 @@ class _Writing:
     future: Future[list[Written | ImageError]]
 
 
+_ENDING = 20.0
+"""Seconds that each run of the net gets after an interrupt, for images that were taken in already."""
+
+
 class _Pipeline:
     """Decodes the next image and encodes the last one while the net runs."""
 
@@ -508,13 +512,16 @@ class _Pipeline:
                 self._finish()
                 self._flush()
             except BaseException as stop:
+                from skipae.runtime import time_limit
+
                 # What is being written will be whole, and what is held is kept, on a second try where the net fails.
                 for end in (self._finish, self._flush, self._flush):
-                    with suppress(Exception):  # the first error is the one to tell
+                    with suppress(Exception), time_limit(_ENDING):  # the first error is the one to tell
                         end()
-                done = self.outcome.done - before
                 if isinstance(stop, KeyboardInterrupt):
-                    raise KeyboardInterrupt(f"interrupted: {done} of {len(jobs)} images are done") from None
+                    done = self.outcome.done - before
+                    way = "" if jobs[0].target is None else "; give --resume to go on"
+                    stop.args = (f"interrupted: {done} of {len(jobs)} images are done{way}",)
                 raise
 
     def _overlapped(self, jobs: list[Job], decoder: ThreadPoolExecutor, encoder: ThreadPoolExecutor) -> None:
