@@ -325,7 +325,8 @@ def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpo
         "bind_output",
         lambda self, name, device, index, real=made.__class__.bind_output: real(self, name, "cpu", index),
     )
-    monkeypatch.setattr(runtime, "load_runtime", lambda: types.SimpleNamespace(OrtValue=Value()))
+    stand_in = types.SimpleNamespace(OrtValue=Value(), RunOptions=onnxruntime.RunOptions)
+    monkeypatch.setattr(runtime, "load_runtime", lambda: stand_in)
     images = np.random.default_rng(0).random((3, 1, 3, 9, 7), np.float32)
     expected = [session.run(image) for image in images]
     session.device = Device("cuda")  # the same calls, on the CPU's memory
