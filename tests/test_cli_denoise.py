@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -521,7 +522,11 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
         restore(self, function)
 
     monkeypatch.setattr(images.Picture, "restore", interrupted)
-    failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+    failed(
+        run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
+        130,
+        "interrupted: 1 of 3 images are done; give --resume to go on",
+    )
     assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
     Image.open("a.denoised.png").load()
     assert [json.loads(line)["input"] for line in Path("r.jsonl").read_text().splitlines()] == ["a.png"]
@@ -587,7 +592,11 @@ def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypa
     monkeypatch.setattr(images.Picture, "encode", slow)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        failed(run("a.png", "b.png", "c.png", "--report", "r.jsonl"), 130, "interrupted: 1 of 3 images are done")
+        failed(
+            run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
+            130,
+            "interrupted: 1 of 3 images are done; give --resume to go on",
+        )
     finally:
         signal.signal(signal.SIGINT, before)
     assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
@@ -644,13 +653,71 @@ def test_control_characters_in_names(run: Run) -> None:
 def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
     write("in/a.png"), write("in/b.png", 1)
     assert run("in/a.png", "-o", "out/").exit_code == 0
-    Path("out/a.png").write_bytes(b"as it is")
+    Image.new("RGB", Image.open("in/a.png").size, "red").save("out/a.png")
+    before = Path("out/a.png").read_bytes()
     result = run("in", "-o", "out", "--resume")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert Path("out/a.png").read_bytes() == b"as it is"
+    assert Path("out/a.png").read_bytes() == before
     assert tree(folder / "out") == ["a.png", "b.png"]
     failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png exists already", "in/b.png: out/b.png exists already")
     failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing results and --overwrite")
+
+
+@pytest.mark.parametrize("format", images.FORMATS)
+def test_resume_makes_results_again_that_are_not_whole(run: Run, folder: Path, format: str) -> None:
+    extension = next(suffix for suffix, name in images.SUFFIXES.items() if name == format)
+    source, target = Path(f"in/a{extension}"), Path(f"out/a{extension}")
+    write(str(source), format=format)
+    assert run("in", "-o", "out").exit_code == 0
+    whole = target.read_bytes()
+    result = run("in", "-o", "out", "--resume", "--report", "r.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "") and Path("r.jsonl").read_text().count('"skipped"') == 1
+    other = io.BytesIO()
+    Image.new("RGB", (5, 5)).save(other, format)
+    size = Image.open(source).size
+    for damaged, text in {
+        b"": "is not a whole image",
+        b"a text": "is not a whole image",
+        whole[:100]: "is not a whole image",
+        whole[: len(whole) * 3 // 4]: "is not a whole image",
+        other.getvalue(): f"is of 5 x 5 pixels, not {size[0]} x {size[1]}",
+    }.items():
+        target.write_bytes(damaged)
+        shown = run("in", "-o", "out", "--resume", "--dry-run")
+        assert shown.stdout == f"{source} -> {target}\n" and target.read_bytes() == damaged
+        result = run("in", "-o", "out", "--resume")
+        first, *_ = result.stderr.splitlines()
+        assert (result.exit_code, first) == (0, f"skipae: {target} {text}: it is made again")
+        assert target.read_bytes() == whole
+
+
+def test_results_of_another_run_that_resumes_too_are_kept(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        write(f"in/{name}.png")
+    encode = images.Picture.encode
+
+    def meanwhile(self: images.Picture, *arguments: Any, **options: Any) -> list[str]:
+        for name in ("a", "c"):  # one that is being written here, and one that is to come
+            write(f"out/{name}.png", 1)
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(images.Picture, "encode", meanwhile)
+    theirs = write("theirs.png", 1).read_bytes()
+    result = run("in", "-o", "out", "--resume")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [Path(f"out/{name}.png").read_bytes() == theirs for name in ("a", "c")] == [True, True]
+    result = run("in/a.png", "-o", "out2/a.png")
+    assert result.exit_code == 0
+
+
+def test_parts_of_killed_runs_are_removed(run: Run, folder: Path) -> None:
+    write("in/a.png")
+    Path("out").mkdir()
+    Path("out/.skipae-0123456789abcdef.part").write_bytes(b"half")
+    assert run("in", "-o", "out", "--resume").exit_code == 0
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
 
 
 def test_fail_fast(run: Run, folder: Path) -> None:
@@ -818,11 +885,42 @@ def test_nothing_is_computed_that_cannot_be_printed(classifier: Path, folder: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_report_on_a_full_disk(run: Run) -> None:
-    write("photo.png")
-    failed(
-        run("photo.png", "--report", "/dev/full"), 1, "--report /dev/full cannot be written: No space left on device"
-    )
+def test_report_on_a_full_disk_does_not_end_the_run(run: Run) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(name)
+    result = run("a.png", "b.png", "c.png", "-o", "out", "--report", "/dev/full")
+    failed(result, 1, "--report /dev/full cannot be written: No space left on device; the run continues")
+    assert len(list(Path("out").iterdir())) == 3
+
+
+def test_a_report_is_whole_when_the_disk_has_room_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(name)
+    opened = batch._open_report
+    calls = 0
+
+    @contextmanager
+    def full_for_a_while(report: str, work: batch.Work) -> Iterator[Any]:
+        with opened(report, work) as file:
+            assert file is not None
+
+            class Disk:
+                name = report
+
+                def write(self, data: bytes) -> int:
+                    nonlocal calls
+                    calls += 1
+                    if calls == 2:
+                        raise OSError(28, "No space left on device")
+                    return file.write(data[:20])  # a part, as files do on a disk that is nearly full
+
+            yield Disk()
+
+    monkeypatch.setattr(batch, "_open_report", full_for_a_while)
+    result = run("a.png", "b.png", "c.png", "-o", "out", "--report", "r.jsonl")
+    assert result.exit_code == 0 and result.stderr.count("\n") == 1 and "the run continues" in result.stderr
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [line["input"] for line in lines] == ["a.png", "b.png", "c.png"]
 
 
 def test_file_size_limit(checkpoint: Path, folder: Path) -> None:
@@ -841,7 +939,7 @@ main(["denoise", "photo.png", "--device", "cpu", "--model", {str(checkpoint)!r}]
     assert tree(folder) == ["photo.png"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: int, code: int) -> None:
     photo(size=(2000, 1500)).save("photo.png")
     words = [sys.executable, "-m", "skipae", "denoise", "photo.png", "--threads", "1"]
@@ -856,5 +954,5 @@ def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: i
     child.send_signal(number)
     _, errors = child.communicate(timeout=120)
     assert child.returncode == code, errors
-    assert errors == (b"skipae: error: interrupted\n" if number == signal.SIGINT else b"")
+    assert errors == b"skipae: error: interrupted\n"
     assert tree(folder) == ["photo.png"]

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from conftest import tiny_features, tiny_graph, write_checkpoint
-from skipae import DeviceError, cli, feature_files, features, from_pretrained
+from skipae import DeviceError, UsageError, cli, feature_files, features, from_pretrained
 from skipae.commands import options
 
 Run = Callable[..., Result]
@@ -155,6 +155,12 @@ def test_a_shard_says_what_it_holds(run: Run) -> None:
         assert list(root["files"].asstr()) == paths and "checkpoint" in root.attrs["skipae"]
 
 
+def identity(path: str) -> dict[str, Any]:
+    status = Path(path).stat()
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"sha256": digest, "size": status.st_size, "mtime": status.st_mtime_ns}
+
+
 def test_manifest(run: Run, checkpoint: Path) -> None:
     paths = photos(2)
     assert run("in", "-o", "out", "--l2", "--report", "report.jsonl").exit_code == 0
@@ -167,9 +173,9 @@ def test_manifest(run: Run, checkpoint: Path) -> None:
     )  # fmt: skip
     assert {"skipae", "onnxruntime", "pillow", "numpy", "device"} == set(about["versions"])
     for row, (path, entry) in enumerate(zip(paths, images, strict=True)):
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        assert entry == {"file": path, "sha256": digest, "shard": "00000.npz", "row": row}
-    assert last == {"shard": "00000.npz", "rows": 2}
+        assert entry == {"file": path, **identity(path), "shard": "00000.npz", "row": row}
+    assert last == {"shard": "00000.npz", "rows": 2, "files": {"00000.npz": identity("out/00000.npz")}}
+    assert names("out") == ["00000.npz", "_manifest.jsonl"]  # no lock
     report = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
     assert [(line["input"], line["status"], line["output"], line["row"]) for line in report] == [
         (paths[0], "done", "out", 0),
@@ -282,6 +288,88 @@ def test_resume(run: Run, checkpoint: Path) -> None:
     assert run("in", "-o", "out", "--resume").exit_code == 0  # nothing is left to do
     assert Path("out/_manifest.jsonl").read_bytes() == before
     failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "give one of them")
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_resume_makes_shards_again_that_are_not_what_was_written(run: Run, checkpoint: Path, kind: str) -> None:
+    paths = photos(8)
+    words = ["in", "-o", "out", "--format", kind, "--shard-size", 2]
+    assert run(*words).exit_code == 0
+    before = names("out")
+    gone, cut, foreign, _ = (Path("out", name) for name in before if name.startswith("0"))
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    foreign.write_bytes(b"x" * foreign.stat().st_size)
+    result = run(*words, "--dry-run", "--resume")
+    assert result.stdout == "".join(f"{path} -> out\n" for path in paths[:6]) and not gone.exists()
+    result = run(*words, "--resume", "--report", "report.jsonl")
+    assert result.exit_code == 0
+    assert len(result.stderr.splitlines()) == 3
+    for line, k in zip(result.stderr.splitlines(), range(3), strict=True):
+        assert line.startswith(f"skipae: out/0000{k}.") and "is missing or is not the file that was written" in line
+    assert names("out") == before
+    check(checkpoint, stored(["enc2"]), paths)
+    assert Path("report.jsonl").read_text().count('"skipped"') == 2
+    foreign.touch()  # its time alone differs
+    result = run(*words, "--resume")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_resume_makes_one_file_again(run: Run, checkpoint: Path) -> None:
+    paths = photos(3)
+    for damage in (Path.unlink, lambda path: path.write_bytes(b"cut")):
+        assert run("in", "-o", "one.npz", "--overwrite").exit_code == 0
+        damage(Path("one.npz"))
+        assert run("in", "-o", "one.npz", "--resume").exit_code == 0
+        assert sorted(path.name for path in Path().glob("*one*")) == ["one.npz", "one.npz.manifest.jsonl"]
+        check(checkpoint, stored(["enc2"], ".", "one.npz.manifest.jsonl"), paths)
+
+
+def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
+    paths = photos(6)
+    words = ["-o", "out", "--shard-size", 3]
+    assert run("in", *words).exit_code == 0
+    Image.new("RGB", (9, 12), "red").save(paths[1])
+    Path(paths[5]).touch()  # the same bytes
+    text = f"{paths[1]} changed since its features were made"
+    before = stored(["enc2"])
+    result = run(paths[1], *words, "--resume")  # the others of its shard would be lost
+    assert result.exit_code == 0 and f"{text}, which are kept: give all images of 00000.npz" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and stored(["enc2"]).keys() == before.keys()
+    result = run("in", *words, "--resume", "--report", "report.jsonl")
+    assert (result.exit_code, result.stderr) == (0, f"skipae: {text}: 00000.npz is made again\n")
+    check(checkpoint, stored(["enc2"]), paths)
+    assert Path("report.jsonl").read_text().count('"skipped"') == 3
+
+
+def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> None:
+    paths = photos(2)
+    for output in ("out", "one.npz"):
+        first = feature_files.Store(output, ABOUT)
+        first.begin({})
+        place = next(iter(Path().rglob("*manifest.jsonl")))
+        before = place.read_bytes()
+        text = f"-o {output} is being written by another run, process {os.getpid()} on "
+        failed(run("in", "-o", output, "--overwrite"), 2, text)
+        assert place.read_bytes() == before
+        first.end()
+        assert not list(Path().rglob("*manifest.jsonl*"))
+    # Both looked before either wrote.
+    second = feature_files.Store("out", ABOUT)
+    assert run("in", "-o", "out").exit_code == 0
+    with pytest.raises(UsageError, match="-o out was written by another run meanwhile: try again with --resume"):
+        second.begin({})
+    second.end()
+    check(checkpoint, stored(["enc2"]), paths)
+
+
+def test_parts_of_a_killed_run_are_removed(run: Run) -> None:
+    paths = photos(2)
+    assert run(paths[0], "-o", "out").exit_code == 0
+    Path("out/.skipae-0123456789abcdef.part").write_bytes(b"half")
+    Path("out/._manifest.jsonl.lock").write_text("1 on here")
+    assert run("in", "-o", "out", "--resume").exit_code == 0
+    assert names("out") == ["00000.npz", "00001.npz", "_manifest.jsonl"]
 
 
 def test_resume_does_not_mix(run: Run, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     entry, values = {"file": "a", "sha256": "0"}, {"enc2": np.zeros(4, np.float32)}
     with pytest.raises(ModelError):
         cluster._write([({}, [(entry, values)], 0), answer], store, outcome, None)
-    assert outcome.done == 1 and manifest()[-1] == {"shard": "00000.npz", "rows": 1}  # what came before is kept
+    assert outcome.done == 1 and manifest()[-1]["rows"] == 1  # what came before is kept
 
 
 def test_a_shard_has_one_shape(checkpoint: Path) -> None:

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import re
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from skipae import ImageError, images
-from skipae.images import Picture, read_header, write, write_atomically
+from skipae.files import write_atomically
+from skipae.images import Picture, read_header
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -771,49 +771,6 @@ def test_unreadable_paths(tmp_path: Path) -> None:
     ):
         with pytest.raises(ImageError, match=message):
             read_header(path)
-
-
-def write_bytes(data: bytes) -> Callable[[Any], None]:
-    return lambda file: file.write(data)
-
-
-def test_atomic_writing(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "x.png"
-    write_atomically(path, write_bytes(b"one"))
-    assert path.read_bytes() == b"one"
-    (tmp_path / "probe").touch()
-    assert path.stat().st_mode == (tmp_path / "probe").stat().st_mode
-
-    def full(file: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(ImageError, match=r"cannot write .*x\.png: No space left on device"):
-        write_atomically(path, full)
-
-    def interrupted(file: Any) -> None:
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, interrupted)
-    assert [child.name for child in path.parent.iterdir()] == ["x.png"]
-    assert path.read_bytes() == b"one"
-
-
-def test_atomic_writing_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(write.os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
-    monkeypatch.setattr(write.secrets, "token_hex", lambda size: "1" * 2 * size)
-    other = tmp_path / ".skipae-1111111111111111.part"
-    other.write_text("of another process")
-    with pytest.raises(ImageError, match=r"cannot write .*x\.png: File exists"):
-        write_atomically(tmp_path / "x.png", write_bytes(b"one"))
-    assert other.read_text() == "of another process" and not synced
-    monkeypatch.setattr(write.secrets, "token_hex", lambda size: "2" * 2 * size)
-    write_atomically(tmp_path / "x.png", write_bytes(b"one"))
-    assert synced == [3]  # whole before it has its name
-    assert sorted(child.name for child in tmp_path.iterdir()) == [other.name, "x.png"]
 
 
 class FullDisk(io.BytesIO):

@@ -64,7 +64,7 @@ class FakeSession:
             names = [name for name in names if name == "CPUExecutionProvider"] or ["CPUExecutionProvider"]
         return names
 
-    def run(self, _: None, feed: dict[str, Any]) -> list[Any]:
+    def run(self, _: None, feed: dict[str, Any], options: Any = None) -> list[Any]:
         if self.owner.run_error is not None:
             raise self.owner.run_error
         ((name, value),) = feed.items()
@@ -83,7 +83,7 @@ class FakeSession:
         self.owner.bindings.append(FakeBinding())
         return self.owner.bindings[-1]
 
-    def run_with_iobinding(self, binding: FakeBinding) -> None:
+    def run_with_iobinding(self, binding: FakeBinding, options: Any) -> None:
         binding.outputs = self.run(None, {"image": binding.image.value})
 
 
@@ -136,6 +136,7 @@ class FakeRuntime(types.ModuleType):
     """An onnxruntime whose GPU does what a test wants."""
 
     SessionOptions = FakeOptions
+    RunOptions = FakeOptions
     OrtValue = FakeValue
 
     def __init__(self, providers: list[str], folder: Path) -> None:
@@ -324,7 +325,8 @@ def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpo
         "bind_output",
         lambda self, name, device, index, real=made.__class__.bind_output: real(self, name, "cpu", index),
     )
-    monkeypatch.setattr(runtime, "load_runtime", lambda: types.SimpleNamespace(OrtValue=Value()))
+    stand_in = types.SimpleNamespace(OrtValue=Value(), RunOptions=onnxruntime.RunOptions)
+    monkeypatch.setattr(runtime, "load_runtime", lambda: stand_in)
     images = np.random.default_rng(0).random((3, 1, 3, 9, 7), np.float32)
     expected = [session.run(image) for image in images]
     session.device = Device("cuda")  # the same calls, on the CPU's memory

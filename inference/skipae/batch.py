@@ -4,7 +4,8 @@ Names.  Without an output, ``photo.png`` becomes ``photo.denoised.png`` beside i
 is left out when a folder is walked.  With an output, one input goes to that file, or into it if it is a folder;
 several inputs go into it by their names, and what a folder holds goes below it with its tree.
 
-Results are written whole or not at all, so that one that exists is done: that is what ``--resume`` goes by.
+Results are written whole or not at all.  ``--resume`` leaves out those that are there, after a look at their header,
+size and end: copies and full disks truncate files too.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from skipae import images
-from skipae.errors import ImageError, SkipaeError, UsageError
+from skipae.errors import ImageError, UsageError
+from skipae.files import ExistsError, remove_parts, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +65,10 @@ class Job:
     """Pillow's name of the format to write; None keeps the input's."""
     tree: Path | None = None
     """The folder that was named, where the source was found below it."""
+    resumes: bool = False
+    """Whether a result that another run writes meanwhile is taken as done."""
+    again: bool = False
+    """Whether what is there is not the whole result, and is replaced."""
 
     @property
     def name(self) -> str:
@@ -166,12 +172,14 @@ class Outcome:
     failed: int = 0
     unread: int = 0
     """Of the failed, those that could not be read."""
+    report_failed: bool = False
+    """Whether lines of the report are missing."""
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some failed, 5 no input could be read."""
+        """0 all done, 1 some failed or are missing in the report, 5 no input could be read."""
         if not self.failed:
-            return 0
+            return int(self.report_failed)
         return 5 if not self.done and self.unread == self.failed else 1
 
 
@@ -305,9 +313,14 @@ def plan(
     _refuse_collisions(jobs)
     for job in jobs:
         if overwrite or job.target is None or not os.path.lexists(job.target):
-            work.jobs.append(job)
+            work.jobs.append(replace(job, resumes=resume))
         elif resume:
-            work.skipped.append(job)
+            flaw = _flaw(job.target, job.source)
+            if flaw is None:
+                work.skipped.append(job)
+            else:
+                log.warning("%s %s: it is made again", job.target, flaw)
+                work.jobs.append(replace(job, again=True))
         else:
             work.failed.append(Failure(job.name, _exists(job), unread=False))
     return work
@@ -415,9 +428,11 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
         ImageError: it cannot be written, or the file exists.
     """
     if job.target is not None:
-        if not overwrite and os.path.lexists(job.target):
-            raise ImageError(_exists(job))
-        images.write_atomically(job.target, write)
+        try:
+            write_atomically(job.target, write, overwrite=overwrite or job.again)
+        except ExistsError:
+            if not job.resumes:
+                raise
         return
     buffer = io.BytesIO()
     write(buffer)
@@ -462,6 +477,10 @@ class _Writing:
     future: Future[list[Written | ImageError]]
 
 
+_ENDING = 20.0
+"""Seconds that each run of the net gets after an interrupt, for images that were taken in already."""
+
+
 class _Pipeline:
     """Decodes the next image and encodes the last one while the net runs."""
 
@@ -488,11 +507,16 @@ class _Pipeline:
         self.writing: _Writing | None = None
         self.held: list[_Image] = []
         """What a collector took in."""
+        self.unreported = bytearray()
+        """Lines of the report that could not be written yet."""
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
+        if not isinstance(self.task, Collector):
+            for folder in dict.fromkeys(job.target.parent for job in jobs if job.target is not None):
+                remove_parts(folder)
         self.task.load()
         if len(jobs) == 1:
             self._alone(jobs[0])
@@ -504,13 +528,16 @@ class _Pipeline:
                 self._finish()
                 self._flush()
             except BaseException as stop:
+                from skipae.runtime import time_limit
+
                 # What is being written will be whole, and what is held is kept, on a second try where the net fails.
                 for end in (self._finish, self._flush, self._flush):
-                    with suppress(Exception):  # the first error is the one to tell
+                    with suppress(Exception), time_limit(_ENDING):  # the first error is the one to tell
                         end()
-                done = self.outcome.done - before
                 if isinstance(stop, KeyboardInterrupt):
-                    raise KeyboardInterrupt(f"interrupted: {done} of {len(jobs)} images are done") from None
+                    done = self.outcome.done - before
+                    way = "" if jobs[0].target is None else "; give --resume to go on"
+                    stop.args = (f"interrupted: {done} of {len(jobs)} images are done{way}",)
                 raise
 
     def _overlapped(self, jobs: list[Job], decoder: ThreadPoolExecutor, encoder: ThreadPoolExecutor) -> None:
@@ -521,6 +548,11 @@ class _Pipeline:
                 return
             started = time.perf_counter()
             current, coming = coming, None
+            if job.resumes and job.target is not None and os.path.lexists(job.target):  # by another run, meanwhile
+                self.outcome.done += 1
+                self.report(input=job.name, output=str(job.target), status="skipped")
+                self.progress.update(1)
+                continue
             following = jobs[k + 1] if k + 1 < len(jobs) else None
             try:
                 opened = self._read(job, wait_if_large=True) if current is None else current.result()
@@ -578,11 +610,18 @@ class _Pipeline:
 
     def report(self, **entry: object) -> None:
         """Add a line to the report."""
-        if self.log is not None:
-            try:
-                self.log.write(json.dumps(entry).encode() + b"\n")
-            except OSError as error:
-                raise SkipaeError(f"--report {self.log.name} cannot be written: {error.strerror}") from error
+        if self.log is None:
+            return
+        self.unreported += json.dumps(entry).encode() + b"\n"
+        try:
+            while self.unreported:
+                del self.unreported[: self.log.write(self.unreported)]
+        except OSError as error:  # a disk may have room again
+            if not self.outcome.report_failed:
+                self.console.error(f"--report {self.log.name} cannot be written: {error.strerror}; the run continues")
+            self.outcome.report_failed = True
+        else:
+            self.outcome.report_failed = False
 
     def _skip(self, job: Job, error: ImageError) -> None:
         self.fail(job.name, str(error), unread=True)
@@ -829,6 +868,37 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         if os.path.lexists(job.target) and not job.target.is_file():
             raise UsageError(f"the result of {job.name} would be {job.target}, which is not a file: give another -o")
         targets[identity] = job
+
+
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+"""What whole files end with."""
+
+
+def _flaw(target: Path, source: Path | None) -> str | None:
+    """What shows that a file is not the whole result for an image, which has the image's size; None if nothing does."""
+    try:
+        with images.read_header(target, max_pixels=sys.maxsize) as opened, target.open("rb") as file:
+            size, format = opened.size, images.sniff(file.read(64)) or ""
+            file.seek(0)
+            header = file.read(8)
+            length = file.seek(0, os.SEEK_END)
+            end = _ENDS.get(format, b"")
+            file.seek(max(0, length - len(end)))
+            whole = file.read() == end if end else False
+            if format == "WEBP":
+                whole = length >= int.from_bytes(header[4:], "little") + 8
+            if not whole:
+                opened.decode()
+    except (ImageError, OSError, MemoryError):
+        return "is not a whole image"
+    try:
+        if source is not None:
+            with images.read_header(source, max_pixels=sys.maxsize) as opened:
+                if sorted(opened.size) != sorted(size):
+                    return f"is of {size[0]} x {size[1]} pixels, not {opened.size[0]} x {opened.size[1]}"
+    except (ImageError, MemoryError):
+        pass  # there is nothing to make it again from
+    return None
 
 
 def _exists(job: Job) -> str:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from skipae import __version__
-from skipae.errors import SkipaeError, UsageError
+from skipae.errors import SkipaeError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
-TERMINATED = 143
 
 COMMANDS = {
     "denoise": "Remove noise from images.",
@@ -79,7 +78,10 @@ class _Commands(click.Group):
         extra.setdefault("terminal_width", _width())
         gc.freeze()  # what is loaded by now is not looked through again when the process ends: a sixth of --help
         with suppress(ValueError):  # only the main thread may
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that no half-written file stays
+            for name in ("SIGTERM", "SIGHUP"):  # so that no half-written file stays
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+                    signal.signal(number, _stop)
         try:
             code = super().main(args=arguments, prog_name=prog_name or "skipae", **extra)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -88,8 +90,10 @@ class _Commands(click.Group):
         except click.ClickException as error:
             _error(error.format_message())
             code = UsageError.exit_code
-        except click.Abort:
-            code = INTERRUPTED
+        except click.Abort as abort:
+            code = _code(abort.__cause__)
+        except Stopped as stopped:  # between the command and here
+            code = stopped.exit_code
         except Exception as error:
             if debug:
                 import traceback
@@ -108,7 +112,7 @@ class _Commands(click.Group):
             return super().invoke(context)
         except KeyboardInterrupt as interrupt:
             _error(str(interrupt) or "interrupted")
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            raise click.exceptions.Exit(_code(interrupt)) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -125,10 +129,21 @@ def _width() -> int:
         return 78
 
 
+def _stop(number: int, _: object) -> None:
+    stopped = Stopped()
+    stopped.exit_code = 128 + number
+    raise stopped
+
+
+def _code(interrupt: BaseException | None) -> int:
+    return interrupt.exit_code if isinstance(interrupt, Stopped) else INTERRUPTED
+
+
 def _error(text: str) -> None:
     from skipae.console import one_line
 
-    click.echo(one_line("skipae: error: " + " ".join(text.split())), err=True)
+    with suppress(OSError):  # the terminal was closed
+        click.echo(one_line("skipae: error: " + " ".join(text.split())), err=True)
 
 
 def _unexpected(error: Exception) -> str:

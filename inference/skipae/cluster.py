@@ -118,6 +118,8 @@ def extract(
         dataset = sources
     else:
         paths = _find(sources, Path(output), store, outcome)
+        if resume:
+            store.check(map(Path, paths))
         left = [path for path in paths if path not in store.done]
         outcome.done += len(paths) - len(left)
         if not left:
@@ -133,7 +135,7 @@ def extract(
             "cuda" if gpus else "cpu",
             cpus,
             Path.cwd(),
-            store.done,
+            set(store.done),
             max_pixels,
         ),
         batch_size=rows,
@@ -268,7 +270,7 @@ class _Worker:
             source = self.folder / path if content is None else content
             try:
                 picture = images.to_picture(source, max_pixels=self.max_pixels)
-                entry["sha256"] = feature_files.digest(source)
+                entry |= feature_files.identify(source)
                 pixels = extractor.prepare(picture.rgb())
             except ImageError as error:
                 rows.append((entry, error))

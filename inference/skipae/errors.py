@@ -31,3 +31,9 @@ class ModelError(SkipaeError):
     """The checkpoint could not be had, is damaged, or cannot do what was asked of it."""
 
     exit_code = 4
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was told to end, by SIGTERM or as its terminal was closed; it does as after Ctrl-C."""
+
+    exit_code: int = 143

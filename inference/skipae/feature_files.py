@@ -1,9 +1,10 @@
 """Features on disk: files of many images each (shards), and a manifest that says what is where.
 
 The manifest is text, a JSON object a line: first ``{"run": ...}`` with all that the values depend on, then for each
-shard its images ``{"file", "sha256", "shard", "row"}`` and a line ``{"shard", "rows"}`` that closes it; images that
-failed are ``{"file", "error"}``.  A shard appears whole, then its lines in one piece, so that what a kill leaves
-behind is known: lines after the last closed shard do not count, and ``--resume`` goes on from there.
+shard its images ``{"file", "sha256", "size", "mtime", "shard", "row"}`` and a line ``{"shard", "rows", "files"}`` that
+closes it, with sha256, size and time of the files written; images that failed are ``{"file", "error"}``.  A shard
+appears whole, then its lines in one piece, so that what a kill leaves behind is known: lines after the last closed
+shard do not count, and ``--resume`` goes on from there, with the images of shards that are not as they were written.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import json
 import os
 import re
 import stat
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +30,7 @@ from skipae import images
 from skipae.batch import Advance, Job, Write, Written
 from skipae.errors import ImageError, UsageError
 from skipae.features import Extractor, Features, Settings
+from skipae.files import lock, remove_parts, write_atomically
 from skipae.runtime import Device, load_runtime
 
 EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
@@ -102,13 +105,23 @@ class Store:
         # What reads a folder of Parquet files passes over names that start with _.
         self.manifest = self.folder / (f"{self.output.name}.manifest.jsonl" if self._single else "_manifest.jsonl")
         self.run = run | {"format": self.format}
-        self.done: set[str] = set()
-        """Images whose features are there."""
+        self.done: dict[str, tuple[str, Entry]] = {}
+        """Images whose features are there, with the shard and the file that they were made of."""
+        self.notes: list[str] = []
+        """What ``resume`` found changed, a line each."""
         self._failures: deque[Entry] = deque()
-        self._shards = 0
+        self._shards: set[str] = set()
+        """Those that are whole."""
+        self._number = 0
+        """No earlier shard is missing."""
+        self._lost: set[str] = set()
+        """Shards of the manifest that are made again."""
         self._replaced: list[Path] = []
         self._begun = False
         self._closed = 0  # bytes of the manifest up to the last closed shard
+        self._lock = self.manifest.with_name(f".{self.manifest.name}.lock")
+        self._locked = ExitStack()
+        self._seen = _state(self.manifest)
         self._overwrite = overwrite
         if overwrite and resume:
             raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
@@ -129,17 +142,28 @@ class Store:
         """Start writing; ``versions`` of programs go into the manifest.
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: it cannot be written, or another process writes there.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._locked.enter_context(lock(self._lock, f"-o {self.output}"))
+            if _state(self.manifest) != self._seen:
+                raise UsageError(f"-o {self.output} was written by another run meanwhile: try again with --resume")
+            remove_parts(self.folder)
+            for path in self._replaced:
+                path.unlink(missing_ok=True)
+            if self._lost:
+                self._drop()
             with self.manifest.open("ab") as file:
                 file.truncate(self._closed)
                 file.write(json.dumps({"run": self.run | {"versions": versions}}).encode() + b"\n")
-            for path in self._replaced:  # which no line names any more, whenever this is killed
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UsageError(f"-o {self.output} cannot be written: {error.strerror or error}") from error
+        except (OSError, ImageError) as error:
+            self._locked.close()
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise UsageError(f"-o {self.output} cannot be written: {reason}") from error
+        except UsageError:
+            self._locked.close()
+            raise
         self._begun = True
 
     def fail(self, file: str, error: str) -> None:
@@ -157,9 +181,6 @@ class Store:
             ImageError: it cannot be written; nothing of it is left.
         """
         name = self._name()
-        there = self._existing(name)
-        if there and not self._overwrite:
-            raise ImageError(_in_the_way(there[0]))
         arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
         files = [entry["file"].encode(errors="backslashreplace").decode() for entry in entries]
         if self.format == "npy":
@@ -171,14 +192,15 @@ class Store:
         written: list[Path] = []
         try:
             for path, write in zip(self._paths(name), writes, strict=True):
-                images.write_atomically(path, write)
+                write_atomically(path, write, overwrite=self._overwrite)
                 written.append(path)
-            self._append([*lines, {"shard": name, "rows": len(rows)}])
+            made = {path.name: identify(path) for path in written}
+            self._append([*lines, {"shard": name, "rows": len(rows), "files": made}])
         except ImageError:
             for path in written:
                 path.unlink(missing_ok=True)
             raise
-        self._shards += 1
+        self._shards.add(name)
         return name
 
     def end(self) -> None:
@@ -187,10 +209,52 @@ class Store:
         Raises:
             ImageError: it cannot be written.
         """
-        if self._begun and not self._shards:
-            self.manifest.unlink(missing_ok=True)
-        elif self._begun:
-            self._append([])
+        with self._locked:
+            if self._begun and not self._shards:
+                self.manifest.unlink(missing_ok=True)
+            elif self._begun:
+                self._append([])
+
+    def check(self, sources: Iterable[Path]) -> None:
+        """Find the images among ``sources`` that changed since their features were made, and make those again.
+
+        A file of features holds what the manifest says of it, so that all its images are made again.  Where some of
+        them are not among ``sources``, it is kept, and :attr:`notes` names the image that changed.
+        """
+        given = {str(source): source for source in sources}
+        changed: dict[str, list[str]] = {}
+        for name in given.keys() & self.done.keys():
+            shard, about = self.done[name]
+            if not _unchanged(given[name], about):
+                changed.setdefault(shard, []).append(name)
+        held: Counter[str] = Counter(shard for shard, _ in self.done.values())
+        found: Counter[str] = Counter(self.done[name][0] for name in given.keys() & self.done.keys())
+        for shard, names in sorted(changed.items()):
+            for name in sorted(names):
+                if held[shard] == found[shard]:
+                    self.notes.append(f"{name} changed since its features were made: {shard} is made again")
+                else:
+                    self.notes.append(
+                        f"{name} changed since its features were made, which are kept: give all images of {shard} to "
+                        "make it again"
+                    )
+            if held[shard] == found[shard]:
+                self._lose(shard)
+                self._replaced += self._paths(shard)
+
+    def _lose(self, shard: str) -> None:
+        self._shards.discard(shard)
+        self._number = 0
+        self._lost.add(shard)
+        self.done = {name: value for name, value in self.done.items() if value[0] != shard}
+
+    def _drop(self) -> None:
+        """Write the manifest without the lines of lost shards."""
+        with self.manifest.open("rb") as file:
+            lines = file.read(self._closed).splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line).get("shard") not in self._lost]
+        write_atomically(self.manifest, lambda file: file.writelines(kept))
+        self._closed = sum(map(len, kept))
 
     def _read(self, resume: bool) -> bool:
         """Read the manifest; whether it says that a run of skipae began.
@@ -198,7 +262,8 @@ class Store:
         The folder may come from anywhere, and what the manifest names is deleted by ``--overwrite``: only names that
         this program writes are taken.
         """
-        waiting: list[str] = []
+        waiting: list[Entry] = []
+        broken: list[str] = []
         about: dict[str, Any] = {}
         size = 0
         try:
@@ -224,14 +289,24 @@ class Store:
                     elif "rows" in entry:
                         paths = self._paths_of(entry.get("shard"), about)
                         if resume:
-                            self._shards += 1
                             self._closed = size
-                            self.done.update(waiting)
+                            shard = entry["shard"]
+                            whole = self._is_whole(paths, entry.get("files"))
+                            if not whole:
+                                broken.append(shard)
+                                self.notes.append(
+                                    f"{self.folder / shard} is missing or is not the file that was written: its "
+                                    f"{len(waiting)} image(s) are to be made again"
+                                )
+                            self._shards.add(shard)
+                            self.done.update((image["file"], (shard, image)) for image in waiting)
                             waiting = []
-                        else:
+                        if not resume or not whole:
                             self._replaced += paths
                     elif "row" in entry:
-                        waiting.append(entry["file"])
+                        if not isinstance(entry["file"], str):
+                            raise ValueError(f"line {number} names no file")
+                        waiting.append(entry)
         except (OSError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -245,7 +320,18 @@ class Store:
             raise UsageError(
                 f"{self.manifest} is not a manifest of skipae: {reason}; remove it, or give another -o"
             ) from error
+        for shard in broken:
+            self._lose(shard)
         return bool(about)
+
+    def _is_whole(self, paths: list[Path], made: object) -> bool:
+        if not isinstance(made, dict):
+            return False
+        found = [made.get(path.name) for path in paths]
+        return all(
+            isinstance(about, dict) and about.get("sha256") is not None and _unchanged(path, about)
+            for path, about in zip(paths, found, strict=True)
+        )
 
     def _paths_of(self, shard: object, about: dict[str, Any]) -> list[Path]:
         """Files of a shard that a manifest names; :class:`ValueError` if this program would not name it so."""
@@ -287,9 +373,13 @@ class Store:
 
     def _name(self) -> str:
         """Of the next shard."""
-        number = f"{self._shards:05}"
-        stem = number if not self._single else self.output.stem + (f"-{number}" if self._shards else "")
-        return f"{stem}{'.{layer}' if self.format == 'npy' else ''}{EXTENSIONS[self.format]}"
+        while True:
+            number = f"{self._number:05}"
+            stem = number if not self._single else self.output.stem + (f"-{number}" if self._number else "")
+            name = f"{stem}{'.{layer}' if self.format == 'npy' else ''}{EXTENSIONS[self.format]}"
+            if name not in self._shards:
+                return name
+            self._number += 1
 
     def _existing(self, name: str) -> list[Path]:
         """What lies where a shard's files go."""
@@ -329,7 +419,7 @@ class Collection:
     def collect(self, job: Job, picture: images.Picture, advance: Advance) -> Write | None:
         """Take an image in; it goes through the net when there are enough of its size."""
         pixels = self._extractor.prepare(picture.rgb())
-        sha256 = None if job.source is None else digest(job.source)
+        about = {"sha256": None} if job.source is None else identify(job.source)
         # All work is done before the image is taken in, so that an interrupt leaves what was taken in complete.
         write = None
         changed = pixels.shape[:2] != self._shape
@@ -338,7 +428,7 @@ class Collection:
         mixed = changed and self._rows and self._extractor.settings.pool == "none"  # one shape in a shard
         if mixed or len(self._rows) + len(self._waiting) >= self._size or self._is_heavy():
             write = self.flush()
-        self._waiting.append(({"file": job.name, "sha256": sha256}, picture.notes, pixels))
+        self._waiting.append(({"file": job.name} | about, picture.notes, pixels))
         self._shape = pixels.shape[:2]
         advance(1)
         return write
@@ -406,21 +496,38 @@ def versions(device: Device) -> dict[str, str]:
     }
 
 
-def digest(source: Path | bytes) -> str | None:
-    """Sha256 of a file, given by its path or its bytes; None of a pipe, which can be read once.
+def identify(source: Path | bytes) -> Entry:
+    """What tells whether a file changed: sha256, and size in bytes and time of a file; null for what is read once.
 
     Raises:
         ImageError: it cannot be read.
     """
     if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    if not source.is_file():
-        return None
+        return {"sha256": hashlib.sha256(source).hexdigest()}
     try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return {"sha256": None}
         with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
+    return {"sha256": sha256, "size": status.st_size, "mtime": status.st_mtime_ns}
+
+
+def _unchanged(path: Path, about: object) -> bool:
+    """Whether a file is the one of :func:`identify`; it is read where its time alone differs."""
+    if not isinstance(about, dict):
+        return False
+    if about.get("sha256") is None:  # read once
+        return True
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != about.get("size", status.st_size):
+            return False
+        return status.st_mtime_ns == about.get("mtime") or identify(path)["sha256"] == about["sha256"]
+    except (OSError, ImageError):
+        return False
 
 
 def _write(store: Store, rows: list[Row]) -> list[Written | ImageError]:
@@ -495,6 +602,15 @@ def _about(run: object) -> dict[str, Any]:
         if not isinstance(layer, str) or _LAYER.fullmatch(layer) is None:
             raise ValueError(f"{_short(repr(layer))} is not a layer")
     return run
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Tells whether another process wrote a file; None where there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _in_the_way(path: Path) -> str:

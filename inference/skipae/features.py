@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import images, tiling
+from skipae import images, runtime, tiling
 from skipae.errors import ImageError, UsageError
 from skipae_zoo import CheckpointConfig, Layer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from skipae.model import Model
 
-FILE = "onnx/features.onnx"
+FILE = runtime.FEATURES
 DTYPES = ("float32", "float16")
 BATCH_SIZE = 16
 """Images of one size that go through the net together, where memory allows it."""

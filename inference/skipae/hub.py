@@ -270,7 +270,7 @@ class Mirror(Source):
 
         most = MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
         since, before, left = time.monotonic(), 0, RETRIES
-        with tqdm(unit="B", unit_scale=True, desc=file, disable=None) as bar:
+        with tqdm(unit="B", unit_scale=True, desc=file, disable=None) as bar:  # type: ignore[no-untyped-call]
             while True:
                 start = target.tell()
                 headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})

@@ -14,10 +14,13 @@ import os
 import re
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from skipae.errors import DeviceError, ModelError, UsageError
@@ -36,6 +39,9 @@ INSTALL = {
     "openvino": 'pip install "skipae[openvino]"',
 }
 """The line to type, by kind of device."""
+
+FEATURES = "onnx/features.onnx"
+"""The file of a checkpoint whose outputs are layers."""
 
 SMOKE_VALUE = 1 + 0.75 * 2**-11
 """Becomes 1 in bfloat16, float16 and TF32."""
@@ -131,18 +137,49 @@ class Session:
         Raises:
             MemoryError: the device has not enough memory for this size.
             DeviceError: the device failed.
+            ModelError: an output is not what the checkpoint's configuration says.
         """
         session = self.open()
         try:
             if self.device.kind == "cuda":
-                found = self._run_bound(session, image)
+                found = _interruptible(lambda options: self._run_bound(session, image, options))
             else:
-                found = session.run(None, {"image": image})
+                found = _interruptible(lambda options: session.run(None, {"image": image}, options))
         except Exception as error:  # the runtime's exceptions have no common base
             if _is_out_of_memory(error):
                 raise MemoryError(_first_line(error)) from error
             raise DeviceError(f"{self.device} failed to run {self.config.name}: {_first_line(error)}") from error
-        return {output.name: value for output, value in zip(session.get_outputs(), found, strict=True)}
+        outputs = {output.name: value for output, value in zip(session.get_outputs(), found, strict=True)}
+        self._check(outputs, image.shape)
+        return outputs
+
+    def _check(self, outputs: dict[str, NDArray[np.float32]], image: tuple[int, ...]) -> None:
+        """Compare outputs with what the configuration says; the graph is a stranger's program."""
+        count, _, height, width = image
+        layers = {layer.name: layer for layer in self.config.architecture.layers}
+        for name, value in outputs.items():
+            shape: tuple[int, ...]
+            if self.file == FEATURES:
+                if name not in layers:
+                    continue
+                shape = (count, layers[name].channels, *layers[name].output_size(height, width))
+            elif self.config.task == "classification":
+                shape = (count, len(self.config.labels))
+            else:
+                channels = 3 if self.config.task == "restoration" else len(self.config.labels)
+                shape = (count, channels, height, width)
+            found = getattr(value, "shape", None), str(getattr(value, "dtype", None))
+            if found != (shape, "float32"):
+                came = f"{found[1]} {list(found[0])}" if found[0] is not None else f"a {type(value).__name__}"
+                raise ModelError(
+                    f"{self.file} of {self.config.name} does not match its config.json: output {name} for an image of "
+                    f"{width} x {height} pixels is {came}, expected float32 {list(shape)}; use another checkpoint"
+                )
+            if self.file != FEATURES:
+                return  # the first is the one that is used
+        missing = [name for name in self.outputs if name not in outputs]
+        if missing:
+            raise ModelError(f"{self.file} of {self.config.name} has no output {missing[0]}; use another checkpoint")
 
     def trim(self) -> None:
         """Give back the memory that the runtime kept from the last runs; the next run takes it anew."""
@@ -157,9 +194,10 @@ class Session:
         session = self.open()
         sides = session.get_inputs()[0].shape[2:]  # numbers where the net takes one size only
         image = np.zeros((1, 3, *(side if isinstance(side, int) else 8 for side in sides)), np.float32)
-        session.run(None, {"image": image}, options)  # only at the end of a run
+        # The memory is given back only at the end of a run.
+        _interruptible(lambda chosen: session.run(None, {"image": image}, chosen), options)
 
-    def _run_bound(self, session: Any, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _run_bound(self, session: Any, image: NDArray[np.float32], options: Any) -> list[NDArray[np.float32]]:
         # Windows of one shape follow each other: input and outputs stay where they are on the GPU.  One run at a
         # time, as more at once gain nothing there.
         with self._lock:
@@ -167,7 +205,7 @@ class Session:
                 if self._bound is None or self._bound.shape != image.shape:
                     self._bound = None  # frees the old buffers before the new are taken
                     self._bound = _Bound(load_runtime(), session, image.shape, self.device)
-                return self._bound.run(image)
+                return self._bound.run(image, options)
             except Exception:
                 self._bound = None
                 raise
@@ -213,16 +251,88 @@ class _Bound:
             # Allocated by the first run, and taken again by the next.
             self._binding.bind_output(output.name, "cuda", device.index)
 
-    def run(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, image: NDArray[np.float32], options: Any) -> list[NDArray[np.float32]]:
         """The outputs, in the order of the session's."""
         import numpy as np
 
         self._image.update_inplace(np.ascontiguousarray(image))
         self._binding.synchronize_inputs()
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, options)
         self._binding.synchronize_outputs()
         found: list[NDArray[np.float32]] = self._binding.copy_outputs_to_cpu()
         return found
+
+
+class _Runner(threading.Thread):
+    """A thread that runs graphs for the main thread, which would not see signals while it runs one itself."""
+
+    def __init__(self) -> None:
+        super().__init__(name="skipae-run", daemon=True)
+        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Jobs as they come; they raise nothing."""
+        while True:
+            job = self.jobs.get()
+            job()
+            del job  # and the arrays that it holds
+
+
+_runner: _Runner | None = None
+_deadline = math.inf
+_ENDING = 5.0
+"""Seconds that a graph gets to end by itself once it was told to; between two nodes it looks."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End each graph that the main thread still runs after so many seconds, with :class:`DeviceError`."""
+    global _deadline
+    before, _deadline = _deadline, time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _deadline = before
+
+
+def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list[Any]:
+    """Call ``run`` with options of a run, which a signal (Ctrl-C, SIGTERM) ends between two of the graph's nodes."""
+    global _runner
+    if options is None:
+        options = load_runtime().RunOptions()
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        return run(options)
+    found: list[Any] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def job() -> None:
+        try:
+            found.extend(run(options))
+        except BaseException as error:
+            errors.append(error)
+        done.set()
+
+    if _runner is None:
+        _runner = _Runner()
+        _runner.start()
+    _runner.jobs.put(job)
+    try:
+        while not done.wait(min(_LONGEST_WAIT, max(0.0, _deadline - time.monotonic()))):
+            if time.monotonic() >= _deadline:
+                raise TimeoutError("the run was ended, it took too long")
+    except BaseException:
+        options.terminate = True
+        if not done.wait(_ENDING):
+            _runner = None  # left to itself: a node that never ends
+        raise
+    if errors:
+        raise errors.pop()
+    return found
+
+
+_LONGEST_WAIT = 0.2 if sys.platform == "win32" else 60.0
+"""Seconds after which the main thread looks for signals; on Windows a wait is not broken off by one."""
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -232,6 +342,8 @@ _orphans: list[Any] = []
 def _after_fork() -> None:
     # A session's threads and GPU context stay with the parent.  Its destructor may wait for those threads, so it
     # is kept, unused; a lock may have been held by a thread that is no longer there.
+    global _runner
+    _runner = None
     for session in list(_sessions):
         _orphans.append((session._session, session._bound))
         session._session = session._bound = None

@@ -112,6 +112,10 @@ def command(
             "--resume knows images by their names, and - (standard input) has none: give a file, or leave --resume out"
         )
     paths = dict.fromkeys([*found.single, *(path for _, files in found.trees for path in files)])
+    if resume:
+        store.check(path for path in paths if path is not None)
+    for note in store.notes:
+        console.say(note)
     work = batch.Work(failed=found.failed)
     for path in paths:
         job = batch.Job(path, store.output)

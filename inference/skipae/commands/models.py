@@ -47,8 +47,8 @@ def list_(as_json: bool) -> None:
     table = [("name", "task", "size", "licence", "state", "recipe")]
     table += [(r["name"], r["task"], _size(r["size"]), r["licence"] or "-", r["state"], r["recipe"]) for r in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for cells in table:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 @command.command()

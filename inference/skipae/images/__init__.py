@@ -23,7 +23,7 @@ from skipae.images.read import (
     read_header,
     to_picture,
 )
-from skipae.images.write import format_of, write_atomically
+from skipae.images.write import format_of
 
 __all__ = [
     "FORMATS",
@@ -46,5 +46,4 @@ __all__ = [
     "reduced_alpha",
     "sniff",
     "to_picture",
-    "write_atomically",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from skipae.errors import ImageError, UsageError
+from skipae.files import write_atomically
 from skipae.images import write
 from skipae.images.metadata import Loss, Metadata
 from skipae.images.raster import Raster, cmyk_to_rgb
@@ -63,9 +64,7 @@ class Picture(Raster):
         target = Path(path)
         format = write.format_of(target)
         losses: list[Loss] = []
-        write.write_atomically(
-            target, lambda file: losses.extend(self.copy().encode(file, format=format, quality=quality))
-        )
+        write_atomically(target, lambda file: losses.extend(self.copy().encode(file, format=format, quality=quality)))
         return losses
 
     def encode(self, file: BinaryIO, *, format: str | None = None, quality: int | None = None) -> list[Loss]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -93,32 +91,3 @@ def format_of(path: Path) -> str:
             "folder"
         )
     return found
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
-
-    The folder is made where it does not exist.  What is there afterwards outlasts a loss of power.
-
-    Raises:
-        ImageError: the file cannot be written; the message is one line.
-    """
-    # Short, since the name of the result may be as long as the file system allows.
-    part = path.parent / f".skipae-{secrets.token_hex(8)}.part"
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise ImageError(f"cannot write {path}: {path.parent} is not a folder") from None
-        file = part.open("xb")
-        try:
-            with file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error

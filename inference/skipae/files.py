@@ -1,0 +1,178 @@
+"""Files that are written whole or not at all, and folders that one process writes at a time."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from skipae.errors import ImageError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+PART = ".skipae-*.part"
+"""Names of files that are being written."""
+
+
+class ExistsError(ImageError):
+    """Another file has the name of the result."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = True) -> None:
+    """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
+
+    The folder is made where it does not exist.  What is there afterwards outlasts a loss of power.  A file that is
+    replaced gives its permissions to the new one; a symbolic link is replaced, and what it points to is kept.
+
+    Args:
+        path: of the result.
+        write: writes its content.
+        overwrite: whether an existing file is replaced, one that appears during ``write`` too.
+
+    Raises:
+        ExistsError: there is a file, and ``overwrite`` is false.
+        ImageError: the file cannot be written; the message is one line.
+    """
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ImageError(f"cannot write {path}: {path.parent} is not a folder") from None
+        part, file = _create(path.parent)
+        try:
+            with file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if overwrite:
+                    _keep_permissions(path, part)
+                if fcntl is not None:
+                    _name(part, path, overwrite)  # while it is locked
+            if fcntl is None:
+                _name(part, path, overwrite)  # an open file cannot be renamed
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_parts(folder: Path) -> int:
+    """Remove what killed runs left half-written in a folder; what a live process still writes is kept.
+
+    Returns:
+        How many files were removed.
+    """
+    removed = 0
+    for part in folder.glob(PART):
+        with suppress(OSError):  # of another user, or on a file system without locks
+            if not stat.S_ISREG(part.lstat().st_mode):
+                continue
+            with part.open("rb") as file:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
+                    removed += 1
+            if fcntl is None:
+                part.unlink()
+                removed += 1
+    return removed
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end; one that a killed process left is taken over.
+
+    Raises:
+        UsageError: another process holds it; the message begins with ``what`` and names the process.
+        OSError: it cannot be made.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            _take(file)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read(200).decode(errors="replace").strip() or "that has just started"
+            raise UsageError(
+                f"{what} is being written by another run, process {holder}: wait until it ends, or give another -o"
+            ) from None
+        # The holder before may have removed it between the two calls.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    with file:
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
+            file.flush()
+            yield
+        finally:
+            if fcntl is not None:
+                path.unlink(missing_ok=True)
+    if fcntl is None:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _take(file: IO[bytes]) -> None:
+    """Lock a file; :class:`BlockingIOError` where another process has it."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            return
+    else:
+        import msvcrt
+
+        file.seek(1 << 20)  # beyond what is read: a locked part of a file cannot be
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            raise BlockingIOError from None
+
+
+def _create(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file, locked as long as it is open, so that :func:`remove_parts` of another process leaves it."""
+    while True:
+        # Short, since the name of the result may be as long as the file system allows.
+        part = folder / f".skipae-{secrets.token_hex(8)}.part"
+        file = part.open("xb")
+        if fcntl is None:
+            return part, file
+        with suppress(OSError):  # a file system without locks, or remove_parts has it
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_nlink:
+            return part, file
+        file.close()
+
+
+def _keep_permissions(path: Path, part: Path) -> None:
+    with suppress(OSError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            part.chmod(stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def _name(part: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        part.replace(path)
+        return
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise ExistsError(f"{path} exists already: give --overwrite to replace it") from None
+    except (OSError, AttributeError):  # a file system without hard links
+        if os.path.lexists(path):
+            raise ExistsError(f"{path} exists already: give --overwrite to replace it") from None
+        part.replace(path)
