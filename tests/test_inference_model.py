@@ -359,7 +359,8 @@ def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         (places[place] / name / "config.json").touch()
         assert checkpoints.find_folder(name) == places[place] / name
     (places["here"] / name / "config.json").touch()
-    assert checkpoints.find_folder(name) == Path(name)
+    assert checkpoints.find_folder(name) == places["bundled"] / name  # a bare name is never a folder
+    assert checkpoints.find_folder(f"./{name}") == Path(name)
 
 
 def test_damaged_weights(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Picture(Raster):
             ImageError: the format cannot hold the image, or the file cannot be written.
 
         >>> photo = open_image("photo.jpg")
-        >>> [loss.what for loss in photo.save("photo.png")]
+        >>> photo.save("photo.png")
         []
         """
         if quality is not None and not 1 <= quality <= 100:
