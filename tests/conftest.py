@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256,
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 # Small tensors gain nothing from threads that wait for each other: two tests took 255 seconds instead of 24.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Processes started in the background inherit an ignored SIGINT, which would hide what tests of Ctrl-C look for.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHANNELS = 4
 
