@@ -407,7 +407,8 @@ def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["photo.png", "--threads", "-2"], "'--threads'"),
         (["photo.png", "--strength", "1.5"], "'--strength'"),
         (["photo.png", "--strength", "nan"], "strength must be from 0 to 1, not nan"),
-        (["photo.png", "--quality", "0"], "'--quality'"),
+        (["photo.png", "--quality", "0"], "'--quality': '0' is not a whole number from 1 to 100, nor keep"),
+        (["photo.png", "--quality", "high"], "'high' is not a whole number from 1 to 100, nor keep"),
         (["photo.png", "--nonsense"], "No such option"),
         (["photo.png", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or openvino, not 'tpu'"),
         (["photo.png", "--tile", "4"], "tile is 4 pixels, but a halo of 4 and a stride of 2 need at least 11"),
@@ -628,6 +629,10 @@ def test_strength_tile_and_quality(run: Run) -> None:
     for quality in (10, 90):
         assert run("photo.png", "-o", f"q{quality}.jpg", "--quality", quality).exit_code == 0
     assert Path("q10.jpg").stat().st_size < Path("q90.jpg").stat().st_size
+    for quality in ([], ["--quality", "keep"]):
+        assert run("q10.jpg", "-o", "again.jpg", "--overwrite", *quality).exit_code == 0
+        kept = Image.open("again.jpg").quantization == Image.open("q10.jpg").quantization  # type: ignore[attr-defined]
+        assert kept == bool(quality)
 
 
 def test_a_batch_of_small_and_large_images(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

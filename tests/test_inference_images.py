@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from skipae import ImageError, images
 from skipae.files import write_atomically
-from skipae.images import Picture, read_header
+from skipae.images import Picture, Quality, read_header
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -54,7 +54,7 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def passed(data: bytes, format: str | None = None, quality: int | None = None) -> tuple[Image.Image, list[str]]:
+def passed(data: bytes, format: str | None = None, quality: Quality | None = None) -> tuple[Image.Image, list[str]]:
     """Decoded and encoded without restoring."""
     with read_header(data) as opened:
         picture = opened.decode()
@@ -450,10 +450,13 @@ def test_png_gamma_and_texts() -> None:
 
 @pytest.mark.parametrize(("quality", "subsampling"), [(60, 0), (75, 1), (92, 2)])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_tables_and_subsampling_are_kept(quality: int, subsampling: int, progressive: bool) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_jpeg_subsampling_is_kept_and_its_tables_on_demand(
+    quality: int, subsampling: int, progressive: bool, kept: bool
+) -> None:
     data = saved(photo(), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive, comment=b"hi")
-    before = Image.open(io.BytesIO(data))
-    after, notes = passed(data)
+    before = Image.open(io.BytesIO(data) if kept else io.BytesIO(saved(photo(), "JPEG", quality=95)))
+    after, notes = passed(data, quality="keep" if kept else None)
     assert after.quantization == before.quantization  # type: ignore[attr-defined]
     assert JpegImagePlugin.get_sampling(after) == subsampling
     assert bool(after.info.get("progressive")) == progressive
@@ -464,7 +467,7 @@ def test_jpeg_tables_and_subsampling_are_kept(quality: int, subsampling: int, pr
 def test_other_jpegs(mode: str) -> None:
     data = saved(photo(mode), "JPEG", quality=90)
     before = Image.open(io.BytesIO(data))
-    after, notes = passed(data)
+    after, notes = passed(data, quality="keep")
     assert after.mode == mode and notes == []
     assert after.quantization == before.quantization  # type: ignore[attr-defined]
     assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 6
@@ -477,9 +480,27 @@ def test_quality() -> None:
     from_png, _ = passed(saved(photo(), "PNG"), format="JPEG")
     reference = Image.open(io.BytesIO(saved(photo(), "JPEG", quality=95)))
     assert from_png.quantization == reference.quantization  # type: ignore[attr-defined]
+    kept, _ = passed(saved(photo(), "PNG"), format="JPEG", quality="keep")  # nothing to keep
+    assert kept.quantization == reference.quantization  # type: ignore[attr-defined]
     webp = [len(saved_as(data, "WEBP", q)) for q in (20, 98)]
     avif = [len(saved_as(data, "AVIF", q)) for q in (20, 98)]
     assert webp[0] < webp[1] and avif[0] < avif[1]
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "subsampling"),
+    [
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 90}, 2),
+        ("AVIF", {"subsampling": "4:4:4"}, 0),
+        ("AVIF", {"subsampling": "4:2:2"}, 1),
+        ("AVIF", {"subsampling": "4:2:0"}, 2),
+    ],
+)
+def test_a_jpeg_has_the_color_resolution_of_its_input(format: str, options: dict[str, Any], subsampling: int) -> None:
+    result, _ = passed(saved(photo(), format, **options), format="JPEG")
+    assert JpegImagePlugin.get_sampling(result) == subsampling
 
 
 def saved_as(data: bytes, format: str, quality: int) -> bytes:

@@ -157,7 +157,7 @@ def test_what_cannot_be_opened_or_saved(tmp_path: Path) -> None:
         open_image(tmp_path / "a.png", max_pixels=0)
     with pytest.raises(UsageError, match="does not say which format to write"):
         photo.save(tmp_path / "b.xyz")
-    with pytest.raises(UsageError, match="quality must be from 1 to 100, not 0"):
+    with pytest.raises(UsageError, match="quality must be from 1 to 100, or 'keep', not 0"):
         photo.save(tmp_path / "b.jpg", quality=0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 

@@ -372,7 +372,7 @@ class Restoration:
         load: Callable[[], Model],
         restore: Callable[[Model, NDArray[Any], Advance], NDArray[Any]],
         *,
-        quality: int | None = None,
+        quality: images.Quality | None = None,
         overwrite: bool = False,
     ) -> None:
         """Args: ``load`` gives the model, ``restore`` restores pixels [H, W] or [H, W, 3]."""
@@ -405,7 +405,7 @@ class Restoration:
 
 
 def write_picture(
-    job: Job, picture: images.Picture, *, quality: int | None = None, overwrite: bool = False
+    job: Job, picture: images.Picture, *, quality: images.Quality | None = None, overwrite: bool = False
 ) -> list[str]:
     """Write a picture where ``job`` says, and return what was changed or lost, a line each.
 

@@ -11,6 +11,7 @@ from skipae.commands import options
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from skipae import images
     from skipae.model import Model
 
 
@@ -50,7 +51,7 @@ def command(
     threads: int | None,
     tile: int | None,
     halo: int | None,
-    quality: int | None,
+    quality: images.Quality | None,
     max_pixels: int,
     overwrite: bool,
     resume: bool,

@@ -70,7 +70,7 @@ def command(
     model: str,
     device: str,
     threads: int | None,
-    quality: int | None,
+    quality: images.Quality | None,
     max_pixels: int,
     overwrite: bool,
     resume: bool,
@@ -127,7 +127,7 @@ class _Inpainting:
         boxes: list[Box],
         *,
         max_pixels: int,
-        quality: int | None,
+        quality: images.Quality | None,
         overwrite: bool,
     ) -> None:
         self._load = load

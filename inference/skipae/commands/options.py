@@ -148,10 +148,21 @@ max_pixels_option = click.option(
     help="Largest image to accept, in pixels.",
 )
 
+
+def _quality(context: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text == "keep":
+        return text
+    if text.isdecimal() and 1 <= int(text) <= 100:
+        return int(text)
+    raise click.BadParameter(f"{text!r} is not a whole number from 1 to 100, nor keep")
+
+
 quality_option = click.option(
     "--quality",
-    type=click.IntRange(1, 100),
-    help="Of JPEG, WebP and AVIF results.  [default: a JPEG input's own tables, else 95]",
+    callback=_quality,
+    metavar="1..100|keep",
+    help="Quality of JPEG, WebP and AVIF output; keep compresses a JPEG with its own tables, as coarsely as it was.  "
+    "[default: 95]",
 )
 
 overwrite_option = click.option(

@@ -51,7 +51,7 @@ def command(
     threads: int | None,
     tile: int | None,
     halo: int | None,
-    quality: int | None,
+    quality: images.Quality | None,
     max_pixels: int,
     overwrite: bool,
     resume: bool,
@@ -119,7 +119,7 @@ class _Segmentation:
         overlay: bool,
         tile: int | None,
         halo: int | None,
-        quality: int | None,
+        quality: images.Quality | None,
         overwrite: bool,
     ) -> None:
         """Args: ``console`` is where the areas are printed."""

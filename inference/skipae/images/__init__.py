@@ -9,7 +9,7 @@ Imports go one way: read -> picture -> write -> formats -> one module per format
 from skipae.images.formats import FORMATS, SUFFIXES, Format, sniff
 from skipae.images.metadata import Loss, Metadata
 from skipae.images.picture import Picture
-from skipae.images.pillow import QUALITY
+from skipae.images.pillow import QUALITY, Quality
 from skipae.images.raster import reduced_alpha
 from skipae.images.read import (
     MAX_PIXELS,
@@ -36,6 +36,7 @@ __all__ = [
     "Metadata",
     "OpenedImage",
     "Picture",
+    "Quality",
     "Source",
     "check_array",
     "format_of",

@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from skipae.errors import ImageError
 from skipae.images.metadata import SRGB_CODES, Metadata
-from skipae.images.pillow import QUALITY
+from skipae.images.pillow import Quality, number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,9 +35,9 @@ def inspect(file: IO[bytes]) -> Metadata:
     return found
 
 
-def arguments(image: Image.Image, metadata: Metadata, quality: int | None) -> dict[str, Any]:
+def arguments(image: Image.Image, metadata: Metadata, quality: Quality | None) -> dict[str, Any]:
     """Arguments of ``Image.save``."""
-    found: dict[str, Any] = {"quality": QUALITY if quality is None else quality}
+    found: dict[str, Any] = {"quality": number(quality)}
     if metadata.subsampling is not None:
         found["subsampling"] = metadata.subsampling
     return found

@@ -27,8 +27,8 @@ class Format:
     is_head: Callable[[bytes], bool]
     """Whether a file that begins with these 64 bytes is one."""
     read: Callable[[IO[bytes]], pillow.Opened]
-    write: Callable[[BinaryIO, Image.Image, Metadata, int | None], list[Loss]]
-    """Writes what Pillow has a mode for: file, image, metadata that it carries, quality from 1 to 100."""
+    write: Callable[[BinaryIO, Image.Image, Metadata, pillow.Quality | None], list[Loss]]
+    """Writes what Pillow has a mode for: file, image, metadata that it carries, quality."""
     write_16bit: Callable[[BinaryIO, Raster, Metadata], list[Loss]] | None = None
     """Writes 16 bits in more than one channel."""
     gray_16bit: bool = False

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: int | None) -> list[Loss]:
+def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a GIF of one picture."""
     losses = []
     if image.mode != "L":

@@ -1,4 +1,4 @@
-"""JPEG: quantization tables, subsampling and Photoshop's resources are kept."""
+"""JPEG: subsampling, Photoshop's resources and, where asked for, the quantization tables are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from skipae.images.metadata import Metadata
-from skipae.images.pillow import QUALITY
+from skipae.images.pillow import Quality, number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,18 +36,27 @@ def finish(image: ImageFile, metadata: Metadata, notes: list[str]) -> None:
         notes.append("extended XMP data is left out")
 
 
-def arguments(image: Image.Image, metadata: Metadata, quality: int | None) -> dict[str, Any]:
+def arguments(image: Image.Image, metadata: Metadata, quality: Quality | None) -> dict[str, Any]:
     """Arguments of ``Image.save``."""
     found: dict[str, Any] = {"extra": _photoshop_segments(metadata)}
     if metadata.comment is not None:
         found["comment"] = metadata.comment
-    if quality is None and metadata.jpeg:
-        found |= metadata.jpeg
-        if image.mode != "RGB":
-            del found["subsampling"]
+    found |= metadata.jpeg
+    if quality != "keep" or not metadata.jpeg:
+        found.pop("qtables", None)
+        found["quality"] = number(quality)
+    if image.mode == "RGB":
+        found.setdefault("subsampling", _subsampling(metadata))
     else:
-        found["quality"] = QUALITY if quality is None else quality
+        found.pop("subsampling", None)
     return found
+
+
+def _subsampling(metadata: Metadata) -> str:
+    """Of the file it was read from, where that was no JPEG: full color must not be lost without a word."""
+    if metadata.format == "WEBP" and not metadata.lossless:
+        return "4:2:0"
+    return metadata.subsampling if metadata.subsampling in ("4:2:2", "4:2:0") else "4:4:4"
 
 
 def _photoshop_segments(metadata: Metadata) -> bytes:

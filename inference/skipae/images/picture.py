@@ -11,6 +11,7 @@ from skipae.errors import ImageError, UsageError
 from skipae.files import write_atomically
 from skipae.images import write
 from skipae.images.metadata import Loss, Metadata
+from skipae.images.pillow import Quality
 from skipae.images.raster import Raster, cmyk_to_rgb
 
 if TYPE_CHECKING:
@@ -41,33 +42,35 @@ class Picture(Raster):
         """A picture whose planes, metadata and notes can be replaced without changing this one."""
         return replace(self, planes=list(self.planes), metadata=replace(self.metadata), notes=list(self.notes))
 
-    def save(self, path: str | os.PathLike[str], *, quality: int | None = None) -> list[Loss]:
+    def save(self, path: str | os.PathLike[str], *, quality: Quality | None = None) -> list[Loss]:
         """Write an image file, whole or not at all; a file that exists is replaced.
 
         Args:
             path: its extension says the format.
-            quality: for JPEG, WebP and AVIF, 1 to 100; by default that of the JPEG it was read from, else 95.
+            quality: for JPEG, WebP and AVIF, 1 to 100; by default 95 (a WebP that was lossless stays lossless).
+                ``"keep"`` compresses a JPEG with the quantization tables of the JPEG it was read from, which loses
+                again what they lost there.
 
         Returns:
             What the format cannot hold, for example EXIF data in a BMP; empty when nothing is lost.
 
         Raises:
-            UsageError: the extension names no format that is written, or ``quality`` is not from 1 to 100.
+            UsageError: the extension names no format that is written, or ``quality`` is not allowed.
             ImageError: the format cannot hold the image, or the file cannot be written.
 
         >>> photo = open_image("photo.jpg")
         >>> photo.save("photo.png")
         []
         """
-        if quality is not None and not 1 <= quality <= 100:
-            raise UsageError(f"quality must be from 1 to 100, not {quality}")
+        if quality not in (None, "keep") and not (isinstance(quality, int) and 1 <= quality <= 100):
+            raise UsageError(f"quality must be from 1 to 100, or 'keep', not {quality!r}")
         target = Path(path)
         format = write.format_of(target)
         losses: list[Loss] = []
         write_atomically(target, lambda file: losses.extend(self.copy().encode(file, format=format, quality=quality)))
         return losses
 
-    def encode(self, file: BinaryIO, *, format: str | None = None, quality: int | None = None) -> list[Loss]:
+    def encode(self, file: BinaryIO, *, format: str | None = None, quality: Quality | None = None) -> list[Loss]:
         """Write to an open file; the planes are given up to save memory.  See :func:`skipae.images.write.encode`."""
         return write.encode(self, self.metadata, file, format=format, quality=quality)
 

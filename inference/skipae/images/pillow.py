@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
 from skipae.images.metadata import DAMAGED_EXIF, Loss, Metadata, resolution
 from skipae.images.raster import Raster, from_image
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 QUALITY = 95
-"""Quality of JPEG, WebP and AVIF output whose input does not set it."""
+"""Quality of JPEG, WebP and AVIF output unless another is asked for."""
+
+Quality = int | Literal["keep"]
+"""Quality of lossy output: 1 to 100, or ``keep`` for a JPEG input's quantization tables in JPEG output."""
 
 ORIENTATION = 274
 """EXIF tag."""
@@ -135,8 +138,8 @@ def _orientation(image: ImageFile, notes: list[str]) -> int:
 
 
 def writer(
-    format: str, arguments: Callable[[Image.Image, Metadata, int | None], dict[str, Any]] | None = None
-) -> Callable[[BinaryIO, Image.Image, Metadata, int | None], list[Loss]]:
+    format: str, arguments: Callable[[Image.Image, Metadata, Quality | None], dict[str, Any]] | None = None
+) -> Callable[[BinaryIO, Image.Image, Metadata, Quality | None], list[Loss]]:
     """A function that writes files of a format.
 
     Args:
@@ -144,12 +147,17 @@ def writer(
         arguments: gives further arguments of ``Image.save`` for an image, its metadata and the quality asked for.
     """
 
-    def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: int | None) -> list[Loss]:
+    def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: Quality | None) -> list[Loss]:
         more = {} if arguments is None else arguments(image, metadata, quality)
         save(file, image, format, common_arguments(metadata) | more)
         return []
 
     return write
+
+
+def number(quality: Quality | None) -> int:
+    """A quality from 1 to 100; the default for ``keep``, where there is nothing to keep."""
+    return quality if isinstance(quality, int) else QUALITY
 
 
 def common_arguments(metadata: Metadata) -> dict[str, Any]:

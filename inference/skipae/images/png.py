@@ -67,7 +67,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
     return pillow.Opened(image.size, decode)
 
 
-def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: int | None) -> list[Loss]:
+def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a PNG of 8 bits, or of gray of 16."""
     arguments = pillow.common_arguments(metadata)
     xmp = arguments.pop("xmp", None)

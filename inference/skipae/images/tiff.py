@@ -48,7 +48,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
     return pillow.Opened(image.size, lambda notes: _decode(image, notes), samples)
 
 
-def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: int | None) -> list[Loss]:
+def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a TIFF of 8 bits, or of gray of 16."""
     tags, losses = _tags_of(metadata)
     if any(ifd in tags for ifd in _IFDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING, Any
 
 from skipae.images.metadata import Metadata
-from skipae.images.pillow import QUALITY
+from skipae.images.pillow import Quality, number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,11 +16,11 @@ def inspect(file: IO[bytes]) -> Metadata:
     return Metadata("WEBP", lossless=_is_lossless(file))
 
 
-def arguments(image: Image.Image, metadata: Metadata, quality: int | None) -> dict[str, Any]:
+def arguments(image: Image.Image, metadata: Metadata, quality: Quality | None) -> dict[str, Any]:
     """Arguments of ``Image.save``."""
-    if metadata.lossless and quality is None:
+    if metadata.lossless and not isinstance(quality, int):
         return {"lossless": True, "exact": True}
-    return {"quality": QUALITY if quality is None else quality}
+    return {"quality": number(quality)}
 
 
 def _is_lossless(file: IO[bytes]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from skipae.errors import ImageError, UsageError
 from skipae.images.formats import FORMATS, SUFFIXES, Format
 from skipae.images.metadata import Loss, Metadata
+from skipae.images.pillow import Quality
 from skipae.images.raster import Raster, cmyk_to_rgb
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def encode(
-    raster: Raster, metadata: Metadata, file: BinaryIO, *, format: str | None = None, quality: int | None = None
+    raster: Raster, metadata: Metadata, file: BinaryIO, *, format: str | None = None, quality: Quality | None = None
 ) -> list[Loss]:
     """Write an image; the raster's planes are given up to save memory.
 
@@ -26,7 +27,7 @@ def encode(
         metadata: what else to write.
         file: where to, seekable.
         format: a key of ``FORMATS``; by default the one of ``metadata``.
-        quality: for JPEG, WebP and AVIF, 1 to 100; by default the JPEG input's tables, else 95.
+        quality: for JPEG, WebP and AVIF, 1 to 100 [95], or ``keep`` for the tables of a JPEG input.
 
     Returns:
         What the format cannot hold.
