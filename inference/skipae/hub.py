@@ -39,7 +39,7 @@ RETRIES = 5
 """New tries of a mirror's file, each after a second, that may bring nothing."""
 
 MAX_WEIGHTS = 16 << 30
-"""Most bytes of a mirror's file of weights."""
+"""Most bytes of a file of weights."""
 
 PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
@@ -177,7 +177,20 @@ class Hub(Source):
     def download(self, file: str) -> Path:
         """From the Hub into the cache; for a branch or tag the cache's copy if the Hub cannot be reached."""
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.utils import tqdm
 
+        class Bounded(tqdm):
+            """The client's progress bar, which is told of every chunk before it is written."""
+
+            received = 0
+
+            def update(self, n: float | None = 1) -> bool | None:
+                self.received += int(n or 0)
+                if self.received > most_bytes(file):
+                    raise _too_large(source, file)
+                return super().update(n)  # type: ignore[no-any-return]
+
+        source = self
         if self.access.offline:
             raise ModelError(
                 f"{file} of {self.repo} (revision {self.revision}) is not in the cache {self.cache}, and requests are "
@@ -196,8 +209,11 @@ class Hub(Source):
                     endpoint=self.endpoint,
                     library_name="skipae",
                     library_version=__version__,
+                    tqdm_class=Bounded,
                 )
                 return Path(path)
+            except ModelError:
+                raise
             except Exception as error:  # the client's exceptions have no common base
                 if wait is not None and _status(error) >= SERVER_ERRORS:
                     time.sleep(wait)
@@ -268,7 +284,7 @@ class Mirror(Source):
         from huggingface_hub import constants, get_session
         from huggingface_hub.utils import httpx, tqdm
 
-        most = MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
+        most = most_bytes(file)
         since, before, left = time.monotonic(), 0, RETRIES
         with tqdm(unit="B", unit_scale=True, desc=file, disable=None) as bar:  # type: ignore[no-untyped-call]
             while True:
@@ -293,9 +309,7 @@ class Mirror(Source):
                             bar.update(len(chunk))
                             size, now = target.tell(), time.monotonic()
                             if size > most:
-                                raise ModelError(
-                                    f"{file} of {self.where} is larger than {most >> 20} MiB: use another mirror"
-                                )
+                                raise _too_large(self, file)
                             if now - since > PERIOD:
                                 if size - before < LEAST:
                                     raise ModelError(
@@ -314,6 +328,16 @@ class Mirror(Source):
         from huggingface_hub.utils import WeakFileLock
 
         return WeakFileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+
+
+def most_bytes(file: str) -> int:
+    """The size up to which a file of a checkpoint is downloaded."""
+    return MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
+
+
+def _too_large(source: Source, file: str) -> ModelError:
+    limit = most_bytes(file) >> 20
+    return ModelError(f"{file} of {source.where} is larger than the {limit} MiB allowed: use another checkpoint")
 
 
 def _remove(path: Path) -> None:
