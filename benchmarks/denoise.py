@@ -180,7 +180,8 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
     """
     from PIL import Image
 
-    from skipae import batch, from_pretrained, images
+    from skipae import from_pretrained, images
+    from skipae.batch import pipeline as batch
     from skipae.commands.options import Console
 
     class Restoration(batch.Restoration):

@@ -37,7 +37,7 @@ def best(rounds: int, rivals: dict[str, Callable[[], object]]) -> dict[str, floa
 def cost(arguments: argparse.Namespace) -> None:
     """Each layer alone, as a share of the last; and the uncut graph asked for its first layer."""
     from skipae import from_pretrained
-    from skipae.runtime import Session
+    from skipae.engine.device import Session
 
     model = from_pretrained(MODEL, device="cpu", threads=arguments.threads)
     image = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)

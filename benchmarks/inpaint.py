@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from skipae import from_pretrained, inpainting
+from skipae import from_pretrained
+from skipae.tasks import inpaint
 
 COVERAGE = 0.1
 LETTERS = list(string.ascii_letters + string.digits + "     ")
@@ -86,8 +87,8 @@ def main() -> None:
     methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "Telea": lambda photo, mask: cv2.inpaint(photo, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA),
         "Navier-Stokes": lambda photo, mask: cv2.inpaint(photo, mask.astype(np.uint8), 3, cv2.INPAINT_NS),
-        "plate": alone(inpainting._plate),
-        "net": alone(lambda values, mask: inpainting._net(model, values, mask)),
+        "plate": alone(inpaint._plate),
+        "net": alone(lambda values, mask: inpaint._net(model, values, mask)),
         "skipae": model.inpaint,
     }
     files = sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".png"))

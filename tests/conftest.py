@@ -172,7 +172,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
-    from skipae import hub
+    from skipae.checkpoints import hub
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

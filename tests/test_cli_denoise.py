@@ -24,8 +24,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from skipae import batch, checkpoints, cli, from_pretrained, images, open_image
-from skipae.batch import plan
+from skipae import cli, from_pretrained, images, open_image
+from skipae.batch import pipeline as batch
+from skipae.batch.pipeline import plan
+from skipae.checkpoints import resolve
 from skipae.commands import denoise, options
 from skipae.errors import DeviceError, UsageError
 
@@ -434,7 +436,7 @@ def test_commands_and_version() -> None:
 def test_defaults_are_those_of_the_library() -> None:
     defaults = {option.name: option.default for option in denoise.command.params}
     assert defaults["max_pixels"] == images.MAX_PIXELS
-    assert defaults["model"] == checkpoints.DEFAULT
+    assert defaults["model"] == resolve.DEFAULT
 
 
 def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from skipae import checkpoints, runtime
+from skipae.checkpoints import resolve
 from skipae.cli import main
 from skipae.commands import doctor
+from skipae.engine import device as runtime
 from test_inference_runtime import FakeRuntime
 
 CUDA, OPENVINO, CPU = "CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider"
@@ -46,7 +47,7 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    monkeypatch.delenv(checkpoints.MIRROR, raising=False)
+    monkeypatch.delenv(resolve.MIRROR, raising=False)
     return Machine(monkeypatch, tmp_path)
 
 
@@ -133,12 +134,12 @@ def test_no_device_works(machine: Machine, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_damaged_model_and_a_missing_mirror(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = machine.folder / "weights" / checkpoints.DEFAULT
+    damaged = machine.folder / "weights" / resolve.DEFAULT
     (damaged / "onnx").mkdir(parents=True)
-    (damaged / "config.json").write_bytes((checkpoints.BUNDLED / checkpoints.DEFAULT / "config.json").read_bytes())
+    (damaged / "config.json").write_bytes((resolve.BUNDLED / resolve.DEFAULT / "config.json").read_bytes())
     (damaged / "onnx" / "model.onnx").write_bytes(b"x")
-    machine.patch.setattr(checkpoints, "BUNDLED", damaged.parent)
-    machine.patch.setenv(checkpoints.MIRROR, str(machine.folder / "none"))
+    machine.patch.setattr(resolve, "BUNDLED", damaged.parent)
+    machine.patch.setenv(resolve.MIRROR, str(machine.folder / "none"))
     code, text = run(capsys)
     assert code == 4 and "is not the file its config.json describes" in text
-    assert f"{checkpoints.MIRROR}={machine.folder / 'none'} is not a folder" in text
+    assert f"{resolve.MIRROR}={machine.folder / 'none'} is not a folder" in text

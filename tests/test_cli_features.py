@@ -21,8 +21,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from conftest import tiny_features, tiny_graph, write_checkpoint
-from skipae import DeviceError, UsageError, cli, feature_files, features, from_pretrained
+from skipae import DeviceError, UsageError, cli, from_pretrained
+from skipae.batch import feature_store
 from skipae.commands import options
+from skipae.tasks import features
 
 Run = Callable[..., Result]
 
@@ -123,7 +125,7 @@ def failed(result: Result, code: int, *lines: str) -> None:
         assert line.startswith("skipae: error: ") and text in line, line
 
 
-@pytest.mark.parametrize("kind", list(feature_files.EXTENSIONS))
+@pytest.mark.parametrize("kind", list(feature_store.EXTENSIONS))
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_formats(run: Run, checkpoint: Path, kind: str, dtype: str) -> None:
     paths = photos(7, (12, 9), (10, 13))
@@ -210,7 +212,7 @@ def test_batches_and_sizes(run: Run, checkpoint: Path) -> None:
 
 
 def test_shards_by_size_in_bytes(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_files, "SHARD_BYTES", 100)
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 100)
     paths = photos(8)
     assert run("in", "-o", "out", "--batch-size", 2).exit_code == 0  # 16 bytes a row: full at 112, in batches
     assert [entry["rows"] for entry in manifest() if "rows" in entry] == [8]
@@ -240,7 +242,7 @@ def test_unreadable_files_in_the_middle(run: Run, checkpoint: Path) -> None:
 def test_one_that_fails_in_the_net_does_not_take_its_batch_with_it(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipae.runtime import Session
+    from skipae.engine.device import Session
 
     paths = photos(6)
     bad = np.asarray(Image.open(paths[3]), np.float32)[0, 0] / 255
@@ -345,7 +347,7 @@ def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
 def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> None:
     paths = photos(2)
     for output in ("out", "one.npz"):
-        first = feature_files.Store(output, ABOUT)
+        first = feature_store.Store(output, ABOUT)
         first.begin({})
         place = next(iter(Path().rglob("*manifest.jsonl")))
         before = place.read_bytes()
@@ -355,7 +357,7 @@ def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> 
         first.end()
         assert not list(Path().rglob("*manifest.jsonl*"))
     # Both looked before either wrote.
-    second = feature_files.Store("out", ABOUT)
+    second = feature_store.Store("out", ABOUT)
     assert run("in", "-o", "out").exit_code == 0
     with pytest.raises(UsageError, match="-o out was written by another run meanwhile: try again with --resume"):
         second.begin({})
@@ -556,7 +558,7 @@ def test_an_interrupt_keeps_what_is_done(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     paths = photos(8)
-    owner = feature_files.Collection if where == "collect" else features.Extractor
+    owner = feature_store.Collection if where == "collect" else features.Extractor
     original = getattr(owner, where)
     calls = 0
 
@@ -648,7 +650,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     failed(run("in", "-o", "out", model=bare), 4, "lists no onnx/features.onnx: this checkpoint does not have it")
 
 
-@pytest.mark.parametrize(("kind", "module"), list(feature_files.EXTRAS.items()))
+@pytest.mark.parametrize(("kind", "module"), list(feature_store.EXTRAS.items()))
 def test_a_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, module: str) -> None:
     photos(1)
     monkeypatch.setitem(sys.modules, module, None)
@@ -720,7 +722,7 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
     failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
     failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")
     failed(draw("--layer", "enc1", "-o", "d.png", image="none.png"), 5, "none.png: no such file")
-    monkeypatch.setattr("skipae.visualize.LARGEST", 45)
+    monkeypatch.setattr("skipae.tasks.feature_maps.LARGEST", 45)
     for name, words in (("small", []), ("same", ["--resize", 45]), ("whole", ["--resize", 0])):
         assert draw("--layer", "enc1", "-o", f"{name}.png", "--overwrite", *words).exit_code == 0
     small, same, whole = (np.asarray(Image.open(f"{name}.png")) for name in ("small", "same", "whole"))
@@ -728,7 +730,7 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_corruption() -> None:
-    from skipae.visualize import corrupt
+    from skipae.tasks.feature_maps import corrupt
 
     clean = np.random.default_rng(0).random((80, 100, 3)).astype(np.float32)
     fill = (0.25, 0.5, 0.75)

@@ -19,7 +19,9 @@ import ray
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from skipae import ImageError, ModelError, UsageError, cli, cluster, features, from_pretrained
+from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
+from skipae.integrations import ray as cluster
+from skipae.tasks import features
 from skipae_zoo import read_config
 from test_cli_features import manifest, photos
 
@@ -184,7 +186,7 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     assert isinstance(answer, UsageError) and "sources has the columns name, image: it needs path" in str(answer)
     answer = ask(worker(checkpoint, checkpoint="0" * 64), path=["a.png"])
     assert isinstance(answer, ModelError) and "is not the one where the run was started" in str(answer)
-    store = cluster.feature_files.Store("out", {"layers": ["enc2"]})
+    store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
     outcome = cluster.batch.Outcome()
     entry, values = {"file": "a", "sha256": "0"}, {"enc2": np.zeros(4, np.float32)}
     with pytest.raises(ModelError):
@@ -196,7 +198,7 @@ def test_a_shard_has_one_shape(checkpoint: Path) -> None:
     paths = photos(9, (8, 8), (5, 7))
     settings = features.Settings.check(read_config(checkpoint), pool="none")
     answer = ask(worker(checkpoint, settings=settings), path=[os.fsencode(path) for path in paths])
-    store = cluster.feature_files.Store("out", {"layers": ["enc2"]})
+    store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
     outcome = cluster.batch.Outcome()
     cluster._write([answer, ({}, [({"file": "b"}, ImageError("no"))], 2)], store, outcome, 6)
     shards: dict[str, set[int]] = {}
@@ -229,6 +231,6 @@ def test_wrong_arguments(checkpoint: Path, arguments: Any, options: dict[str, An
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "skipae.cluster")
+    monkeypatch.delitem(sys.modules, "skipae.integrations.ray")
     with pytest.raises(ImportError, match=r'needs Ray Data \(.*\): pip install "skipae\[ray\]"'):
-        import skipae.cluster  # noqa: F401
+        import skipae.integrations.ray  # noqa: F401

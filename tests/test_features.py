@@ -15,12 +15,14 @@ from PIL import Image
 
 import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
-from skipae import ImageError, Model, UsageError, checkpoints, features, from_pretrained
-from skipae.runtime import Device, Session, load_runtime
-from skipae.subgraph import cut
+from skipae import ImageError, Model, UsageError, from_pretrained
+from skipae.checkpoints import resolve
+from skipae.engine.device import Device, Session, load_runtime
+from skipae.engine.onnx_subgraph import cut
+from skipae.tasks import features
 from skipae_zoo import Preprocessing, read_config
 
-BUNDLED = checkpoints.BUNDLED / checkpoints.DEFAULT
+BUNDLED = resolve.BUNDLED / resolve.DEFAULT
 
 
 @pytest.mark.parametrize("names", [["enc1"], ["enc3"], ["enc7"], ["enc2", "enc5"]])
@@ -355,7 +357,7 @@ def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    monkeypatch.delitem(sys.modules, "skipae.transformer", raising=False)
+    monkeypatch.delitem(sys.modules, "skipae.integrations.sklearn", raising=False)
     with pytest.raises(ImportError, match=r'needs scikit-learn: pip install "skipae\[sklearn\]"'):
         from skipae import FeatureExtractor  # noqa: F401
     from skipae import __all__ as public

@@ -17,7 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from conftest import LABELS, tiny_features, tiny_graph, write_checkpoint
-from skipae import DeviceError, ModelError, from_pretrained, runtime
+from skipae import DeviceError, ModelError, from_pretrained
+from skipae.engine import device as runtime
 from skipae_zoo import Head
 
 FLOAT = TensorProto.FLOAT

@@ -24,11 +24,12 @@ from PIL import Image
 
 from conftest import tiny_graph, write_checkpoint
 from hub_server import HubServer
-from skipae import ModelError, checkpoints, cli, from_pretrained, hub
-from skipae.checkpoints import find_folder
+from skipae import ModelError, cli, from_pretrained
+from skipae.checkpoints import hub, resolve
+from skipae.checkpoints.hub import Access
+from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
-from skipae.hub import Access
-from skipae.subgraph import has_external_data
+from skipae.engine.onnx_subgraph import has_external_data
 from skipae_zoo import NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
@@ -53,8 +54,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def only_the_default_is_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Named checkpoints are fetched, whichever of them the repository has by now."""
     folder = tmp_path_factory.mktemp("weights")
-    (folder / checkpoints.DEFAULT).symlink_to(checkpoints.BUNDLED / checkpoints.DEFAULT)
-    monkeypatch.setattr(checkpoints, "BUNDLED", folder)
+    (folder / resolve.DEFAULT).symlink_to(resolve.BUNDLED / resolve.DEFAULT)
+    monkeypatch.setattr(resolve, "BUNDLED", folder)
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, server: HubServer, folder: Path) -> str:
@@ -67,8 +68,8 @@ def publish(monkeypatch: pytest.MonkeyPatch, server: HubServer, folder: Path) ->
         "imagenet",
         published=Published(sha, sha256(folder / CONFIG), 123_456, "apache-2.0"),
     )
-    entries = tuple(entry if e.name == entry.name else e for e in checkpoints.CHECKPOINTS)
-    for module in ("skipae_zoo", "skipae_zoo.checkpoints", "skipae.checkpoints"):
+    entries = tuple(entry if e.name == entry.name else e for e in resolve.CHECKPOINTS)
+    for module in ("skipae_zoo", "skipae_zoo.checkpoints", "skipae.checkpoints.resolve"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", entries)
     return sha
 
@@ -78,7 +79,7 @@ def same(found: Path, folder: Path, *files: str) -> None:
         assert (found / file).read_bytes() == (folder / file).read_bytes()
 
 
-def resolve(sha: str, *files: str, repo: str = "skipae/skipae-imagenet") -> list[str]:
+def requests_for(sha: str, *files: str, repo: str = "skipae/skipae-imagenet") -> list[str]:
     return [f"{method} /{repo}/resolve/{sha}/{file}" for file in files for method in ("HEAD", "GET")]
 
 
@@ -89,7 +90,7 @@ def test_requests_of_a_first_and_of_a_cached_load(
     said: list[str] = []
     model = from_pretrained("skipae-imagenet", device="cpu", notify=said.append)
     assert model.denoise(np.zeros((4, 4), np.uint8)).shape == (4, 4)
-    assert server.take_requests() == resolve(sha, CONFIG, MODEL, FEATURES)
+    assert server.take_requests() == requests_for(sha, CONFIG, MODEL, FEATURES)
     (line,) = said
     assert line.startswith(f"fetching skipae/skipae-imagenet on {server.url}, revision {sha[:12]}, into ")
     same(model.folder, whole, CONFIG, MODEL, FEATURES)
@@ -100,7 +101,7 @@ def test_requests_of_a_first_and_of_a_cached_load(
 
     # For training, the rest of the files is fetched then.
     same(find_folder("skipae-imagenet", files="model.safetensors"), whole, "model.safetensors")
-    assert server.take_requests() == resolve(sha, "model.safetensors")
+    assert server.take_requests() == requests_for(sha, "model.safetensors")
 
 
 def test_a_repository_of_one_s_own_asks_for_its_config_alone(server: HubServer, whole: Path) -> None:
@@ -325,7 +326,7 @@ def test_eight_processes_at_once(server: HubServer, whole: Path, tmp_path: Path)
     server.fault("flip", MODEL)  # the first one to come gets a damaged file
     start = """
 import sys
-from skipae.checkpoints import find_folder
+from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
 sys.stdin.readline()
 print(find_folder("someone/net"))
@@ -388,7 +389,7 @@ def run(*words: object) -> Result:
 def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
     sha = publish(monkeypatch, server, whole)
     rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").output)}
-    assert len(rows) == len(checkpoints.CHECKPOINTS)
+    assert len(rows) == len(resolve.CHECKPOINTS)
     assert rows["skipae-natural"]["state"] == "bundled" and rows["skipae-natural"]["size"] > 5e6
     assert rows["skipae-stl10"] | {
         "state": "not published", "size": None, "licence": None, "command": "skipae-train finetune stl10"
@@ -590,12 +591,12 @@ def test_a_folder_named_like_a_checkpoint_does_not_replace_it(
     shutil.copytree(checkpoint, "mine")
     said: list[str] = []
     access = Access(notify=said.append)
-    assert find_folder("skipae-natural", access=access) == checkpoints.BUNDLED / "skipae-natural"
+    assert find_folder("skipae-natural", access=access) == resolve.BUNDLED / "skipae-natural"
     assert said == [
         "skipae-natural is not the folder here, but the checkpoint of that name; for the folder pass ./skipae-natural"
     ]
     for name in ("./skipae-natural", Path("skipae-natural"), "mine", str(tmp_path / "skipae-natural")):
-        assert checkpoints.load_config(find_folder(name, access=access)).name == "tiny"
+        assert resolve.load_config(find_folder(name, access=access)).name == "tiny"
     assert len(said) == 1
     (Path("skipae-natural") / MODEL).write_bytes(b"damaged")
     assert run("models", "verify", "skipae-natural").exit_code == 0
@@ -614,7 +615,7 @@ def test_one_bad_folder_of_a_mirror_does_not_end_the_list(
     (tmp_path / "skipae-voc07-cls" / "README.md").write_text("---\nlicense: \x1b[31mred\x9b\u202e\n---\n")
     monkeypatch.setenv("SKIPAE_MIRROR", str(tmp_path))
     listed = run("models", "list")
-    assert listed.exit_code == 0 and len(listed.stdout.splitlines()) == len(checkpoints.CHECKPOINTS) + 1
+    assert listed.exit_code == 0 and len(listed.stdout.splitlines()) == len(resolve.CHECKPOINTS) + 1
     assert "skipae-imagenet/README.md is not UTF-8 text" in listed.stderr
     assert "skipae-stl10/config.json is not JSON" in listed.stderr
     assert "skipae-cifar100/README.md cannot be read: not a regular file" in listed.stderr

@@ -20,7 +20,8 @@ import skipae
 import skipae_train
 import skipae_zoo
 from conftest import tiny_graph, write_checkpoint
-from skipae import ImageError, Model, ModelError, Picture, UsageError, checkpoints, from_pretrained, open_image
+from skipae import ImageError, Model, ModelError, Picture, UsageError, from_pretrained, open_image
+from skipae.checkpoints import resolve
 from skipae_zoo import Head, network_1
 
 
@@ -347,20 +348,20 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     places = {name: tmp_path / name for name in ("bundled", "mirror", "here")}
     name = "skipae-imagenet"
-    monkeypatch.setattr(checkpoints, "BUNDLED", places["bundled"])
+    monkeypatch.setattr(resolve, "BUNDLED", places["bundled"])
     monkeypatch.setenv("SKIPAE_MIRROR", str(places["mirror"]))
     places["here"].mkdir()
     monkeypatch.chdir(places["here"])
     (places["here"] / name).mkdir()  # not a checkpoint: hides nothing
     with pytest.raises(ModelError, match=r"SKIPAE_MIRROR=.* does not hold it"):
-        checkpoints.find_folder(name)
+        resolve.find_folder(name)
     for place in ("mirror", "bundled"):
         (places[place] / name).mkdir(parents=True)
         (places[place] / name / "config.json").touch()
-        assert checkpoints.find_folder(name) == places[place] / name
+        assert resolve.find_folder(name) == places[place] / name
     (places["here"] / name / "config.json").touch()
-    assert checkpoints.find_folder(name) == places["bundled"] / name  # a bare name is never a folder
-    assert checkpoints.find_folder(f"./{name}") == Path(name)
+    assert resolve.find_folder(name) == places["bundled"] / name  # a bare name is never a folder
+    assert resolve.find_folder(f"./{name}") == Path(name)
 
 
 def test_damaged_weights(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from skipae import DeviceError, UsageError, from_pretrained, runtime
+from skipae import DeviceError, UsageError, from_pretrained
 from skipae.commands import options
-from skipae.runtime import Device, available_threads, choose_device
+from skipae.engine import device as runtime
+from skipae.engine.device import Device, available_threads, choose_device
 
 
 def smoke_model() -> bytes:

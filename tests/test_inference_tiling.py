@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipae import ImageError, UsageError, from_pretrained, tiling
-from skipae.tiling import axes, plan, restore
+from skipae import ImageError, UsageError, from_pretrained
+from skipae.engine import tiling
+from skipae.engine.tiling import axes, plan, restore
 
 
 @pytest.fixture(scope="module")

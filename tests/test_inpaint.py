@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from skipae import ImageError, Model, UsageError, cli, from_pretrained, inpainting
+from skipae import ImageError, Model, UsageError, cli, from_pretrained
+from skipae.tasks import inpaint
 
 Run = Callable[..., Result]
 
@@ -116,7 +117,7 @@ def test_the_net_takes_over_where_it_fills_well(monkeypatch: pytest.MonkeyPatch)
         painted.append((pixels == (0, 1, 0)).all(axis=2))
         return truth
 
-    filled = inpainting.fill(fake(restore, halo=60), damaged, mask)
+    filled = inpaint.fill(fake(restore, halo=60), damaged, mask)
     assert np.array_equal(painted[1], mask)
     assert painted[0].any() and not (painted[0] & mask).any()  # holes of the same shape, where the truth is known
     # The painted test holes lie in the truth, so this net is never wrong.
@@ -127,7 +128,7 @@ def test_a_net_that_fills_badly_changes_nothing() -> None:
     truth = gradient(60, 60, 1).astype(np.float32)
     truth += np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
     mask = cross(60, 60)
-    filled = inpainting.fill(fake(lambda pixels: pixels), truth, mask)  # leaves the painted colour
+    filled = inpaint.fill(fake(lambda pixels: pixels), truth, mask)  # leaves the painted colour
     assert np.abs(filled - gradient(60, 60, 1))[mask].max() < 0.1
     assert np.array_equal(filled[~mask], truth[~mask])
 
@@ -151,9 +152,9 @@ def test_cells_join_without_seams(model: Model, monkeypatch: pytest.MonkeyPatch,
     image = (gradient(160, 170) + np.random.default_rng(0).normal(0, 3, (160, 170, 3))).astype(np.uint8)
     mask = cross(160, 170)
     mask[30 : 30 + side, 60 : 60 + side] = True
-    monkeypatch.setattr(inpainting, "_decoy", lambda taken: taken & False)  # its holes differ between windows
+    monkeypatch.setattr(inpaint, "_decoy", lambda taken: taken & False)  # its holes differ between windows
     whole = model.inpaint(image, mask)
-    monkeypatch.setattr(inpainting, "CELL", 32)
+    monkeypatch.setattr(inpaint, "CELL", 32)
     assert np.abs(model.inpaint(image, mask).astype(int) - whole).max() <= 2
 
 
@@ -168,7 +169,7 @@ def test_only_windows_around_holes_are_computed() -> None:
     mask = np.zeros((900, 1100), bool)
     mask[:10, :10] = mask[700:710, 500:520] = True
     shares: list[float] = []
-    inpainting.fill(fake(restore), image, mask, shares.append)
+    inpaint.fill(fake(restore), image, mask, shares.append)
     assert areas and max(areas) <= 74 * 84
     assert shares == [0.5, 1.0]
 
@@ -180,7 +181,7 @@ def test_grey_is_painted_in_colour() -> None:
         seen.append(pixels.shape)
         return pixels
 
-    inpainting.fill(fake(restore), gradient(50, 50)[..., 0].astype(np.uint8), cross(50, 50))
+    inpaint.fill(fake(restore), gradient(50, 50)[..., 0].astype(np.uint8), cross(50, 50))
     assert seen and all(shape[2] == 3 for shape in seen)
 
 
@@ -221,7 +222,7 @@ def test_masks_of_all_kinds(tmp_path: Path) -> None:
         path.read_bytes(),
         as_file(indexed, "GIF"),
     ):
-        assert np.array_equal(inpainting.read_mask(source), mask), source
+        assert np.array_equal(inpaint.read_mask(source), mask), source
 
 
 def test_masks_are_in_the_frame_of_the_upright_image(model: Model) -> None:
@@ -235,7 +236,7 @@ def test_masks_are_in_the_frame_of_the_upright_image(model: Model) -> None:
     upright = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
     assert np.array_equal(result[~mask], upright[~mask])
     turned = as_file(Image.fromarray(mask).transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
-    assert np.array_equal(inpainting.read_mask(turned), mask)
+    assert np.array_equal(inpaint.read_mask(turned), mask)
     with pytest.raises(UsageError, match=r"has 30 x 20 pixels, but the image 20 x 30 \(upright\)"):
         model.inpaint(data, mask.T)
 

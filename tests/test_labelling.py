@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import COLOUR_BIAS, LABELS, colour_graph, write_checkpoint
-from skipae import ImageError, ModelError, UsageError, cli, from_pretrained, labelling
-from skipae.labelling import Area
+from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
+from skipae.tasks import labels as labelling
+from skipae.tasks.labels import Area
 from skipae_zoo import Head, Preprocessing, read_config, write_config
 
 Run = Callable[..., Result]

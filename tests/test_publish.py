@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import skipae_train
 from hub_server import HubServer, Repository
-from skipae import checkpoints
-from skipae.checkpoints import find_folder
+from skipae.checkpoints import resolve
+from skipae.checkpoints.resolve import find_folder
 from skipae_train import publish as publishing
 from skipae_train.card import CardError, make_card, measure_speed, write_card
 from skipae_train.cli import main
@@ -105,8 +105,8 @@ def test_a_segmenter_goes_there_and_back(server: HubServer, made: Path, capsys: 
     expected = {p.relative_to(made).as_posix(): p.read_bytes() for p in made.rglob("*") if p.is_file()}
     assert sent == {path: content for path, content in expected.items() if path != "state.pt"}
     folder = find_folder("me/decoder", files="", extra=("README.md",))
-    assert folder.name == repository.main and checkpoints.problems(folder, "") == []
-    for file in ("README.md", "config.json", *checkpoints.load_config(folder).files):
+    assert folder.name == repository.main and resolve.problems(folder, "") == []
+    for file in ("README.md", "config.json", *resolve.load_config(folder).files):
         assert (folder / file).read_bytes() == expected[file]
 
     image = torch.rand(1, 3, 29, 31, generator=torch.Generator().manual_seed(0))
@@ -124,9 +124,9 @@ def test_the_bundled_one_goes_there_and_back(
     assert published is not None
     assert len(writes(server)) == 1
     folder = find_folder("skipae/skipae-natural", files="", revision=published.revision)
-    assert checkpoints.problems(folder, "") == []
+    assert resolve.problems(folder, "") == []
     for file in ("onnx/model.onnx", "onnx/features.onnx"):
-        assert (folder / file).read_bytes() == (checkpoints.BUNDLED / "skipae-natural" / file).read_bytes()
+        assert (folder / file).read_bytes() == (resolve.BUNDLED / "skipae-natural" / file).read_bytes()
     staged = ROOT / "model_cards" / "skipae-natural" / "model.safetensors"
     assert (folder / "model.safetensors").read_bytes() == staged.read_bytes()
     assert published.size == sum(file.stat().st_size for file in (folder / "onnx").iterdir())
@@ -231,7 +231,7 @@ def test_the_card_says_what_users_ask(made: Path) -> None:
     assert "| CamVid | mean IoU | 3 | 233 | **0.5123** | 0.0141 |" in card
     assert "![before and after](assets/before-and-after.png)" in card
     assert "1024 x 1024 pixels take" in card and 'from_pretrained("ORG/decoder")' in card
-    for digest in checkpoints.load_config(made).files.values():
+    for digest in resolve.load_config(made).files.values():
         assert digest in card
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from skipae import checkpoints, from_pretrained
+from skipae import from_pretrained
+from skipae.checkpoints import resolve
 from skipae_train.card import make_card
 from skipae_train.export import PARITY_SIZES, TOLERANCE, session
 from skipae_train.networks import Network
@@ -26,7 +27,7 @@ def test_it_is_whole_known_and_described(name):
     folder = STAGED / name
     config = read_config(folder)
     assert config.name == name and (entry := find_checkpoint(name)) is not None and entry.task == config.task
-    assert checkpoints.problems(folder, "") == []
+    assert resolve.problems(folder, "") == []
     inside = {path.relative_to(folder).as_posix() for path in [*folder.glob("*.safetensors"), *folder.glob("onnx/*")]}
     assert inside == set(config.files)
     assert (folder / "README.md").read_text(encoding="utf-8") == make_card(folder)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from skipae.errors import DeviceError, ImageError, ModelError, SkipaeError, UsageError
 
 if TYPE_CHECKING:
-    from skipae.checkpoints import list_models
+    from skipae.checkpoints.resolve import list_models
     from skipae.images import Loss, Picture, open_image
+    from skipae.integrations.sklearn import FeatureExtractor as FeatureExtractor
     from skipae.model import Model, from_pretrained
-    from skipae.transformer import FeatureExtractor as FeatureExtractor
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ _HOMES = {
     "Model": "skipae.model",
     "Picture": "skipae.images",
     "from_pretrained": "skipae.model",
-    "list_models": "skipae.checkpoints",
+    "list_models": "skipae.checkpoints.resolve",
     "open_image": "skipae.images",
 }
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(_HOMES[name]), name)
     if name == "FeatureExtractor":  # not in __all__: import * must work without scikit-learn
         try:
-            from skipae.transformer import FeatureExtractor
+            from skipae.integrations.sklearn import FeatureExtractor
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] != "sklearn":
                 raise

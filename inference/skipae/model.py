@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import checkpoints, features, images, inpainting, labelling, runtime, tiling
+from skipae import images
+from skipae.checkpoints import resolve
+from skipae.checkpoints.hub import Access
+from skipae.engine import device as runtime
+from skipae.engine import tiling
 from skipae.errors import ImageError, UsageError
-from skipae.hub import Access
+from skipae.tasks import features, inpaint
+from skipae.tasks import labels as labelling
 from skipae_zoo import CheckpointConfig
 
 if TYPE_CHECKING:
@@ -144,7 +149,7 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
-        checkpoints.require_task(self.config, "restoration", "denoise")
+        resolve.require_task(self.config, "restoration", "denoise")
         check_options(strength, luma, chroma, tile, halo, max_pixels)
 
         def restore(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -208,22 +213,22 @@ class Model:
             ImageError: a file cannot be decoded, every pixel is masked, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
-        checkpoints.require_task(self.config, "restoration", "inpaint")
+        resolve.require_task(self.config, "restoration", "inpaint")
         check_options(1.0, None, None, None, None, max_pixels)
         with _named(mask, "mask"):
-            holes = None if mask is None else inpainting.read_mask(mask, max_pixels=max_pixels)
+            holes = None if mask is None else inpaint.read_mask(mask, max_pixels=max_pixels)
         if not isinstance(image, np.ndarray):
             with _named(image):
                 picture = images.to_picture(image, max_pixels=max_pixels)
-            inpainting.inpaint_picture(self, picture, holes)
+            inpaint.inpaint_picture(self, picture, holes)
             return picture.to_pil() if images.is_pil(image) else picture
         clear = holes is None and image.ndim == 3 and image.shape[2] == 4
         if holes is None:
             holes = image[..., 3] == 0 if clear else np.zeros(image.shape[:2], bool)
 
         def fill(pixels: NDArray[Any]) -> NDArray[Any]:
-            inpainting.check_mask(holes, pixels.shape[1::-1])
-            return inpainting.fill(self, pixels, holes)
+            inpaint.check_mask(holes, pixels.shape[1::-1])
+            return inpaint.fill(self, pixels, holes)
 
         result = _restore_array(image, fill)
         if clear:
@@ -369,7 +374,7 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not classify images.
         """
-        checkpoints.require_task(self.config, "classification", "classify")
+        resolve.require_task(self.config, "classification", "classify")
         check_options(1.0, None, None, None, None, max_pixels)
         with _named(image):
             pixels = features.load(image, max_pixels)
@@ -424,7 +429,7 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not segment images.
         """
-        checkpoints.require_task(self.config, "segmentation", "segment")
+        resolve.require_task(self.config, "segmentation", "segment")
         check_options(1.0, None, None, tile, halo, max_pixels)
         with _named(image):
             pixels = features.load(image, max_pixels)
@@ -456,7 +461,7 @@ class Model:
 
 
 def from_pretrained(
-    name: str | os.PathLike[str] = checkpoints.DEFAULT,
+    name: str | os.PathLike[str] = resolve.DEFAULT,
     *,
     device: str = "auto",
     revision: str | None = None,
@@ -487,12 +492,12 @@ def from_pretrained(
     """
     if not isinstance(name, str | os.PathLike):
         raise UsageError(f"name must be a checkpoint's name or folder, not {type(name).__name__}")
-    folder = checkpoints.find_folder(
+    folder = resolve.find_folder(
         name if isinstance(name, str) else Path(name),
         revision=revision,
         access=Access(cache_dir, token, local_files_only, notify),
     )
-    config = checkpoints.load_config(folder)
+    config = resolve.load_config(folder)
     model = Model(folder, config, runtime.choose_device(device, threads, notify))
     model.open()
     return model

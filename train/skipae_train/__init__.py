@@ -18,7 +18,7 @@ def load(name: str | os.PathLike[str]) -> Network:
     Raises :class:`skipae.ModelError` where the checkpoint cannot be had or is damaged.
     """
     from skipae import ModelError
-    from skipae.checkpoints import find_folder
+    from skipae.checkpoints.resolve import find_folder
     from skipae_train.networks import Network
     from skipae_zoo import ConfigError
 

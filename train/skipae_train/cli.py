@@ -479,9 +479,9 @@ def eager(model: str, size: int, threads: int | None) -> None:
     started = time.perf_counter()
     import torch
 
-    from skipae.checkpoints import find_folder, require_task
+    from skipae.checkpoints.resolve import find_folder, require_task
     from skipae.commands.bench import timing
-    from skipae.runtime import available_threads
+    from skipae.engine.device import available_threads
     from skipae_train.networks import AutoEncoder
     from skipae_zoo import read_config
 

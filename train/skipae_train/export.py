@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from skipae.runtime import load_runtime
+from skipae.engine.device import load_runtime
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite

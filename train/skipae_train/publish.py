@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
 from skipae import ModelError, __version__
-from skipae.checkpoints import find_folder
-from skipae.hub import Access, Hub, reason
+from skipae.checkpoints.hub import Access, Hub, reason
+from skipae.checkpoints.resolve import find_folder
 from skipae_train.card import make_card
 from skipae_train.export import FILES, TOLERANCE, compare, session
 from skipae_train.networks import Network

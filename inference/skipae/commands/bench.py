@@ -127,7 +127,7 @@ def measure(name: str, device: str, size: int, threads: int | None, console: opt
     started = time.perf_counter()
     model = options.load_model(name, device, threads, console, "restoration", "be measured")
     loaded = time.perf_counter() - started
-    from skipae.runtime import load_runtime
+    from skipae.engine.device import load_runtime
 
     engine = f"onnxruntime {load_runtime().__version__}"
     return timing(model.restore, size, engine, model.device.threads, loaded)

@@ -10,7 +10,8 @@ import click
 from skipae.commands import options
 
 if TYPE_CHECKING:
-    from skipae import batch, images
+    from skipae import images
+    from skipae.batch import pipeline as batch
     from skipae.model import Model
 
 
@@ -45,7 +46,7 @@ def command(
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
     be had or is no classifier, 5 no input could be read, 130 interrupted.
     """
-    from skipae import batch
+    from skipae.batch import pipeline as batch
 
     console = options.Console(quiet, debug)
     found = batch.find(inputs, lists)
@@ -75,7 +76,7 @@ class _Classification:
 
     def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
         """Classify the picture."""
-        from skipae import batch
+        from skipae.batch import pipeline as batch
         from skipae.console import to_json
 
         scores = self._model.classify(picture.rgb(), self._top)

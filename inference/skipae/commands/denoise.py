@@ -70,7 +70,7 @@ def command(
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
     be had, 5 no input could be read, 130 interrupted.
     """
-    from skipae import batch
+    from skipae.batch import pipeline as batch
     from skipae.model import check_options
 
     check_options(strength, luma, chroma, tile, halo, max_pixels)

@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
-from skipae import runtime
 from skipae.commands import options
 from skipae.console import echo, redact
+from skipae.engine import device as runtime
 from skipae.errors import DeviceError, ModelError
 
 PACKAGES = ("skipae", "numpy", "pillow", "click", "tqdm", "huggingface-hub", "torch")
@@ -164,18 +164,18 @@ def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> N
 def _look_at_folders(report: Report) -> None:
     from huggingface_hub import constants
 
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae_zoo import ConfigError, verified_file
 
-    mirror = os.environ.get(checkpoints.MIRROR)
+    mirror = os.environ.get(resolve.MIRROR)
     shown = mirror and redact(mirror)
-    report.facts["folders"] = {"bundled": str(checkpoints.BUNDLED), "mirror": shown, "hub": constants.HF_HUB_CACHE}
+    report.facts["folders"] = {"bundled": str(resolve.BUNDLED), "mirror": shown, "hub": constants.HF_HUB_CACHE}
     if mirror and "://" not in mirror and not Path(mirror).is_dir():
-        report.problem(f"{checkpoints.MIRROR}={shown} is not a folder", f"unset {checkpoints.MIRROR}, or correct it")
-    folder = checkpoints.BUNDLED / checkpoints.DEFAULT
+        report.problem(f"{resolve.MIRROR}={shown} is not a folder", f"unset {resolve.MIRROR}, or correct it")
+    folder = resolve.BUNDLED / resolve.DEFAULT
     files: dict[str, str] = {}
     try:
-        config = checkpoints.load_config(folder)
+        config = resolve.load_config(folder)
         for name in config.files:
             if name.endswith(".onnx"):
                 verified_file(folder, config, name)
@@ -183,7 +183,7 @@ def _look_at_folders(report: Report) -> None:
     except (ConfigError, ModelError) as error:
         report.problem(str(error), "pip install --force-reinstall --no-deps skipae")
         report.exit_code = ModelError.exit_code
-    report.facts["checkpoint"] = {"name": checkpoints.DEFAULT, "sha256": files}
+    report.facts["checkpoint"] = {"name": resolve.DEFAULT, "sha256": files}
 
 
 def find_gpus() -> list[dict[str, str]]:

@@ -93,19 +93,23 @@ def command(
     """
     from pathlib import Path
 
-    from skipae import batch, checkpoints, feature_files, features, runtime
+    from skipae.batch import feature_store
+    from skipae.batch import pipeline as batch
+    from skipae.checkpoints import resolve
+    from skipae.engine import device as runtime
     from skipae.errors import UsageError
     from skipae.model import Model
+    from skipae.tasks import features
 
     if output == batch.STREAM:
         raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
     console = options.Console(quiet, debug)
-    folder = checkpoints.find_folder(model)
-    config = checkpoints.load_config(folder)
+    folder = resolve.find_folder(model)
+    config = resolve.load_config(folder)
     names = [name for text in layers for name in text.split(",")]
     settings = features.Settings.check(config, names or None, pool, l2, dtype, resize, crop)
-    run = feature_files.describe(settings, config.name, config.files.get(features.FILE, ""))
-    store = feature_files.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
+    run = feature_store.describe(settings, config.name, config.files.get(features.FILE, ""))
+    store = feature_store.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
     found = batch.find(inputs, lists, results=Path(output))
     if resume and None in found.single:
         raise UsageError(
@@ -127,9 +131,9 @@ def command(
         chosen = runtime.choose_device(device, threads, console.remark)
         extractor = features.Extractor(Model(folder, config, chosen), settings, batch_size)
         extractor.session.open()
-        return extractor, feature_files.versions(chosen)
+        return extractor, feature_store.versions(chosen)
 
-    task = feature_files.Collection(load, store, shard_size)
+    task = feature_store.Collection(load, store, shard_size)
     try:
         outcome = batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast)
     finally:

@@ -12,9 +12,10 @@ from skipae.commands import options
 from skipae.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
-    from skipae import batch, images
-    from skipae.inpainting import Mask
+    from skipae import images
+    from skipae.batch import pipeline as batch
     from skipae.model import Model
+    from skipae.tasks.inpaint import Mask
 
 Box = tuple[int, int, int, int]
 
@@ -92,7 +93,7 @@ def command(
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage (a mask of the wrong size too, where there is one
     image), 3 the device is not available, 4 the model could not be had, 5 no input could be read, 130 interrupted.
     """
-    from skipae import batch
+    from skipae.batch import pipeline as batch
 
     console = options.Console(quiet, debug)
     masks = None if mask is None else Path(mask)
@@ -143,10 +144,11 @@ class _Inpainting:
 
     def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
         """Fill the picture."""
-        from skipae import batch, inpainting
+        from skipae.batch import pipeline as batch
+        from skipae.tasks import inpaint
 
         mask = self._mask(job, picture.size)
-        count = inpainting.inpaint_picture(self._model, picture, mask, advance)
+        count = inpaint.inpaint_picture(self._model, picture, mask, advance)
         if not count:
             picture.notes.append(
                 "has no fully transparent pixels, and there is no --mask or --box: nothing is filled"
@@ -164,7 +166,7 @@ class _Inpainting:
         """What is to be filled, or None for what is transparent."""
         import numpy as np
 
-        from skipae import inpainting
+        from skipae.tasks import inpaint
 
         path = self._mask_of(job)
         if path is None and not self._boxes:
@@ -174,7 +176,7 @@ class _Inpainting:
         else:
             if self._last is None or self._last[0] != path:
                 try:
-                    self._last = path, inpainting.read_mask(path, max_pixels=self._max_pixels)
+                    self._last = path, inpaint.read_mask(path, max_pixels=self._max_pixels)
                 except ImageError as error:
                     raise UsageError(f"--mask {path}: {error}") from error
             mask = self._last[1].copy() if self._boxes else self._last[1]

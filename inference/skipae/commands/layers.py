@@ -45,13 +45,13 @@ def command(name: str | None, model: str, size: tuple[int, int] | None, as_json:
     is channels x height x width for an image of --size.  The last line names the layer of features where none is asked
     for.
     """
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae.console import echo
 
     source = click.get_current_context().get_parameter_source("model")
     if name is not None and source is not ParameterSource.DEFAULT:
         raise click.UsageError(f"{name} and --model {model} both name a checkpoint: give one")
-    config = checkpoints.load_config(checkpoints.find_folder(name or model))
+    config = resolve.load_config(resolve.find_folder(name or model))
     default = config.default_layer or config.architecture.layers[-1].name
     height, width = size or (config.preprocessing.crop or 224,) * 2
     rows = [

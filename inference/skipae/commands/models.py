@@ -56,22 +56,22 @@ def list_(as_json: bool) -> None:
 @json_option
 def info(name: str, as_json: bool) -> None:
     """Show what a model is: network, layers, files and their sha256.  Makes no request."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae_zoo import find_checkpoint
 
     entry = find_checkpoint(name)
     facts = _facts(entry) if entry else {}
     folder = _local(name)
     if folder is None and entry is None:
-        checkpoints.find_folder(name, access=_no_requests())  # says why there is none
+        resolve.find_folder(name, access=_no_requests())  # says why there is none
     if folder is not None:
         facts |= {"folder": str(folder), "size": _bytes(folder)} | _licence(folder)
-        facts |= checkpoints.load_config(folder).to_dict()
+        facts |= resolve.load_config(folder).to_dict()
     if as_json:
         echo(*json.dumps(facts, indent=2).split("\n"))
         return
     if folder is not None:
-        config = checkpoints.load_config(folder)
+        config = resolve.load_config(folder)
         shown = ("name", "task", "summary", "state", "size", "licence", "problem", "folder", "command")
         facts = {key: facts[key] for key in shown if key in facts} | _described(config)
     for key, value in facts.items():
@@ -92,23 +92,23 @@ def pull(
 
     NAME is a named model, or org/name of a repository on the Hub.  A damaged file of the cache is fetched again.
     """
-    from skipae import checkpoints
-    from skipae.hub import Access
+    from skipae.checkpoints import resolve
+    from skipae.checkpoints.hub import Access
 
     console = options.Console(quiet, debug)
     code = 0
     for name in names:
         try:
-            folder = checkpoints.find_folder(
+            folder = resolve.find_folder(
                 name,
-                files="" if safetensors else checkpoints.INFERENCE,
+                files="" if safetensors else resolve.INFERENCE,
                 extra=("README.md",),
                 revision=revision,
                 access=Access(notify=console.remark),
             )
-            if safetensors and "model.safetensors" not in checkpoints.load_config(folder).files:
+            if safetensors and "model.safetensors" not in resolve.load_config(folder).files:
                 console.say(f"{name} has no model.safetensors: its ONNX files are all there is")
-            for problem in checkpoints.problems(folder, "" if safetensors else checkpoints.INFERENCE):
+            for problem in resolve.problems(folder, "" if safetensors else resolve.INFERENCE):
                 raise ModelError(problem)
             if target is not None:
                 folder = _copy(folder, Path(target) / _asked(name), safetensors)
@@ -127,7 +127,7 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
 
     DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
     """
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae_zoo import CHECKPOINTS, find_checkpoint
 
     console = options.Console(quiet, debug)
@@ -140,10 +140,10 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
         elif (found := _local(name)) is not None:
             folders[name] = found
         elif names:
-            checkpoints.find_folder(name, access=_no_requests())  # says why there is none
+            resolve.find_folder(name, access=_no_requests())  # says why there is none
     code = 0
     for name, folder in folders.items():
-        found_problems = checkpoints.problems(folder, "onnx/")
+        found_problems = resolve.problems(folder, "onnx/")
         for problem in found_problems:
             console.error(problem)
             code = ModelError.exit_code
@@ -156,38 +156,38 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
 @click.argument("name", metavar="[NAME]", required=False)
 def path(name: str | None) -> None:
     """Print the folder of a model that is here; without NAME the folder of the cache."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
 
     if name is None:
         from huggingface_hub import constants
 
         echo(constants.HF_HUB_CACHE)
         return
-    echo(checkpoints.find_folder(name, access=_no_requests()))
+    echo(resolve.find_folder(name, access=_no_requests()))
 
 
 def _no_requests() -> Any:
-    from skipae.hub import Access
+    from skipae.checkpoints.hub import Access
 
     return Access(local_files_only=True)
 
 
 def _local(name: str) -> Path | None:
     """Its folder on this machine."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
 
     with suppress(ModelError):
-        return checkpoints.find_folder(name, access=_no_requests())
+        return resolve.find_folder(name, access=_no_requests())
     return None
 
 
 def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
     """A named model as far as it is known without a request."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
 
     folder, published = _local(entry.name), entry.published
     if folder is not None:
-        state = "bundled" if folder.parent == checkpoints.BUNDLED else "here"
+        state = "bundled" if folder.parent == resolve.BUNDLED else "here"
     else:
         state = "to fetch" if published else "not published"
     return {
@@ -213,12 +213,12 @@ def _bytes(folder: Path) -> int:
 
 def _licence(folder: Path) -> dict[str, str | None]:
     """The ``licence`` in the head of the card, and the ``problem`` with the folder, if any."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae_zoo import read_text_file
 
     card = folder / "README.md"
     try:
-        checkpoints.load_config(folder)
+        resolve.load_config(folder)
         head = read_text_file(card).split("\n---", 1)[0]
     except ModelError as error:
         return {"licence": None, "problem": str(error)}
@@ -256,20 +256,20 @@ def _size(size: int | None) -> str:
 
 def _asked(name: str) -> Path:
     """Where a copy of it belongs: only what was asked for decides, not what the checkpoint says of itself."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
 
     path = Path(name).expanduser()
-    if checkpoints.HUB_ID.fullmatch(name):
+    if resolve.HUB_ID.fullmatch(name):
         return path
     return Path(path.resolve().name if path.name in ("", "..") else path.name)
 
 
 def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
     """Copy the files that a checkpoint folder has by contract; each appears whole, ``config.json`` last."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
 
     wanted = re.compile(r"onnx/[^/]+\.onnx|model\.safetensors" if safetensors else r"onnx/[^/]+\.onnx")
-    weights = [file for file in checkpoints.load_config(folder).files if wanted.fullmatch(file)]
+    weights = [file for file in resolve.load_config(folder).files if wanted.fullmatch(file)]
     try:
         for file in (*weights, "README.md", "preprocessor_config.json", "config.json"):
             if not (folder / file).is_file() or (target / file).resolve() == (folder / file).resolve():

@@ -15,7 +15,7 @@ from skipae_zoo import DEFAULTS, Task
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from skipae.batch import Progress, Work
+    from skipae.batch.pipeline import Progress, Work
     from skipae.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,14 +51,14 @@ def complete_layers(context: click.Context, _: click.Parameter, text: str) -> li
     """Completes the last of the layer names, separated by commas, of the checkpoint in ``--model``."""
     from click.shell_completion import CompletionItem
 
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
+    from skipae.checkpoints.hub import Access
     from skipae.errors import SkipaeError
-    from skipae.hub import Access
 
     try:
-        name = context.params.get("model") or checkpoints.DEFAULT
-        folder = checkpoints.find_folder(name, access=Access(local_files_only=True))
-        layers = checkpoints.load_config(folder).architecture.layers
+        name = context.params.get("model") or resolve.DEFAULT
+        folder = resolve.find_folder(name, access=Access(local_files_only=True))
+        layers = resolve.load_config(folder).architecture.layers
     except SkipaeError:
         return []
     before, comma, last = text.rpartition(",")
@@ -238,7 +238,7 @@ class Console:
 
     def print(self, *lines: str) -> None:
         """Lines on standard output; :class:`ImageError` where they cannot be written."""
-        from skipae.batch import write_stdout
+        from skipae.batch.pipeline import write_stdout
         from skipae.console import clean
 
         if self._bar is not None:
@@ -248,7 +248,7 @@ class Console:
     @contextmanager
     def progress(self, total: int) -> Iterator[Progress]:
         """A bar over ``total`` images."""
-        from skipae.batch import NoProgress
+        from skipae.batch.pipeline import NoProgress
 
         if not self._bar_wanted or not total:
             yield NoProgress()
@@ -273,18 +273,18 @@ def load_model(
     name: str, device: str, threads: int | None, console: Console, task: Task | None = None, verb: str = ""
 ) -> Model:
     """The checkpoint; where it is for another ``task``, the :class:`ModelError` names those that can ``verb``."""
-    from skipae import checkpoints
+    from skipae.checkpoints import resolve
     from skipae.model import from_pretrained
 
     model = from_pretrained(name, device=device, threads=threads, notify=console.remark)
     if task is not None:
-        checkpoints.require_task(model.config, task, verb)
+        resolve.require_task(model.config, task, verb)
     return model
 
 
 def show(work: Work, console: Console) -> int:
     """``--dry-run``: print which result each input would have; the exit code that is known by now."""
-    from skipae import batch
+    from skipae.batch import pipeline as batch
     from skipae.console import echo
 
     for job in work.jobs:

@@ -12,7 +12,8 @@ from skipae.commands import options
 from skipae.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipae import batch, images
+    from skipae import images
+    from skipae.batch import pipeline as batch
     from skipae.model import Model
 
 
@@ -71,7 +72,7 @@ def command(
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
     be had or does not segment, 5 no input could be read, 130 interrupted.
     """
-    from skipae import batch
+    from skipae.batch import pipeline as batch
 
     console = options.Console(quiet, debug)
     if quality is not None and not overlay:
@@ -137,8 +138,10 @@ class _Segmentation:
 
     def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
         """Segment the picture."""
-        from skipae import batch, images, labelling
+        from skipae import images
+        from skipae.batch import pipeline as batch
         from skipae.console import to_json
+        from skipae.tasks import labels as labelling
 
         pixels = picture.rgb()
         labels = self._model.segment(pixels, tile=self._tile, halo=self._halo, progress=advance)

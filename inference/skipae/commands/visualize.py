@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from skipae.batch import Advance, Job, Written
+    from skipae.batch.pipeline import Advance, Job, Written
     from skipae.images import Picture
     from skipae.model import Model
 
@@ -82,8 +82,8 @@ def command(
     Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 the device is not available, 4 the model
     could not be had, 5 IMAGE could not be read, 130 interrupted.
     """
-    from skipae import batch
-    from skipae.visualize import figure
+    from skipae.batch import pipeline as batch
+    from skipae.tasks.feature_maps import figure
 
     console = options.Console(quiet, debug)
     work = batch.plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
@@ -99,7 +99,7 @@ def command(
 
 
 class _Drawing:
-    """Draws a figure of each image; a :class:`skipae.batch.Task`."""
+    """Draws a figure of each image; a :class:`skipae.batch.pipeline.Task`."""
 
     def __init__(
         self, load: Callable[[], Model], draw: Callable[[Model, NDArray[Any]], Image], overwrite: bool
@@ -114,7 +114,8 @@ class _Drawing:
 
     def process(self, job: Job, picture: Picture, advance: Advance) -> Callable[[], Written]:
         """Draw the figure."""
-        from skipae import batch, images
+        from skipae import images
+        from skipae.batch import pipeline as batch
 
         sheet = self._draw(self._model, picture.rgb())
 

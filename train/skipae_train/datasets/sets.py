@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipae.runtime import available_threads
+from skipae.engine.device import available_threads
 from skipae_train.data import DataError, Pixels
 from skipae_train.hashing import Draw, mix, permutation, uniforms
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import features, tiling
+from skipae.engine import tiling
+from skipae.tasks import features
 
 if TYPE_CHECKING:
     from PIL import Image

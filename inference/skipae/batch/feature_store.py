@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipae import images
-from skipae.batch import Advance, Job, Write, Written
+from skipae.batch.pipeline import Advance, Job, Write, Written
+from skipae.engine.device import Device, load_runtime
 from skipae.errors import ImageError, UsageError
-from skipae.features import Extractor, Features, Settings
 from skipae.files import lock, remove_parts, write_atomically
-from skipae.runtime import Device, load_runtime
+from skipae.tasks.features import Extractor, Features, Settings
 
 EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
 """Each format's file name extension."""
@@ -392,7 +392,7 @@ class Store:
 
 
 class Collection:
-    """Extracts features of images and hands them to a store, shard by shard; a :class:`skipae.batch.Collector`."""
+    """Extracts features of images and hands them to a store, shard by shard; a :class:`Collector`."""
 
     def __init__(
         self, load: Callable[[], tuple[Extractor, dict[str, str]]], store: Store, shard_size: int | None = None

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from skipae.checkpoints import DEFAULT, find_folder, load_config
+from skipae.checkpoints.resolve import DEFAULT, find_folder, load_config
 from skipae.errors import UsageError
-from skipae.features import Settings
 from skipae.images import MAX_PIXELS
 from skipae.model import Model, check_options, from_pretrained
+from skipae.tasks.features import Settings
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]

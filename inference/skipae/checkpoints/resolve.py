@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
+from skipae.checkpoints.hub import Access, Hub, Mirror
 from skipae.console import redact
 from skipae.errors import ModelError
-from skipae.hub import Access, Hub, Mirror
 from skipae_zoo import (
     CHECKPOINTS,
     DEFAULTS,
@@ -24,7 +24,7 @@ from skipae_zoo import (
 DEFAULT = DEFAULTS["restoration"]
 """The checkpoint that is loaded unless another is named."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parents[1] / "model_cards"
 
 BUNDLED = _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INSTALLED

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import features, tiling
+from skipae.engine import tiling
 from skipae.errors import ImageError, UsageError
+from skipae.tasks import features
 from skipae_zoo import CheckpointConfig
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import images, tiling
+from skipae import images
+from skipae.engine import tiling
 from skipae.errors import ImageError, UsageError
 
 if TYPE_CHECKING:

@@ -528,7 +528,7 @@ class _Pipeline:
                 self._finish()
                 self._flush()
             except BaseException as stop:
-                from skipae.runtime import time_limit
+                from skipae.engine.device import time_limit
 
                 # What is being written will be whole, and what is held is kept, on a second try where the net fails.
                 for end in (self._finish, self._flush, self._flush):

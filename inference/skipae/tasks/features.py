@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae import images, runtime, tiling
+from skipae import images
+from skipae.engine import device as runtime
+from skipae.engine import tiling
 from skipae.errors import ImageError, UsageError
 from skipae_zoo import CheckpointConfig, Layer
 

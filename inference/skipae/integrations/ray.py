@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from skipae import batch, feature_files, features, images, runtime
-from skipae.checkpoints import DEFAULT, find_folder, load_config
+from skipae import images
+from skipae.batch import feature_store
+from skipae.batch import pipeline as batch
+from skipae.batch.feature_store import Entry
+from skipae.checkpoints.resolve import DEFAULT, find_folder, load_config
+from skipae.engine import device as runtime
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
-from skipae.feature_files import Entry
-from skipae.features import Extractor, Features, Settings
 from skipae.model import Model
+from skipae.tasks import features
+from skipae.tasks.features import Extractor, Features, Settings
 
 try:
     import pyarrow as pa
     import ray.data
 except ImportError as error:
-    raise ImportError(f'skipae.cluster needs Ray Data ({error}): pip install "skipae[ray]"') from error
+    raise ImportError(f'skipae.integrations.ray needs Ray Data ({error}): pip install "skipae[ray]"') from error
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -110,8 +114,8 @@ def extract(
     config = load_config(here)
     settings = Settings.check(config, layers, pool, l2, dtype, resize, crop)
     checkpoint = config.files.get(features.FILE, "")
-    run = feature_files.describe(settings, config.name, checkpoint)
-    store = feature_files.Store(os.fspath(output), run, format=format, overwrite=overwrite, resume=resume)
+    run = feature_store.describe(settings, config.name, checkpoint)
+    store = feature_store.Store(os.fspath(output), run, format=format, overwrite=overwrite, resume=resume)
     outcome = batch.Outcome()
     rows = batch_size or features.BATCH_SIZE
     if isinstance(sources, ray.data.Dataset):
@@ -148,7 +152,7 @@ def extract(
     return outcome
 
 
-def _find(sources: Any, output: Path, store: feature_files.Store, outcome: batch.Outcome) -> list[str]:
+def _find(sources: Any, output: Path, store: feature_store.Store, outcome: batch.Outcome) -> list[str]:
     """Paths of images, as the command line takes them; those that are missing are noted."""
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     if not isinstance(named, Iterable):
@@ -175,7 +179,7 @@ def _deal(paths: list[str], batch_size: int) -> Dataset:
 
 def _write(
     answers: Iterable[Answer | SkipaeError],
-    store: feature_files.Store,
+    store: feature_store.Store,
     outcome: batch.Outcome,
     shard_size: int | None,
 ) -> None:
@@ -208,8 +212,8 @@ def _write(
                 held[tuple(value.shape for value in values.values())].append((entry, values))
                 count += 1
                 size += sum(value.nbytes for value in values.values())
-                full = size >= feature_files.SHARD_BYTES if shard_size is None else count >= shard_size
-                if full or count >= feature_files.SHARD_IMAGES:
+                full = size >= feature_store.SHARD_BYTES if shard_size is None else count >= shard_size
+                if full or count >= feature_store.SHARD_IMAGES:
                     flush()
                     count = size = 0
     finally:
@@ -270,7 +274,7 @@ class _Worker:
             source = self.folder / path if content is None else content
             try:
                 picture = images.to_picture(source, max_pixels=self.max_pixels)
-                entry |= feature_files.identify(source)
+                entry |= feature_store.identify(source)
                 pixels = extractor.prepare(picture.rgb())
             except ImageError as error:
                 rows.append((entry, error))
@@ -279,7 +283,7 @@ class _Worker:
                 run()
             waiting.append((entry, pixels))
         run()
-        return feature_files.versions(extractor.session.device), rows, len(paths) - len(rows)
+        return feature_store.versions(extractor.session.device), rows, len(paths) - len(rows)
 
     def _load(self) -> Extractor:
         if self.extractor is None:

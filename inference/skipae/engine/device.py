@@ -23,8 +23,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.errors import DeviceError, ModelError, UsageError
-from skipae.subgraph import cut, has_external_data
 from skipae_zoo import CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
