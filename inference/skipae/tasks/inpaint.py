@@ -9,7 +9,8 @@ one that does not, on this picture, changes nothing.
 
 Holes wider than the blocks that the net was trained on are filled from coarse to fine: what lies deeper than
 :data:`DEPTH` comes from the same procedure on the image at half size, and the band around it is then filled with
-known pixels outside and the coarse result inside.  Only windows around holes are computed, so that a small hole in
+known pixels outside and the coarse result inside.  The band fades into the coarse result, so that no scale shows as
+a frame.  Only windows around holes are computed, so that a small hole in
 a large photo is fast and memory is bounded.
 """
 
@@ -35,6 +36,9 @@ Mask = NDArray[np.bool_]
 
 DEPTH = 16
 """Pixels from a hole's rim that are filled at one scale: half the side of the largest blocks in training."""
+
+RIM = 2
+"""Pixels from a hole's rim that are of one scale alone; from there to :data:`DEPTH` it fades into the coarser one."""
 
 CELL = 384
 """Holes are filled in cells of so many pixels a side, each with what is around it."""
@@ -183,7 +187,7 @@ def _fill(model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[fl
         part = pixels[rows, columns]
         small, holes = _half_size(part, mask[rows, columns])
         _fill(model, small, holes)
-        _write_upscaled(small, part, deep[rows, columns])
+        _write_upscaled(small, part, _deep(mask[rows, columns], RIM))
         band = mask & ~deep
     else:
         band = mask
@@ -192,7 +196,10 @@ def _fill(model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[fl
     for done, (rows, columns) in enumerate(cells, 1):
         around = _widen(rows, margin, mask.shape[0]), _widen(columns, margin, mask.shape[1])
         values = pixels[around].astype(np.float32) / scale
-        filled = _fill_window(model, values.reshape(*values.shape[:2], -1), band[around], deep[around])
+        flat = values.reshape(*values.shape[:2], -1)
+        filled = _fill_window(model, flat, band[around], deep[around])
+        coarse = _coarse_share(mask[around], deep[around])[..., None]
+        filled += coarse * (flat - filled)
         inside = (
             slice(rows.start - around[0].start, rows.stop - around[0].start),
             slice(columns.start - around[1].start, columns.stop - around[1].start),
@@ -356,12 +363,24 @@ def _to_type(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.rint(values, out=values).astype(dtype)
 
 
-def _deep(mask: Mask) -> Mask:
-    """Where no pixel within :data:`DEPTH` rows and columns is known."""
+def _coarse_share(mask: Mask, deep: Mask) -> Floats:
+    """The weight of the coarse result, from 0 up to :data:`RIM` pixels from the rim to 1 beyond :data:`DEPTH`."""
+    share = np.zeros(mask.shape, np.float32)
+    if deep.any():
+        eroded = _deep(mask, RIM)
+        for _ in range(RIM, DEPTH):
+            share += eroded
+            eroded = _deep(eroded, 1)
+    share /= DEPTH - RIM
+    return share
+
+
+def _deep(mask: Mask, depth: int = DEPTH) -> Mask:
+    """Where no pixel within ``depth`` rows and columns is known."""
     deep = mask.copy()
     reach = 0
-    while reach < DEPTH:
-        step = min(reach + 1, DEPTH - reach)
+    while reach < depth:
+        step = min(reach + 1, depth - reach)
         for axis in (0, 1):
             deep &= _moved(deep, step, axis) & _moved(deep, -step, axis)
         reach += step
