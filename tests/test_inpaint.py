@@ -147,6 +147,19 @@ def test_large_holes_go_from_coarse_to_fine(model: Model, side: int, dtype: type
     assert np.abs(result.astype(float) - truth)[mask].max() < 0.1 * top
 
 
+def test_no_frames_show_in_large_holes() -> None:
+    """Where one scale follows another, the result bends no more than beside that place."""
+    noise = np.random.default_rng(0).uniform(0, 255, (60, 60, 3)).astype(np.uint8)
+    pixels = np.asarray(Image.fromarray(noise).resize((240, 240), Image.Resampling.BICUBIC)).astype(np.float32) / 255
+    mask = np.zeros((240, 240), bool)
+    mask[60:180, 60:180] = True
+    filled = from_pretrained(device="cpu", threads=1).inpaint(pixels, mask)[90:150].astype(float)
+    bend = np.abs(filled[:, 2:] - 2 * filled[:, 1:-1] + filled[:, :-2]).mean(axis=(0, 2))
+    bend = bend[60 + inpaint.DEPTH // 2 - 1 : 119]  # by column, from within the first scale to the middle
+    beside = np.maximum(bend[:-8], bend[8:])
+    assert (bend[4:-4] < 1.5 * beside).all()
+
+
 @pytest.mark.parametrize("side", [20, 100])
 def test_cells_join_without_seams(model: Model, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     image = (gradient(160, 170) + np.random.default_rng(0).normal(0, 3, (160, 170, 3))).astype(np.uint8)
