@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import make_sets
 from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets import (
     COARSE,
@@ -373,6 +374,44 @@ def test_voc_segmentation(tmp_path):
     assert small.images.shape == (3, 3, 8, 8) and small.labels.shape == (3, 8, 8)
 
 
+def test_the_larger_list_of_voc_2012(tmp_path):
+    make_sets.voc(tmp_path, train=4, test=3)
+    at = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    with pytest.raises(DataError, match=r"train_aug.txt is missing: there are train, val; .* --budget cpu trains with"):
+        load("voc12-aug", tmp_path, "train")
+    (at / "train_aug.txt").write_text("train0001\ntrain0003\nval0000\n")
+    images = load("voc12-aug", tmp_path, "train")
+    assert [file.stem for file in images.files] == ["train0001", "train0003", "val0000"]
+    assert load("voc12-aug", tmp_path, "val").files == load("voc12", tmp_path, "val").files
+    (at / "train_aug.txt").write_text("/JPEGImages/train0001.jpg /SegmentationClassAug/train0001.png\n")
+    with pytest.raises(
+        DataError, match=r"has the file /JPEGImages/train0001.jpg, as lists of an older layout have: wr"
+    ):
+        load("voc12-aug", tmp_path, "train")
+    (at / "train_aug.txt").write_text("train0001\n2008_000001\n")
+    with pytest.raises(DataError, match=r"2008_000001.png is missing, but train_aug.txt names it: unpack"):
+        load("voc12-aug", tmp_path, "train")
+
+
+def test_a_zoomed_mask_stays_on_its_image(tmp_path):
+    at = make_sets.voc(tmp_path, train=2, test=1) / "VOCdevkit" / "VOC2012"
+    rng = np.random.default_rng(0)
+    for name in ("train0000", "train0001"):  # two gray halves, and a mask that says which
+        mask = np.zeros((64, 96), np.uint8)
+        mask[:, rng.integers(30, 60) :] = 1
+        mask[rng.integers(20, 40) :] ^= 1
+        Image.fromarray(mask).save(at / "SegmentationClass" / f"{name}.png")
+        Image.fromarray(mask * 200).convert("RGB").save(at / "JPEGImages" / f"{name}.jpg", quality=100)
+    images = voc_segmentation(at, "train", short_side=0)
+    wide = View(20, random=True, zoom=3.0, flip=True, seed=1)
+    shares = []
+    for epoch in range(20):
+        (batch,) = images.batches(plan(2, 2, seed=1, epoch=epoch), wide, epoch=epoch)
+        assert batch.labels.shape == (2, 20, 20) and set(batch.labels.unique().tolist()) <= {0, 1}
+        shares.append(((batch.images[:, 0] > 100) == (batch.labels == 1)).float().mean())
+    assert min(shares) > 0.9
+
+
 def test_segmentation_of_other_classes(tmp_path):
     folder = tmp_path / "CamVid-voc"
     write_voc(folder, OBJECTS)
@@ -471,6 +510,26 @@ def test_tiny_imagenet(tmp_path):
     listed.write_text("val_0.JPEG n02690373\n")
     with pytest.raises(DataError, match=r"val_annotations.txt has the line"):
         load("tiny-imagenet", tmp_path, "val")
+
+
+def test_subsets_of_imagenet_share_their_classes(tmp_path):
+    make_sets.tiny_imagenet(tmp_path, ("n02085620", "n02930766"), each=4)
+    for split, count in (("train", 3), ("val", 2)):
+        for synset in ("n02085620", "n01440764"):
+            for k, pixels in enumerate(make_sets.pictures(np.zeros(count, int), 80, 5)):
+                file = tmp_path / "imagewoof2-320" / split / synset / f"ILSVRC_{k}.JPEG"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+    (tmp_path / "imagenet-sample-images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "imagenet-sample-images" / "n01443537_goldfish.JPEG")
+    splits = {split: load("imagenet-subsets", tmp_path, split) for split in ("train", "val", "unlabeled")}
+    for split, dogs, cars, fish in (("train", 4 + 3, 4, 3), ("val", 2 + 2, 2, 2)):
+        images = splits[split]
+        assert images.classes == ("n01440764", "n02085620", "n02930766")
+        assert torch.bincount(images.labels).tolist() == [fish, dogs, cars]
+        assert all(images.classes[label] in str(images.files[k]) for k, label in enumerate(images.labels.tolist()))
+    assert splits["unlabeled"].labels is None and len(splits["unlabeled"]) == len(splits["train"]) + 1
+    assert splits["train"].scaled(40).whole(0)[0].shape[1:] == (40, 40)
 
 
 def test_folders(tmp_path):

@@ -109,6 +109,51 @@ def test_three_initialisations_of_a_segmenter(tmp_path, data, imagenet):
     assert recipe.metric == "miou"
 
 
+def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, imagenet):
+    labels = tmp_path / "labels"
+    found = finetune(finetune_recipe("imagenet-labels", budget="smoke"), data, labels, SESSION, start=imagenet)
+    assert found["metric"] == "accuracy"
+    recipe = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="smoke")
+    with pytest.raises(TrainingError, match="starts from imagenet-labels: give the run of 'skipae-train finetune imag"):
+        finetune(recipe, data, tmp_path / "x", SESSION, start=imagenet)
+    run = tmp_path / "segmenter"
+    assert finetune(replace(recipe, lr=0.0), data, run, SESSION, start=labels)["metric"] == "miou"
+    begun, state = load_finetuned(labels)[0].state_dict(), load_finetuned(run)[0].state_dict()
+    kernels = [name for name in state if name.endswith("conv.weight")]
+    assert all(torch.equal(state[n], begun[n]) for n in kernels if n.startswith("encoder"))
+    assert float(state["decoder.dec5.conv.weight"].std()) > 0.02  # He's rule
+    assert json.loads((run / "environment.json").read_text())["start"] == "imagenet-labels, seed 0"
+    with pytest.raises(TrainingError, match="imagenet-labels, which is no pre-training"):
+        finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", SESSION, start=labels)
+
+
+def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, data, imagenet):
+    begun, recipe = load_run(imagenet)[0].state_dict(), finetune_recipe("voc12-seg", budget="smoke")
+    moved = {}
+    for share in (1.0, 0.1):
+        run = tmp_path / str(share)
+        chosen = replace(recipe, old_share=share, transfer=("encoder",), optimiser="sgd", lr=1e-6)
+        finetune(chosen, data, run, replace(SESSION, stop_at=1), start=imagenet)
+        state = load_finetuned(run)[0].state_dict()
+        moved[share] = float((state["encoder.enc1.conv.weight"] - begun["encoder.enc1.conv.weight"]).norm())
+        moved[share, "new"] = state["head.conv.weight"]
+    assert moved[0.1] == pytest.approx(0.1 * moved[1.0], rel=0.02) and moved[1.0] > 0
+    assert torch.equal(moved[1.0, "new"], moved[0.1, "new"])
+
+
+def test_the_background_counts_by_its_weight(data):
+    recipe = replace(finetune_recipe("voc12-seg", variant="random", budget="smoke"), validation=0, background=0.25)
+    images = torch.zeros((8, 3, 33, 33), dtype=torch.uint8)
+    masks = torch.zeros((8, 33, 33), dtype=torch.uint8)
+    masks[:, :11], masks[:, 11:22] = 1, VOID  # a third each: class 1, no label, background
+    job = _FinetuneJob(recipe, build(recipe, 2), MemorySet(images, None, ("a", "b")), [], data)
+    job.feed.batch = lambda _: (type("Batch", (), {"images": images, "labels": masks}), None)
+    logits = torch.tensor([0.0, 2.0])[None, :, None, None].expand(8, 2, 33, 33)
+    right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
+    loss = float(job.loss(lambda x: logits, Part(0, 0, 1, 0, 1, torch.device("cpu"))))
+    assert loss == pytest.approx((right + 0.25 * wrong) / 1.25, rel=1e-5)
+
+
 def test_random_crops_of_a_multi_label_classifier_are_averaged(data):
     recipe = finetune_recipe("voc07-cls", variant="random", budget="smoke")
     test = load("voc07", data, "test")

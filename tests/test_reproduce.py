@@ -221,6 +221,13 @@ def test_budgets_cut_by_their_rules():
     assert (few.architecture.n, few.epochs.count, few.freeze) == (24, 120, 6)
     assert (all_labels.epochs.count, all_labels.freeze) == (40, 2)
     assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
+    seg = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="day")
+    assert (seg.epochs.data, seg.epochs.count, seg.epochs.crop, seg.lr) == ("voc12-aug", 20, 113, 1e-3)
+    assert (seg.epochs.short_side, seg.epochs.test_side, seg.epochs.zoom) == (192, 128, 1.7)
+    assert (seg.start, seg.transfer, seg.init, seg.old_share) == ("imagenet-labels", ("encoder",), "he", 0.3)
+    labels = finetune_recipe("imagenet-labels", budget="day")
+    assert (labels.epochs.data, labels.epochs.count, labels.epochs.test_side) == ("imagenet-subsets", 5, 64)
+    assert finetune_recipe("imagenet-labels", budget="cpu").epochs.zoom == 1  # Tiny-ImageNet has 64 pixels
     wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
 
@@ -234,6 +241,8 @@ def test_budgets_cut_by_their_rules():
         "pretrain imagenet-animal --variant half",
         "finetune cifar10-4k --variant no-shortcut+sgd-finetune --budget cpu --lr 0.006",
         "finetune stl10 --variant random-he --budget smoke --fold 3",
+        "finetune voc12-seg --variant from-labels+modern --budget day",
+        "finetune imagenet-labels --budget cpu",
         "pretrain imagenet --set hub:me/mine#fine --variant big-block --budget cpu",
         "finetune cifar10 --set classes --variant random",
     ],

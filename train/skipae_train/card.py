@@ -370,6 +370,11 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
     stopped = f" It stopped at step {done} of {steps}: the weights are not its last." if done < steps else ""
+    if recipe.get("start") == "imagenet-labels":
+        stopped += (
+            "\n\nThe encoder was taken from a classifier (recipe `imagenet-labels`): it has learned from the labels of "
+            "ImageNet's\nimages, which the paper's networks have not."
+        )
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 

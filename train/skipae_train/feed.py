@@ -19,6 +19,8 @@ _SPLITS: dict[str, dict[Purpose, str]] = {
     "stl10": {"pretrain": "unlabeled"},
     "voc07": {"train": "trainval"},
     "voc12": {"test": "val"},
+    "voc12-aug": {"test": "val"},
+    "imagenet-subsets": {"pretrain": "unlabeled"},
     "camvid": {"test": "val"},
     "masks": {"test": "val"},
 }
@@ -32,7 +34,12 @@ def open_set(epochs: Epochs, data: Path, purpose: Purpose) -> ImageSet:
     images = load(epochs.data, data, _SPLITS.get(epochs.data, {}).get(purpose, usual))
     if epochs.short_side and isinstance(images, StreamedSet):
         images.short_side = epochs.short_side
-    return images
+    return images if purpose != "test" else as_tested(images, epochs)
+
+
+def as_tested(images: ImageSet, epochs: Epochs) -> ImageSet:
+    """The images at the size that they are measured at."""
+    return images.scaled(epochs.test_side) if epochs.test_side and isinstance(images, StreamedSet) else images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,15 @@ class Epochs:
     """Short side in pixels that images of various sizes are scaled to; 0 where they have one size."""
     zoom: float = 1.0
     """Largest factor by which a crop is taken larger and scaled down; needs images of various sizes."""
+    test_side: int = 0
+    """Short side in pixels at the test and in use; 0 for ``short_side``.  Less where crops are zoomed."""
     samples: int = 0
     """Most images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
 
 
 def preprocessing(images: ImageSet, epochs: Epochs, classes: Sequence[str] = ()) -> dict[str, Any]:
     """What is done to images of a set before the network sees them, as :func:`skipae_train.export.export` takes it."""
+    images = as_tested(images, epochs)
     side = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
     return {"resize": side, "crop": epochs.crop, "labels": list(classes)}
 

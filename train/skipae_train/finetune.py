@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from skipae_train.corruption import BlockMask, GaussianNoise, chance
 from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
-from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
+from skipae_train.feed import Epochs, Feed, as_tested, open_set, preprocessing, some
 from skipae_train.hashing import Draw
 from skipae_train.loop import (
     RANDOM,
@@ -50,13 +50,18 @@ class Finetune(Recipe):
     epochs: Epochs
     head: Head
     start: str | None
-    """Recipe of the pre-training whose weights are taken; None for random weights."""
+    """Recipe of the run whose weights are taken, of pre-training or (``imagenet-labels``) of a classifier; None for
+    random weights."""
     transfer: tuple[NetworkPart, ...] = ("encoder",)
     """What is taken over; with the decoder for one of the three initialisations of figure 4."""
     schedule: Schedule = Milestones((0.3, 0.6, 0.8), 0.2)
     freeze: int = 0
     """Epochs at the beginning in which the new layers alone are trained (supplement B).  Batch norm's statistics
     go on being updated in the others."""
+    old_share: float = 1.0
+    """Factor on the learning rate of the layers that are taken over."""
+    background: float = 1.0
+    """Weight of the pixels of class 0 in the loss of a segmenter."""
     corruption: GaussianNoise | BlockMask | None = None
     """Of a half of the training samples (supplement B); None for clean images alone."""
     labelled: int = 0
@@ -117,7 +122,7 @@ def finetune(
 
     def test(machine: Machine) -> dict[str, Any]:
         if recipe.tuning:
-            chosen = images.subset(split_train(recipe, images, data)[1])
+            chosen = as_tested(images, recipe.epochs).subset(split_train(recipe, images, data)[1])
         else:
             chosen = tested.subset(torch.arange(len(tested))[: recipe.epochs.samples or None])
         trained = load_finetuned(out)[0].to(machine.device)
@@ -152,19 +157,20 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
 
     A checkpoint need only fit; a run must have ended, and be of the pre-training that the recipe is for.
     """
-    from skipae_train.recipes import split_name  # imports this module
+    from skipae_train.recipes import has, split_name  # imports this module
 
     if not (start / "state.pt").exists():
         checkpoint = Network.from_checkpoint(start)
         return checkpoint, started_from(read_config(start).name, checkpoint)
-    network, described = load_run(start)
+    from_labels = recipe.start is not None and not has(recipe.start, "PRETRAIN")
+    network, described = load_network(start) if from_labels else load_run(start)
     require_finished(start)
     check_architecture(recipe.architecture, network.architecture)
     name = described["name"]
     if recipe.start not in (name, split_name(name)[0]):
         raise TrainingError(
             f"{start} holds a run of {name}, but {recipe.name} starts from {recipe.start}: give the run of "
-            f"'skipae-train pretrain {recipe.start}'"
+            f"'skipae-train {'finetune' if from_labels else 'pretrain'} {recipe.start}'"
         )
     return network, started_from(f"{name}, seed {described['seed']}", network)
 
@@ -208,13 +214,16 @@ class _FinetuneJob(Job):
         self.recipe, self.finetune, self.network = recipe, recipe, network
         chosen, held = split_train(recipe, images, data)
         self.feed = Feed(images.subset(chosen), recipe.epochs, recipe.seed)
-        self.held_out = images.subset(held) if len(held) else None
+        self.held_out = as_tested(images, recipe.epochs).subset(held) if len(held) else None
         self.preprocessing = preprocessing(images, recipe.epochs, images.classes)
         self.steps = recipe.epochs.count * self.feed.steps_per_epoch
         self.validate_every = self.feed.steps_per_epoch
         self.columns = (recipe.metric,) if len(held) else ()
         self.facts = {"images": f"{len(chosen)} of {recipe.epochs.data} ({len(held)} more held out for validation)"}
         self.old = frozenset(name for name, _ in network.named_parameters()) - frozenset(new)
+        self.slower = dict.fromkeys(self.old, recipe.old_share)
+        self.weights = torch.ones(len(images.classes))
+        self.weights[0] = recipe.background
 
     def loss(self, model: Model, part: Part) -> Tensor:
         batch, random = self.feed.batch(part)
@@ -230,7 +239,10 @@ class _FinetuneJob(Job):
         labels = labels.long()
         if self.finetune.metric == "accuracy":
             return F.cross_entropy(logits, labels)
-        return F.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum") / (labels != VOID).sum().clamp(min=1)
+        weights = self.weights.to(logits)
+        total = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+        counted = labels[labels != VOID]
+        return total / weights[counted].sum().clamp(min=1)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
         if self.held_out is None:

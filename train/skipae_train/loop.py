@@ -208,6 +208,8 @@ class Job(ABC):
     """Steps between measurements, unless the session says otherwise."""
     facts: Mapping[str, str]
     """About the data, for ``environment.json``."""
+    slower: Mapping[str, float] = {}
+    """Factors on the learning rate, by name of parameter; 1 for all others."""
     preprocessing: Mapping[str, Any] = {}
     """Class names, and the sizes that images are scaled and cropped to, for the export (``preprocessing.json``)."""
 
@@ -259,7 +261,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True) if recipe.ema else None
-    optimisers = _optimisers(recipe, network)
+    optimisers = _optimisers(recipe, network, job.slower)
     step, seconds = 0, 0.0
     commits: list[str] = []
     if saved:
@@ -330,7 +332,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
         factor = recipe.schedule(step, job.steps)
         for optimiser, rate in zip(optimisers, (recipe.lr, recipe.muon_lr), strict=False):
             for group in optimiser.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = rate * factor * group.get("share", 1.0)
         model.train()
         if job.frozen_norm(step):
             for module in network.modules():
@@ -424,13 +426,17 @@ def _wrap(accelerator: Accelerator, network: nn.Module, frozen: Collection[str])
     return model
 
 
-def _optimisers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
-    """The recipe's optimiser, and Muon for the inner kernels where the recipe has it."""
+def _optimisers(recipe: Recipe, network: nn.Module, slower: Mapping[str, float]) -> list[torch.optim.Optimizer]:
+    """The recipe's optimiser, with a group for each factor on its rate, and Muon for the inner kernels if it has it."""
     inner: list[Tensor] = []
     if recipe.muon_lr and isinstance(network, Network):
         inner = [network.unit(name).conv.weight for name in (*network.encoder, *network.decoder) if name[3:] != "1"]
     chosen = {id(kernel) for kernel in inner}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+    shares: dict[float, list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if id(parameter) not in chosen:
+            shares.setdefault(slower.get(name, 1.0), []).append(parameter)
+    rest = [{"params": parameters, "share": share} for share, parameters in shares.items()]
     first: torch.optim.Optimizer
     if recipe.optimiser == "sgd":
         first = torch.optim.SGD(rest, recipe.lr, 0.9, weight_decay=recipe.decay, fused=True)

@@ -13,11 +13,12 @@ name                   below ``root``                                           
 ``imagenet-animal``    the same, hyponyms of "mammal" or "bird" alone              train, val
 ``imagenet-vehicle``   the same, hyponyms of "conveyance, transport" alone         train, val
 ``tiny-imagenet``      ``tiny-imagenet-200``                                       train, val
-``imagenet-subsets``   ``tiny-imagenet-200`` and those there are of                train, val
+``imagenet-subsets``   ``tiny-imagenet-200`` and those there are of                train, val, unlabeled
                        ``imagewoof2-320``, ``imagenette2-224squashed`` and
-                       ``imagenet-sample-images``, without labels
+                       ``imagenet-sample-images`` (``unlabeled`` only)
 ``voc07``              ``VOCdevkit/VOC2007``                                       train, val, trainval, test
 ``voc12``              ``VOCdevkit/VOC2012`` (masks)                               train, val, trainval
+``voc12-aug``          the same, trained on ``train_aug.txt``                      train, val
 ``camvid``             ``CamVid-voc`` (masks)                                      train, val
 ``folder``             any images, without labels                                  train, test
 ``classes``            a folder of images for each class                           train, test
@@ -109,6 +110,9 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
     ),
     "voc07": lambda root, split: voc_classification(_below(root, "VOCdevkit/VOC2007"), split),
     "voc12": lambda root, split: voc_segmentation(_below(root, "VOCdevkit/VOC2012"), split),
+    "voc12-aug": lambda root, split: voc_segmentation(
+        _below(root, "VOCdevkit/VOC2012"), "train_aug" if split == "train" else split
+    ),
     "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),
     "folder": lambda root, split: own(root, split, image_folder),
     "classes": lambda root, split: own(root, split, class_folder),

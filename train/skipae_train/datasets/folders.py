@@ -96,19 +96,10 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
     ``hypernym``, only images of synsets in :func:`synsets` are kept.
     """
     at = folder / split
-    files = find_images(at)
-    listed = at / "val_annotations.txt"
-    named = _annotations(listed, at) if listed.exists() else {}
-    keys = []
-    for file in files:
-        below = str(file.relative_to(at))
-        keys.append(named.get(file.name) or (_SYNSET.findall(below) or [""])[-1])
+    files, keys = _synsets_of(at)
     if hypernym is None and not any(keys):
         return FileSet(files, None, (), short_side=short_side)
-    if "" in keys:
-        raise DataError(
-            f"{files[keys.index('')]} has no WordNet id in its path (as n01440764): sort the images into class folders"
-        )
+    _require_synsets(files, keys)
     if hypernym is not None:
         wanted = synsets(hypernym)
         kept = [(file, key) for file, key in zip(files, keys, strict=True) if key in wanted]
@@ -119,18 +110,29 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
 
 
 def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) -> FileSet:
-    """Public subsets of ImageNet as one set, without labels; images are enlarged to 64 pixels at most.
+    """Public subsets of ImageNet as one set; images are enlarged to 64 pixels at most.
 
-    Each folder has a folder ``<split>`` with class folders or Tiny-ImageNet's layout; one without any split is part of
-    ``train``.
+    Args:
+        folders: Each has folders ``train`` and ``val`` with class folders or in Tiny-ImageNet's layout, or no splits.
+        split: ``train`` or ``val``, labeled by WordNet id, so that a class that several folders have is one class; or
+            ``unlabeled``, which is ``train`` without labels and with the folders that have no splits.
+        short_side: Short side in pixels that images are scaled to.
+
+    Raises:
+        DataError: An image of a labeled split has no WordNet id in its path.
     """
-    files = []
+    files: list[Path] = []
+    keys: list[str] = []
     for folder in folders:
-        if (folder / split).is_dir():
-            files += find_images(folder / split)
-        elif split == "train" and not (folder / "val").is_dir():
-            files += find_images(folder)
-    images = FileSet(files, None, (), short_side=short_side)
+        split_up = (folder / "train").is_dir()
+        if split == "unlabeled":
+            files += find_images(folder / "train" if split_up else folder)
+        elif split_up:
+            found, synsets_found = _synsets_of(folder / split)
+            _require_synsets(found, synsets_found)
+            files += found
+            keys += synsets_found
+    images = _labelled(files, keys, short_side) if keys else FileSet(files, None, (), short_side=short_side)
     images.enlarge_to = 64  # the size of Tiny-ImageNet; larger ones are only scaled down
     return images
 
@@ -143,6 +145,22 @@ def synsets(hypernym: str) -> frozenset[str]:
         raise DataError(f"there is no list of hyponyms of {hypernym!r}: choose one of {', '.join(known)}")
     text = (folder / f"{hypernym}.txt").read_text()
     return frozenset(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def _synsets_of(at: Path) -> tuple[list[Path], list[str]]:
+    """All images below a folder, and the WordNet id of each, empty where there is none."""
+    files = find_images(at)
+    listed = at / "val_annotations.txt"
+    named = _annotations(listed, at) if listed.exists() else {}
+    keys = [named.get(file.name) or (_SYNSET.findall(str(file.relative_to(at))) or [""])[-1] for file in files]
+    return files, keys
+
+
+def _require_synsets(files: Sequence[Path], keys: Sequence[str]) -> None:
+    if "" in keys:
+        raise DataError(
+            f"{files[keys.index('')]} has no WordNet id in its path (as n01440764): sort the images into class folders"
+        )
 
 
 def _annotations(path: Path, folder: Path) -> dict[str, str]:

@@ -161,6 +161,12 @@ class StreamedSet(ABC):
         part.labels = None if self.labels is None else self.labels[indices.cpu()]
         return part
 
+    def scaled(self, short_side: int) -> StreamedSet:
+        """The same images scaled to another short side."""
+        other = copy.copy(self)
+        other.short_side, other._cache = short_side, {}
+        return other
+
     def batches(self, positions: Sequence[Tensor], view: View, *, epoch: int = 0) -> Iterator[Batch]:
         """One batch for each tensor of positions; ``epoch`` selects the random places and flips."""
         pending: deque[tuple[Tensor, Pixels, Pixels | None, list[Future[None]]]] = deque()
@@ -262,7 +268,10 @@ class StreamedSet(ABC):
                 crop = np.array(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
             pixels[place] = crop
             if masks is not None and mask is not None:
-                masks[place] = mask[top : top + side, left : left + side][:, ::step]
+                crop = mask[top : top + taken, left : left + taken][:, ::step]
+                if taken > side:
+                    crop = np.array(Image.fromarray(crop).resize((side, side), Image.Resampling.NEAREST))
+                masks[place] = crop
 
         rows = self._rows[indices.numpy()].tolist()
         return indices, pixels, masks, [pool.submit(fill, place, row) for place, row in enumerate(rows)]

@@ -139,9 +139,17 @@ def _image_list(folder: Path, kind: str, split: str) -> list[str]:
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.txt") if "_" not in p.stem)
         there = f"there are {', '.join(known)}" if known else f"{path.parent} has no lists; unpack VOCdevkit there"
+        if split == "train_aug":
+            there += "; it is VOC's train with SBD's masks outside val, and --budget cpu trains without it"
         raise DataError(f"{path} is missing: {there}") from None
     if not names:
         raise DataError(f"{path} names no images: unpack the set again")
+    files = [name for name in names if name.endswith((".jpg", ".png"))]
+    if files:
+        raise DataError(
+            f"{path} has the file {files[0]}, as lists of an older layout have: write one id a line, with its mask in "
+            f"{folder / 'SegmentationClass'}"
+        )
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
         raise DataError(f"{path} names {outside[0]}, which lies outside of the set: take it out of the list")

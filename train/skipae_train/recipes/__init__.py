@@ -91,7 +91,9 @@ def command_for(recipe: dict[str, Any]) -> str:
     if not name or not has(name, part):
         return ""
     if recipe.get("epochs"):
-        recipe = {**recipe, "epochs": {"zoom": 1.0, **recipe["epochs"]}}  # runs made before there was a zoom
+        recipe = {**recipe, "epochs": {"zoom": 1.0, "test_side": 0, **recipe["epochs"]}}  # runs made before these were
+    if kind == "finetune":
+        recipe = {"old_share": 1.0, "background": 1.0, **recipe}
     budgets: tuple[Budget, ...] = ("paper", "cpu", "day", "smoke")  # the first of those that are alike
     for budget in budgets:
         chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
@@ -189,11 +191,19 @@ def _wide_resnet(recipe: AnyRecipe) -> AnyRecipe:
 def _modern(recipe: AnyRecipe) -> AnyRecipe:
     """Beyond the paper: warm-up and cosine, averaged weights and flips in both phases.
 
-    Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long.
+    Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long and, on photos, sees them
+    at several scales; segmentation counts the background half.
     """
     changed = replace(recipe, schedule=Cosine(warmup=300), ema=0.999)
     if isinstance(changed, Finetune):
         epochs = replace(changed.epochs, count=2 * changed.epochs.count, flip=True)
+        if epochs.short_side and epochs.zoom == 1:  # crops of 0.88 to 1.5 times the size at the test
+            side = epochs.short_side
+            epochs = replace(epochs, short_side=side * 3 // 2, test_side=side, zoom=1.7)
+        if changed.metric == "miou":
+            # An answer of highest intersection over union is foreground from a probability of u / (1 + u) on (as for
+            # F1, Lipton et al. 2014): of 1/3 where u is 0.5.
+            changed = replace(changed, background=0.5)
         return replace(changed, epochs=epochs)
     if isinstance(changed.corruption, BlockMask) and changed.corruption.kind == "small":
         changed = replace(changed, corruption=replace(changed.corruption, coverage=(0.1, 0.6)))
@@ -210,6 +220,8 @@ def _in_finetuning(**changes: Any) -> Change:
 
 _random = _in_finetuning(start=None, freeze=0, corruption=None)
 """Without pre-training, and without what supplement B adds to it alone."""
+_from_labels = _in_finetuning(start="imagenet-labels", transfer=("encoder",), init="he", old_share=0.3)
+"""The encoder of a classifier of ImageNet; what is new is drawn by He's rule and learns faster."""
 DECAY = 5e-4
 """Weight decay of the variants of supplement C: Wide ResNet's."""
 SGD_LR = 0.1
@@ -220,6 +232,8 @@ VARIANTS: dict[str, Change] = {
     "random-he": lambda recipe: replace(_random(recipe), init="he"),
     "post": _network(topology="post"),
     "context-encoder": _context_encoder,
+    "new-he": _in_finetuning(init="he"),
+    "from-labels": _from_labels,
     "encoder-only": _in_finetuning(transfer=("encoder",)),
     "from-animal": _in_finetuning(start="imagenet-animal"),
     "from-vehicle": _in_finetuning(start="imagenet-vehicle"),

@@ -14,8 +14,9 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     (128, 113)
 day      two cores  widths: Network-1, Network-2 and Network-3 a half, Wide-ResNet a quarter; hidden layers 1,024.
          with bf16  Epochs: all in pre-training on CIFAR-10; 3 of Network-3 on the public subsets of ImageNet, with
-                    crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning.  Learning rate of Network-3's
-                    pre-training at least 2e-3.  Images of Network-3 at a quarter of the paper's size, for
+                    crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning, but for VOC 2012 a fortieth, on
+                    the larger list train_aug.  Learning rate of Network-3's pre-training at least 2e-3, of its
+                    fine-tuning at least 1e-3.  Images of Network-3 at a quarter of the paper's size, for
                     segmentation at half
 smoke    a test     widths an eighth; hidden layers 64; crops of at most 33 (photos: 32); one epoch of 24 images in
                     batches of 4 (two where the first is for new layers; photos: 4 steps of 2), 10 labels, 24 test
@@ -56,8 +57,8 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
         changes["epochs"] = _epochs(recipe, recipe.epochs, budget)
     if budget == "cpu":
         changes["lr"] = max(recipe.lr, 1e-3)
-    if budget == "day" and isinstance(recipe, Pretrain) and recipe.epochs is not None and recipe.epochs.short_side:
-        changes["lr"] = max(recipe.lr, 2e-3)
+    if budget == "day" and recipe.epochs is not None and recipe.epochs.short_side:
+        changes["lr"] = max(recipe.lr, 2e-3 if isinstance(recipe, Pretrain) else 1e-3)
     if not isinstance(recipe, Probe):  # a probe's network is that of a run, cut already
         changes["architecture"] = _narrower(recipe.architecture, budget)
     if budget == "smoke" and isinstance(recipe, Pretrain):
@@ -86,23 +87,35 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
     data = epochs.data.replace("imagenet", "tiny-imagenet", 1)
     if budget == "smoke":
         side = 40 if scaled else 0
-        return replace(epochs, data=data, count=1, batch=4, crop=min(epochs.crop, 33), short_side=side, samples=24)
-    zoom = 1.0
+        tested = side if epochs.test_side else 0
+        crop = min(epochs.crop, 33)
+        return replace(epochs, data=data, count=1, batch=4, crop=crop, short_side=side, test_side=tested, samples=24)
+    zoom = epochs.zoom
+    if budget == "day":
+        data = {"tiny-imagenet": "imagenet-subsets", "voc12": "voc12-aug"}.get(data, data)
     if isinstance(recipe, Pretrain) and budget == "day":
         count, by = (3, 4) if scaled else (epochs.count, 1)
-        if data == "tiny-imagenet":
-            data, zoom = "imagenet-subsets", 113 / 57
+        if data == "imagenet-subsets":
+            zoom = 113 / 57
     elif isinstance(recipe, Pretrain):
         count, by = epochs.count if epochs.count <= 6 else epochs.count // 10, 4
     else:
         masks = isinstance(recipe, Finetune) and recipe.metric == "miou"
         count, by = epochs.count * _fifths(recipe) // 5, 2 if masks else 4
+        if data == "voc12-aug":
+            count = epochs.count // 40
     if not scaled:
         return replace(epochs, count=count)
     crop = (epochs.crop - 1) // by + 1
     samples = epochs.samples and _TINY_SAMPLES
-    side = 2 * epochs.short_side // by if zoom > 1 else epochs.short_side // by
-    return replace(epochs, data=data, count=count, crop=crop, short_side=side, samples=samples, zoom=zoom)
+    side, tested = epochs.short_side // by, epochs.test_side // by
+    if zoom > epochs.zoom:
+        side *= 2
+    if tested and data == "tiny-imagenet":  # whose images have no pixels to spare
+        side, tested, zoom = tested, 0, 1.0
+    return replace(
+        epochs, data=data, count=count, crop=crop, short_side=side, test_side=tested, samples=samples, zoom=zoom
+    )
 
 
 def _fifths(recipe: Finetune | Probe) -> int:

@@ -1,0 +1,28 @@
+"""ImageNet 2012 with its labels: a supervised start for segmentation and classification, which the paper has not.
+
+Command:   skipae-train finetune imagenet-labels --data DATA --start runs/imagenet --out runs/imagenet-labels
+           (then skipae-train finetune voc12-seg --variant from-labels --start runs/imagenet-labels ...)
+Hardware:  one GPU; at --budget day (half the width, public subsets of ImageNet), two cores
+Hours:     not measured yet
+Expected:  not in the paper.  No row of its tables starts from here: their encoders have seen no labels
+"""
+
+from skipae_train.feed import Epochs
+from skipae_train.finetune import Finetune
+from skipae_train.loop import Cosine
+from skipae_train.recipes import imagenet
+from skipae_zoo import Head
+
+FINETUNE = Finetune(
+    name="imagenet-labels",
+    start="imagenet",
+    architecture=imagenet.NETWORK,
+    head=Head("pool-fc"),
+    # Crops of half to all of the short side, scaled to 225 pixels.
+    epochs=Epochs(data="imagenet", count=25, batch=64, crop=225, short_side=450, zoom=2.0, test_side=256),
+    lr=1e-3,
+    schedule=Cosine(warmup=500),
+    validation=2000,
+    mean=imagenet.PRETRAIN.mean,  # as the pre-trained weights expect it
+    std=imagenet.PRETRAIN.std,
+)
