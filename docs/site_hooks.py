@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path, PurePosixPath
 
+import make_demo
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+log = logging.getLogger("mkdocs.hooks.site")
 ROOT = Path(__file__).parent.parent
 PAGES = ("RESULTS.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-WEIGHTS.md")
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
@@ -54,3 +57,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Docstrings have roles of reStructuredText (``:func:`name```), of which the name is enough."""
     return re.sub(r":(?:func|class|meth|mod|data|attr):(?=<code>)", "", html)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Complete the browser demo by the model and the runtime, where npm has installed that."""
+    if make_demo.installed():
+        make_demo.build(Path(config.site_dir) / "demo")
+    else:
+        log.info("The browser demo is incomplete; for onnxruntime-web run: %s", make_demo.INSTALL)
