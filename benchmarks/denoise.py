@@ -30,7 +30,7 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[4])
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 pixels = np.asarray(Image.open(sys.argv[2]).convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
-restored = session.run(None, {"image": pixels})[0][0].transpose(1, 2, 0)
+restored = session.run(None, {"pixel_values": pixels})[0][0].transpose(1, 2, 0)
 Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save(sys.argv[3])
 """
 

@@ -47,7 +47,7 @@ def cost(arguments: argparse.Namespace) -> None:
         session = model.encoder((name,))
         rivals[name] = lambda session=session: session.run_all(image)
     whole = Session(model.folder, model.config, "onnx/features.onnx", model.device)
-    rivals["uncut"] = lambda: whole.open().run(names[:1], {"image": image})
+    rivals["uncut"] = lambda: whole.open().run(names[:1], {"pixel_values": image})
     found = best(ROUNDS, rivals)
     print(f"cost: {MODEL}, 256 x 256, {arguments.threads} thread(s); share of the last layer's time")
     for name, seconds in found.items():

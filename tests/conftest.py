@@ -37,7 +37,7 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
 
     pads, slice_axes = [1, 1, 1, 1], np.array([2, 3])
     nodes = [
-        helper.make_node("Conv", ["image", "w1"], ["c1"], pads=pads),
+        helper.make_node("Conv", ["pixel_values", "w1"], ["c1"], pads=pads),
         helper.make_node("Relu", ["c1"], ["enc1"]),
         helper.make_node("Conv", ["enc1", "w2"], ["c2"], pads=pads, strides=[2, 2]),
         helper.make_node("Relu", ["c2"], ["enc2"]),
@@ -47,7 +47,7 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
         helper.make_node("Slice", ["up", "zeros", "size", "axes"], ["d2"]),
         helper.make_node("Relu", ["d2"], ["dec2"]),
         helper.make_node("Conv", ["dec2", "w4"], ["residual"], pads=pads),
-        helper.make_node("Add", ["residual", "image"], ["restored"]),
+        helper.make_node("Add", ["residual", "pixel_values"], ["reconstruction"]),
     ]
     constants = [
         weights("w1", CHANNELS, 3, 3, 3),
@@ -61,8 +61,8 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("restored", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("reconstruction", TensorProto.FLOAT, shape)],
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -120,7 +120,7 @@ def colour_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
     weights = np.zeros((4, 3, 3, 3), np.float32)
     for k in range(3):
         weights[k + 1, k] = 1 / 9
-    nodes = [helper.make_node("Conv", ["image", "w", "b"], ["pixels"], pads=[1, 1, 1, 1])]
+    nodes = [helper.make_node("Conv", ["pixel_values", "w", "b"], ["pixels"], pads=[1, 1, 1, 1])]
     if pooled:
         nodes += [
             helper.make_node("GlobalAveragePool", ["pixels"], ["mean"]),
@@ -131,7 +131,7 @@ def colour_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, *sides])],
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, *sides])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, *([] if pooled else sides)])],
         [
             numpy_helper.from_array(weights, "w"),

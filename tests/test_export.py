@@ -72,13 +72,13 @@ def test_the_graph_keeps_the_contract(build):
     assert model.ir_version <= 10
     assert [18 <= s.version <= 20 for s in model.opset_import] == [True]
     (image,) = model.graph.input
-    assert image.name == "image"
+    assert image.name == "pixel_values"
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["n", 3, "height", "width"]
     (prop,) = model.metadata_props
     assert json.loads(prop.value) == config_of(network).to_dict(with_files=False)
     assert not any(node.op_type in ("BatchNormalization", "Pad", "Resize") for node in model.graph.node)
     names = [output.name for output in model.graph.output]
-    assert names == (["restored"] if build is build_model else ["enc1", "enc2", "enc3", "enc4", "enc5"])
+    assert names == (["reconstruction"] if build is build_model else ["enc1", "enc2", "enc3", "enc4", "enc5"])
 
 
 def test_batch_norm_folds_away_where_a_convolution_has_one_consumer():
@@ -104,7 +104,7 @@ def test_a_checkpoint_folder_is_whole(tmp_path):
     assert torch.equal(tensors["encoder.enc2.norm.running_var"], original["encoder.enc2.norm.running_var"])
     onnx.checker.check_model(onnx.load(tmp_path / "onnx/model.onnx"), full_check=True)
     image = np.random.default_rng(1).random((1, 3, 21, 34), np.float32)
-    restored = session(tmp_path / "onnx/model.onnx").run(["restored"], {"image": image})[0]
+    restored = session(tmp_path / "onnx/model.onnx").run(["reconstruction"], {"pixel_values": image})[0]
     np.testing.assert_allclose(restored, network(torch.from_numpy(image)).detach().numpy(), atol=2e-3)
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -152,7 +152,7 @@ def test_the_measured_halo_keeps_what_lies_beyond_it(architecture):
     assert 4 <= halo <= architecture.reach
     stride = architecture.total_stride
     image = np.random.default_rng(5).random((1, 3, 16 * stride + 5, 90)).astype(np.float32)
-    whole, part = (model.run(None, {"image": x})[0] for x in (image, image[:, :, 4 * stride :]))
+    whole, part = (model.run(None, {"pixel_values": x})[0] for x in (image, image[:, :, 4 * stride :]))
     assert np.abs(part[:, :, halo:] - whole[:, :, 4 * stride + halo :]).max() < 1e-4
 
 

@@ -37,7 +37,7 @@ def test_a_cut_graph_gives_what_the_whole_gives(names: list[str]) -> None:
     session = Session(BUNDLED, read_config(BUNDLED), "onnx/features.onnx", Device("cpu"), tuple(names))
     image = np.random.default_rng(0).random((2, 3, 37, 30), np.float32)
     runtime = load_runtime().InferenceSession(whole, providers=["CPUExecutionProvider"])
-    expected = dict(zip(names, runtime.run(names, {"image": image}), strict=True))
+    expected = dict(zip(names, runtime.run(names, {"pixel_values": image}), strict=True))
     found = session.run_all(image)
     assert list(found) == names
     for name in names:
@@ -77,7 +77,7 @@ def layer_maps(checkpoint: Path, image: np.ndarray) -> dict[str, np.ndarray]:
     )
     batch = (image.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32)
     names = [output.name for output in session.get_outputs()]
-    return {name: values[0] for name, values in zip(names, session.run(None, {"image": batch}), strict=True)}
+    return {name: values[0] for name, values in zip(names, session.run(None, {"pixel_values": batch}), strict=True)}
 
 
 def adaptive(values: np.ndarray, grid: int) -> np.ndarray:

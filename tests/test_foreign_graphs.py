@@ -32,7 +32,7 @@ def graph(*nodes: onnx.NodeProto, type: int = FLOAT, name: str = "out", **consta
     model = helper.make_graph(
         list(nodes),
         "foreign",
-        [helper.make_tensor_value_info("image", FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("pixel_values", FLOAT, ["n", 3, "h", "w"])],
         [output],
         [numpy_helper.from_array(np.array(value), key) for key, value in constants.items()],
     )
@@ -40,15 +40,15 @@ def graph(*nodes: onnx.NodeProto, type: int = FLOAT, name: str = "out", **consta
 
 
 def node(kind: str, *inputs: str, out: str = "out", **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(kind, list(inputs) or ["image"], [out], **attributes)
+    return helper.make_node(kind, list(inputs) or ["pixel_values"], [out], **attributes)
 
 
 def joined(axis: int) -> onnx.ModelProto:
-    return graph(node("Concat", "image", "image", axis=axis))
+    return graph(node("Concat", "pixel_values", "pixel_values", axis=axis))
 
 
 def mean(*axes: int, keep: int) -> onnx.ModelProto:
-    return graph(node("ReduceMean", "image", "axes", keepdims=keep), axes=np.array(axes, np.int64))
+    return graph(node("ReduceMean", "pixel_values", "axes", keepdims=keep), axes=np.array(axes, np.int64))
 
 
 FOREIGN = {
@@ -62,7 +62,10 @@ FOREIGN = {
     "a scalar": (mean(0, 1, 2, 3, keep=0), "float32 []"),
     "integers": (graph(node("Cast", to=TensorProto.INT64), type=TensorProto.INT64), "int64 [1, 3, 8, 9]"),
     "doubles": (graph(node("Cast", to=TensorProto.DOUBLE), type=TensorProto.DOUBLE), "float64 [1, 3, 8, 9]"),
-    "a sequence": (graph(node("SequenceConstruct", "image", "image"), type=TensorProto.UNDEFINED), "a list"),
+    "a sequence": (
+        graph(node("SequenceConstruct", "pixel_values", "pixel_values"), type=TensorProto.UNDEFINED),
+        "a list",
+    ),
 }
 
 
@@ -80,13 +83,13 @@ def test_outputs_that_are_no_restored_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [2, 7])
 def test_outputs_of_another_number_of_classes(tmp_path: Path, count: int) -> None:
     pixels = np.zeros((8, 9, 3), np.uint8)
-    first = node("ReduceMean", "image", "axes", out="first", keepdims=1)
+    first = node("ReduceMean", "pixel_values", "axes", out="first", keepdims=1)
     maps = graph(first, node("Expand", "first", "shape"), axes=np.array([1]), shape=np.array([1, count, 1, 1]))
     folder = write_checkpoint(tmp_path / "seg", maps, task="segmentation", labels=LABELS, head=Head("decoder"))
     with pytest.raises(ModelError, match=rf"is float32 \[1, {count}, 8, 9\], expected float32 \[1, 4, 8, 9\]"):
         from_pretrained(folder, device="cpu", threads=1).segment(pixels)
     scores = graph(
-        node("ReduceMean", "image", "axes", out="first", keepdims=0),
+        node("ReduceMean", "pixel_values", "axes", out="first", keepdims=0),
         node("Expand", "first", "shape"),
         axes=np.array([1, 2, 3]),
         shape=np.array([1, count]),
@@ -122,7 +125,7 @@ def endless() -> onnx.ModelProto:
         [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", FLOAT, None)],
         [numpy_helper.from_array(np.float32(1), "one")],
     )
-    return graph(node("Loop", "count", "go", "image", body=body), count=np.int64(2**62), go=np.bool_(True))
+    return graph(node("Loop", "count", "go", "pixel_values", body=body), count=np.int64(2**62), go=np.bool_(True))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -186,7 +186,7 @@ def test_a_checkpoint_comes_back_as_it_was_and_runs_in_onnx_runtime(kind, storag
     want = network(image).detach()
     tolerance = {"float32": 1e-6, "float16": 5e-3}[storage] * float(want.abs().max())
     torch.testing.assert_close(loaded(image).detach(), want, atol=tolerance, rtol=0)
-    found = session(tmp_path / "onnx/model.onnx").run(["logits"], {"image": image.numpy()})[0]
+    found = session(tmp_path / "onnx/model.onnx").run(["logits"], {"pixel_values": image.numpy()})[0]
     np.testing.assert_allclose(found, want.numpy(), atol=max(tolerance, 1e-4))
 
 
@@ -198,7 +198,12 @@ def test_the_graph_keeps_the_contract(kind, tmp_path):
     sides = [33, 33] if kind == "fc" else ["height", "width"]
     shape = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (image, logits)]
     assert shape == [["n", 3, *sides], ["n", 5, *(sides if config.task == "segmentation" else [])]]
-    assert (image.name, logits.name, model.ir_version, model.opset_import[0].version) == ("image", "logits", 10, 18)
+    assert (image.name, logits.name, model.ir_version, model.opset_import[0].version) == (
+        "pixel_values",
+        "logits",
+        10,
+        18,
+    )
     (prop,) = model.metadata_props
     assert json.loads(prop.value) == config.to_dict(with_files=False)
     operators = [node.op_type for node in model.graph.node]
@@ -253,7 +258,7 @@ def test_a_segmenters_halo_keeps_what_lies_beyond_it():
     stride = network.architecture.total_stride
     assert 4 <= halo <= network.architecture.reach
     image = np.random.default_rng(5).random((1, 3, 16 * stride + 5, 90)).astype(np.float32)
-    whole, part = (model.run(None, {"image": x})[0] for x in (image, image[:, :, 4 * stride :]))
+    whole, part = (model.run(None, {"pixel_values": x})[0] for x in (image, image[:, :, 4 * stride :]))
     assert np.abs(part[:, :, halo:] - whole[:, :, 4 * stride + halo :]).max() < 1e-4 * np.abs(whole).max()
 
 

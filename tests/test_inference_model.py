@@ -43,7 +43,7 @@ def reference(checkpoint: Path, rgb: np.ndarray) -> np.ndarray:
 
     session = onnxruntime.InferenceSession(checkpoint / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
     batch = rgb.transpose(2, 0, 1)[None].astype(np.float32)
-    return session.run(None, {"image": batch})[0][0].transpose(1, 2, 0).clip(0, 1)
+    return session.run(None, {"pixel_values": batch})[0][0].transpose(1, 2, 0).clip(0, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])

@@ -78,25 +78,25 @@ class FakeSession:
         return [value]
 
     def get_outputs(self) -> list[Any]:
-        return [types.SimpleNamespace(name="restored")]
+        return [types.SimpleNamespace(name="reconstruction")]
 
     def io_binding(self) -> FakeBinding:
         self.owner.bindings.append(FakeBinding())
         return self.owner.bindings[-1]
 
     def run_with_iobinding(self, binding: FakeBinding, options: Any) -> None:
-        binding.outputs = self.run(None, {"image": binding.image.value})
+        binding.outputs = self.run(None, {"pixel_values": binding.image.value})
 
 
 class FakeBinding:
     """Buffers on the fake GPU."""
 
     def bind_ortvalue_input(self, name: str, value: FakeValue) -> None:
-        assert name == "image"
+        assert name == "pixel_values"
         self.image = value
 
     def bind_output(self, name: str, device: str, index: int) -> None:
-        assert (name, device, index) == ("restored", "cuda", self.image.index)
+        assert (name, device, index) == ("reconstruction", "cuda", self.image.index)
 
     def synchronize_inputs(self) -> None:
         pass

@@ -112,7 +112,7 @@ def test_a_segmenter_goes_there_and_back(server: HubServer, made: Path, capsys: 
     image = torch.rand(1, 3, 29, 31, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = skipae_train.load("me/decoder")(image).numpy()
-    found = session(folder / "onnx" / "model.onnx").run(["logits"], {"image": image.numpy()})[0]
+    found = session(folder / "onnx" / "model.onnx").run(["logits"], {"pixel_values": image.numpy()})[0]
     np.testing.assert_allclose(found, logits, atol=2e-3 * np.abs(logits).max())
 
 

@@ -43,11 +43,11 @@ def test_onnx_and_safetensors_hold_one_network(name):
         image = torch.rand(n, 3, *(network.size or (height, width)), generator=generator)
         with torch.no_grad():
             wanted, output = network.features(image), network(image).numpy()
-        found = session(STAGED / name / "onnx" / "features.onnx").run(list(wanted), {"image": image.numpy()})
+        found = session(STAGED / name / "onnx" / "features.onnx").run(list(wanted), {"pixel_values": image.numpy()})
         for got, want in zip(found, wanted.values(), strict=True):
             assert np.abs(got - want.numpy()).max() <= FEATURE_TOLERANCE * want.max()
         if "onnx/model.onnx" in files:
-            got = session(STAGED / name / "onnx" / "model.onnx").run(None, {"image": image.numpy()})[0]
+            got = session(STAGED / name / "onnx" / "model.onnx").run(None, {"pixel_values": image.numpy()})[0]
             assert np.abs(got - output).max() <= TOLERANCE["float16"] * max(1.0, np.abs(output).max())
 
 

@@ -114,6 +114,28 @@ def test_config_survives_a_round_trip(tmp_path, architecture):
     assert read_config(tmp_path) == classifier
 
 
+def named(labels):
+    return {str(number): label for number, label in enumerate(labels)}
+
+
+def test_other_runtimes_find_what_they_read(tmp_path):
+    original = config(network_1((1, 1, 0, 0), 4))
+    write_config(tmp_path, original)
+    data, pixels = (json.loads((tmp_path / f"{name}config.json").read_text()) for name in ("", "preprocessor_"))
+    assert (data["id2label"], data["num_labels"], data["transformers.js_config"]) == ({}, 0, {"dtype": "fp32"})
+    assert pixels["do_rescale"] and pixels["rescale_factor"] == pytest.approx(1 / 255)
+    assert not (pixels["do_normalize"] or pixels["do_resize"] or pixels["do_center_crop"] or pixels["do_pad"])
+    head, scaled = Head("conv-pool"), replace(original.preprocessing, resize=32, crop=29)
+    classifier = replace(original, task="classification", labels=("cat", "dog"), head=head, preprocessing=scaled)
+    write_config(tmp_path, classifier)
+    data, pixels = (json.loads((tmp_path / f"{name}config.json").read_text()) for name in ("", "preprocessor_"))
+    assert (data["id2label"], data["num_labels"]) == ({"0": "cat", "1": "dog"}, 2)
+    assert (pixels["do_resize"], pixels["size"], pixels["resample"]) == (True, {"shortest_edge": 32}, 3)
+    assert (pixels["do_center_crop"], pixels["crop_size"]) == (True, {"height": 29, "width": 29})
+    segmenter = replace(classifier, task="segmentation", head=Head("decoder"))
+    assert segmenter.to_preprocessor()["do_center_crop"] is False  # it takes whole images
+
+
 def break_config(tmp_path, change):
     write_config(tmp_path, config(network_1((1, 1, 0, 0), 4)))
     path = tmp_path / "config.json"
@@ -155,7 +177,7 @@ def break_config(tmp_path, change):
             r"std must be three numbers \(R, G, B\) from 1e-06 to 1000",
         ),
         (lambda d: d["preprocessing"].update(fill=[float("inf")] * 3), "fill must be three numbers"),
-        (lambda d: d.update(labels=["a"] * 65537), "labels must be at most 65536 class names, not 65537"),
+        (lambda d: d.update(id2label=named(["a"] * 65537)), "id2label must be at most 65536 class names, not 65537"),
         (lambda d: d.update(files={str(k): "0" for k in range(65)}), "files must name at most 64 files, not 65"),
         (
             lambda d: d.update(head={"kind": "fc", "hidden": 10**9, "scores": "softmax"}),
@@ -164,22 +186,26 @@ def break_config(tmp_path, change):
         (lambda d: d.update(version=0), "has version 0: it is not a skipae checkpoint"),
         (lambda d: d.update(files={"a.onnx": "0" * 63 + "\x1b"}), r"files\['a\.onnx'\] must be a sha256, not '0000"),
         (lambda d: d.update(name="a/b"), "name, 'a/b', is a path"),
-        (lambda d: d.update(name="..", labels=["a"]), r"name, '\.\.', is a path"),
+        (lambda d: d.update(name="..", id2label=named(["a"])), r"name, '\.\.', is a path"),
         (lambda d: d.update(name="a\x9b31mb"), r"name, 'a\\x9b31mb', has characters that cannot be printed"),
         (lambda d: d.update(name=["a"]), "name must be text"),
-        (lambda d: d.update(labels=["cat\nskipae: error"]), r"a label, 'cat\\nskipae: error', has characters"),
-        (lambda d: d.update(labels=["cat\u202e"]), r"a label, 'cat\\u202e', has characters"),
-        (lambda d: d.update(labels=["cat", " "]), "a label, ' ', is empty"),
-        (lambda d: d.update(labels="cat"), "labels must be a list of class names"),
+        (lambda d: d.update(id2label=named(["cat\nskipae: error"])), r"a label, 'cat\\nskipae: error', has characters"),
+        (lambda d: d.update(id2label=named(["cat\u202e"])), r"a label, 'cat\\u202e', has characters"),
+        (lambda d: d.update(id2label=named(["cat", " "])), "a label, ' ', is empty"),
+        (lambda d: d.update(id2label=["cat"]), "id2label must be an object, not"),
+        (
+            lambda d: d.update(id2label={"1": "cat"}),
+            "the keys of id2label must be the numbers of the classes, in order",
+        ),
         (lambda d: d.update(halo=-1), "halo must be a whole number from 0 to 8192, not -1"),
         (lambda d: d["preprocessing"].update(crop=0), "preprocessing.crop must be null or at least 1 pixel"),
         (lambda d: d.update(head={"kind": "mlp", "hidden": 0, "scores": "softmax"}), "head.kind must be one of"),
         (lambda d: d.update(head={"kind": "decoder", "hidden": 0, "scores": "softmax"}), "cannot have the head"),
         (lambda d: d.update(task="segmentation"), "a segmentation checkpoint cannot have the head None"),
-        (lambda d: d.update(labels=["cat"]), "a restoration checkpoint cannot have 1 labels"),
+        (lambda d: d.update(id2label=named(["cat"])), "a restoration checkpoint cannot have 1 labels"),
         (
             lambda d: d.update(
-                task="classification", labels=["cat"], head={"kind": "fc", "hidden": 9, "scores": "softmax"}
+                task="classification", id2label=named(["cat"]), head={"kind": "fc", "hidden": 9, "scores": "softmax"}
             ),
             "preprocessing.crop must give the image size",
         ),

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from skipae_zoo import CheckpointConfig, find_checkpoint, read_config, verified_file
+from skipae_zoo import INPUT, CheckpointConfig, find_checkpoint, read_config, verified_file
 from skipae_zoo.checkpoints import OWNER
 
 PIPELINE_TAG = {
@@ -107,7 +107,7 @@ def measure_speed(folder: Path) -> None:
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        session.run(None, {"image": image})
+        session.run(None, {INPUT: image})
         seconds.append(time.perf_counter() - start)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = {
@@ -230,25 +230,25 @@ def _std(score: dict[str, Any], digits: int) -> str:
 USE = {
     "restoration": (
         'model.denoise(Image.open("photo.jpg")).save("photo.denoised.png")',
-        "`restored`, float32 [N, 3, H, W] like the input, not clamped",
-        'restored = session.run(["restored"], {"image": pixels})[0][0].transpose(1, 2, 0)\n'
+        "`reconstruction`, float32 [N, 3, H, W] like the input, not clamped",
+        'restored = session.run(["reconstruction"], {"pixel_values": pixels})[0][0].transpose(1, 2, 0)\n'
         'Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save("photo.denoised.png")',
     ),
     "classification": (
         'print(model.classify(Image.open("photo.jpg")))',
         "`logits`, float32 [N, K]",
-        'logits = session.run(["logits"], {"image": pixels})[0][0]\nprint(logits.argmax())',
+        'logits = session.run(["logits"], {"pixel_values": pixels})[0][0]\nprint(logits.argmax())',
     ),
     "segmentation": (
         'mask = model.segment(Image.open("photo.jpg"))',
         "`logits`, float32 [N, K, H, W]",
-        'logits = session.run(["logits"], {"image": pixels})[0][0]\n'
+        'logits = session.run(["logits"], {"pixel_values": pixels})[0][0]\n'
         'Image.fromarray(logits.argmax(0).astype(np.uint8)).save("photo.classes.png")',
     ),
     "features": (
         'values = model.features(Image.open("photo.jpg"))  # layer name to float32 [1, channels]',
         "every encoder layer after ReLU, float32 [N, C, h, w]",
-        'values = session.run(["{layer}"], {{"image": pixels}})[0].mean((2, 3))  # float32 [N, C]',
+        'values = session.run(["{layer}"], {{"pixel_values": pixels}})[0].mean((2, 3))  # float32 [N, C]',
     ),
 }
 """By task, or where there are features alone: the call in skipae, the output of the graph, what to do with it."""
@@ -274,7 +274,7 @@ model = from_pretrained("{name}")
 {call}
 ```
 
-Without skipae, `{graph}` is enough. Input: `image`, float32 [N, 3, H, W], RGB in [0, 1]{picture}.
+Without skipae, `{graph}` is enough. Input: `pixel_values`, float32 [N, 3, H, W], RGB in [0, 1]{picture}.
 Output: {output}{"." if graph == "onnx/model.onnx" else f", `enc1` to `{last}`."}
 """
     if graph == "onnx/model.onnx" and "onnx/features.onnx" in config.files:

@@ -26,7 +26,7 @@ from skipae.engine.device import load_runtime
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
-from skipae_zoo import CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
+from skipae_zoo import INPUT, OUTPUT, CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -134,7 +134,7 @@ class _Graph:
         size: tuple[int | str, int | str] = ("height", "width"),
     ) -> onnx.ModelProto:
         """The finished model for images of ``size``; ``outputs`` maps each name to its shape."""
-        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, *size])
+        image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 3, *size])
         infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, list(v)) for k, v in outputs.items()]
         graph = helper.make_graph(self.nodes, config.name, [image], infos, self.weights)
         model = helper.make_model(
@@ -167,7 +167,7 @@ def _encoder(
 
     That is the output of ReLU, or for the layers whose numbers are in ``raw`` the convolution's, before batch norm.
     """
-    x = graph.add("Sub", ["image", graph.constant("mean", network.mean.numpy())], "pixels")
+    x = graph.add("Sub", [INPUT, graph.constant("mean", network.mean.numpy())], "pixels")
     carried = []
     for number, layer in enumerate(network.architecture.layers, start=1):
         unit = network.unit(layer.name)
@@ -228,12 +228,13 @@ def _deconvolution(
 
 
 def build_model(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
-    """The task graph: ``image`` [N, 3, H, W] in [0, 1] to ``restored``, the same units, not clamped, or ``logits``.
+    """The task graph: ``pixel_values`` [N, 3, H, W] in [0, 1] to ``reconstruction``, not clamped, or to ``logits``.
 
     ``storage`` is the type of the stored weights, float32 or float16; the arithmetic is float32 in both.
     """
     graph = _Graph(storage)
     architecture = network.architecture
+    output = OUTPUT[config.task]
     dynamic = ("height", "width")
     if isinstance(network, Classifier):
         x, _ = _encoder(graph, network, lambda name: f"{name}.relu")
@@ -246,26 +247,26 @@ def build_model(network: Network, config: CheckpointConfig, storage: str = "floa
             elif not isinstance(layer, nn.Dropout):
                 operator = {nn.AdaptiveAvgPool2d: "GlobalAveragePool", nn.Flatten: "Flatten", nn.ReLU: "Relu"}
                 x = graph.add(operator[type(layer)], [x], name)
-        graph.add("Identity", [x], "logits")
-        return graph.model({"logits": ("n", network.classes)}, config, network.size or dynamic)
+        graph.add("Identity", [x], output)
+        return graph.model({output: ("n", network.classes)}, config, network.size or dynamic)
     raw = architecture.shortcut_layers if architecture.topology == "pre" else ()
     x = _decoder(graph, network, *_encoder(graph, network, lambda name: f"{name}.relu", raw))
     if isinstance(network, Segmenter):
         last = network.last
         x = graph.convolution(x, "head", _values(last.weight), _values(last.bias), 1, [1] * 4)
-        graph.add("Identity", [x], "logits")
-        return graph.model({"logits": ("n", network.classes, *dynamic)}, config)
+        graph.add("Identity", [x], output)
+        return graph.model({output: ("n", network.classes, *dynamic)}, config)
     last = network.last
     std = _values(network.std).reshape(3)
     bias = _values(last.bias) * std
     if architecture.shortcuts == "none":
         bias = bias + _values(network.mean).reshape(3)
-    x = _deconvolution(graph, network, x, 1, _values(last.weight) * std.reshape(1, 3, 1, 1), bias, "image")
+    x = _deconvolution(graph, network, x, 1, _values(last.weight) * std.reshape(1, 3, 1, 1), bias, INPUT)
     if architecture.shortcuts == "none":
-        graph.add("Identity", [x], "restored")
+        graph.add("Identity", [x], output)
     else:
-        graph.add("Add", [x, "image"], "restored")
-    return graph.model({"restored": ("n", 3, *dynamic)}, config)
+        graph.add("Add", [x, INPUT], output)
+    return graph.model({output: ("n", 3, *dynamic)}, config)
 
 
 def build_features(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
@@ -333,7 +334,7 @@ def compare(network: Network, model: InferenceSession, features: InferenceSessio
         image = torch.rand(n, 3, *(network.size or (height, width)), generator=generator)
         worst = max(worst, _difference(network, model, image))
         expected = network.features(image)
-        found_features = features.run(list(expected), {"image": image.numpy()})
+        found_features = features.run(list(expected), {INPUT: image.numpy()})
         for name, found in zip(expected, found_features, strict=True):
             want = expected[name].numpy()
             worst_feature = max(worst_feature, float(np.abs(found - want).max() / max(np.abs(want).max(), 1e-6)))
@@ -344,7 +345,7 @@ def _difference(network: Network, model: InferenceSession, image: torch.Tensor) 
     """Between torch and ONNX Runtime, in the units of :data:`TOLERANCE`."""
     want = network(image).numpy()
     largest = 1.0 if isinstance(network, AutoEncoder) else max(1.0, float(np.abs(want).max()))
-    return float(np.abs(model.run(None, {"image": image.numpy()})[0] - want).max()) / largest
+    return float(np.abs(model.run(None, {INPUT: image.numpy()})[0] - want).max()) / largest
 
 
 def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
@@ -372,13 +373,13 @@ def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequ
     for remainder in range(stride):
         piece = tries[remainder % len(tries)][: side - remainder, : side - remainder]
         x = np.ascontiguousarray(piece.transpose(2, 0, 1)[None], dtype=np.float32)  # (H, W, C) -> (N, C, H, W)
-        whole = model.run(None, {"image": x})[0]
+        whole = model.run(None, {INPUT: x})[0]
         felt = 1e-5 * (max(1.0, float(np.abs(whole).max())) if logits else 1)
         cut = 2 * stride
         for axis in (2, 3):
             for first in (False, True) if remainder < len(tries) else (False,):
                 part = (np.s_[:],) * axis + (np.s_[cut:] if first else np.s_[:-cut],)
-                found = model.run(None, {"image": np.ascontiguousarray(x[part])})[0]
+                found = model.run(None, {INPUT: np.ascontiguousarray(x[part])})[0]
                 error = np.abs(found - whole[part]).max((0, 1, 5 - axis))
                 far = np.flatnonzero((error if first else error[::-1]) > felt)  # by distance from the cut
                 halo = max(halo, 1 + int(far.max(initial=-1)))

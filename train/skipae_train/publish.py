@@ -20,7 +20,15 @@ STAGED = Path("model_cards")
 """Folder of the repository that holds what is published."""
 FEATURE_TOLERANCE = 0.02
 """As a share of a layer's largest value: what half precision costs a narrow layer, and no other network keeps to."""
-ALLOWED = ("README.md", "config.json", "model.safetensors", "onnx/*.onnx", "training/*", "assets/*.png")
+ALLOWED = (
+    "README.md",
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "onnx/*.onnx",
+    "training/*",
+    "assets/*.png",
+)
 
 
 class PublishError(ValueError):

@@ -3,6 +3,8 @@
 from skipae_zoo.architecture import Architecture, ArchitectureError, Layer, network_1, network_2, network_3
 from skipae_zoo.checkpoints import CHECKPOINTS, DEFAULTS, NamedCheckpoint, Published, find_checkpoint
 from skipae_zoo.config import (
+    INPUT,
+    OUTPUT,
     CheckpointConfig,
     ConfigError,
     Head,
@@ -20,7 +22,9 @@ from skipae_zoo.text import UNSAFE, flaw_of_name
 __all__ = [
     "CHECKPOINTS",
     "DEFAULTS",
+    "INPUT",
     "MAX_TEXT",
+    "OUTPUT",
     "UNSAFE",
     "Architecture",
     "ArchitectureError",

@@ -1,4 +1,4 @@
-"""``config.json``: what a checkpoint folder says about itself, read and written with a version."""
+"""``config.json``: what a checkpoint folder says about itself, read and written with a version; names of its graphs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ MAX_LABELS = MAX_HIDDEN = 1 << 16
 MAX_COLOUR = 1000.0
 """Largest magnitude of ``mean``, ``std`` and ``fill``, whose values are about 1."""
 
+BICUBIC = 3
+"""Number of the filter of ``resize`` in ``preprocessor_config.json``, that of Pillow."""
+
 MAX_FILES = 64
 """Most entries of ``files``."""
 
@@ -32,6 +35,13 @@ MAX_SEGMENTS = 255
 """Most classes of a segmenter: label maps have 8 bits, and 255 stands for pixels that have no class."""
 
 Task = Literal["restoration", "classification", "segmentation"]
+
+INPUT = "pixel_values"
+"""Name of the input of every ONNX graph: float32 [N, 3, H, W], RGB in [0, 1]."""
+
+OUTPUT: dict[Task, str] = {"restoration": "reconstruction", "classification": "logits", "segmentation": "logits"}
+"""Name of the output of each task's graph."""
+
 HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
 Scores = Literal["softmax", "sigmoid"]
 
@@ -116,13 +126,35 @@ class CheckpointConfig:
                 }
                 for layer in self.architecture.layers
             ],
-            "labels": list(self.labels),
+            "id2label": {str(number): label for number, label in enumerate(self.labels)},
+            "num_labels": len(self.labels),
             "head": None if self.head is None else asdict(self.head),
         }
         if self.default_layer is not None:
             data["default_layer"] = self.default_layer
+        data["transformers.js_config"] = {"dtype": "fp32"}  # which it would not take in a browser by default
         if with_files:
             data["files"] = dict(self.files)
+        return data
+
+    def to_preprocessor(self) -> dict[str, Any]:
+        """``preprocessor_config.json``: what is done to an image before the graph, in the Hub's convention."""
+        resize, crop = self.preprocessing.resize, self.preprocessing.crop
+        if self.task == "segmentation":  # takes whole images
+            crop = None
+        data: dict[str, Any] = {
+            "image_processor_type": "ImageFeatureExtractor",
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": False,  # the graph does
+            "do_pad": False,
+            "do_resize": resize is not None,
+            "do_center_crop": crop is not None,
+        }
+        if resize is not None:
+            data |= {"size": {"shortest_edge": resize}, "resample": BICUBIC}
+        if crop is not None:
+            data["crop_size"] = {"height": crop, "width": crop}
         return data
 
     @classmethod
@@ -157,7 +189,7 @@ class CheckpointConfig:
                     crop=_side(pixels["crop"], "preprocessing.crop", source),
                 ),
                 halo=_pixels(data["halo"], "halo", source),
-                labels=_labels(data["labels"], source),
+                labels=_labels(data["id2label"], source),
                 head=_head(data["head"], source),
                 default_layer=_layer(data.get("default_layer"), architecture, source),
                 files={
@@ -205,9 +237,10 @@ def read_config(folder: Path) -> CheckpointConfig:
 
 
 def write_config(folder: Path, config: CheckpointConfig) -> None:
-    """Write ``config.json`` into a checkpoint folder."""
-    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    """Write ``config.json`` and ``preprocessor_config.json`` into a checkpoint folder."""
+    for file, data in (("config.json", config.to_dict()), ("preprocessor_config.json", config.to_preprocessor())):
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+        (folder / file).write_text(text + "\n", encoding="utf-8")
 
 
 def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
@@ -240,11 +273,12 @@ def _name(value: object, source: str) -> str:
 
 
 def _labels(value: object, source: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{source}: labels must be a list of class names, not {shown(value)}")
-    if len(value) > MAX_LABELS:
-        raise ConfigError(f"{source}: labels must be at most {MAX_LABELS} class names, not {len(value)}")
-    labels = [_string(label, "labels", source) for label in value]
+    names = _mapping(value, "id2label", source)
+    if len(names) > MAX_LABELS:
+        raise ConfigError(f"{source}: id2label must be at most {MAX_LABELS} class names, not {len(names)}")
+    if list(names) != [str(number) for number in range(len(names))]:
+        raise ConfigError(f'{source}: the keys of id2label must be the numbers of the classes, in order from "0"')
+    labels = [_string(label, "id2label", source) for label in names.values()]
     return tuple(_without(flaw_of_text(label, MAX_LABEL), label, "a label", source) for label in labels)
 
 

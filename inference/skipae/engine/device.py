@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.errors import DeviceError, ModelError, UsageError
-from skipae_zoo import CheckpointConfig, ConfigError, verified_file
+from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +144,7 @@ class Session:
             if self.device.kind == "cuda":
                 found = _interruptible(lambda options: self._run_bound(session, image, options))
             else:
-                found = _interruptible(lambda options: session.run(None, {"image": image}, options))
+                found = _interruptible(lambda options: session.run(None, {INPUT: image}, options))
         except Exception as error:  # the runtime's exceptions have no common base
             if _is_out_of_memory(error):
                 raise MemoryError(_first_line(error)) from error
@@ -195,7 +195,7 @@ class Session:
         sides = session.get_inputs()[0].shape[2:]  # numbers where the net takes one size only
         image = np.zeros((1, 3, *(side if isinstance(side, int) else 8 for side in sides)), np.float32)
         # The memory is given back only at the end of a run.
-        _interruptible(lambda chosen: session.run(None, {"image": image}, chosen), options)
+        _interruptible(lambda chosen: session.run(None, {INPUT: image}, chosen), options)
 
     def _run_bound(self, session: Any, image: NDArray[np.float32], options: Any) -> list[NDArray[np.float32]]:
         # Windows of one shape follow each other: input and outputs stay where they are on the GPU.  One run at a
@@ -246,7 +246,7 @@ class _Bound:
         self._session = session
         self._binding = session.io_binding()
         self._image = runtime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, "cuda", device.index)
-        self._binding.bind_ortvalue_input("image", self._image)
+        self._binding.bind_ortvalue_input(INPUT, self._image)
         for output in session.get_outputs():
             # Allocated by the first run, and taken again by the next.
             self._binding.bind_output(output.name, "cuda", device.index)
