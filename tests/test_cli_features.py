@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from skipae import DeviceError, UsageError, cli, from_pretrained
 from skipae.batch import feature_store
@@ -673,17 +674,30 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     named = write_checkpoint(tmp_path / "named", tiny_graph(), tiny_features(), default_layer="enc1")
     assert CliRunner().invoke(cli.main, ["layers", str(named)]).stdout.endswith("gives enc1 without --layer\n")
     found = json.loads(CliRunner().invoke(cli.main, ["layers", "--json"]).stdout)
-    assert found["model"] == "skipae-natural" and found["image"] == [224, 224] and len(found["layers"]) == 12
-    assert found["default_layer"] == "enc12"
-    assert found["layers"][11] == {
-        "name": "enc12", "channels": 256, "stride": 16, "receptive_field": 91, "output": [256, 14, 14],
+    assert found["model"] == "skipae-imagenet" and found["image"] == [224, 224] and len(found["layers"]) == 13
+    assert found["default_layer"] == "enc8"
+    assert found["layers"][7] == {
+        "name": "enc8", "channels": 256, "stride": 8, "receptive_field": 53, "output": [256, 28, 28],
     }  # fmt: skip
+    assert (
+        json.loads(CliRunner().invoke(cli.main, ["layers", "skipae-natural", "--json"]).stdout)["default_layer"]
+        == "enc4"
+    )
+
     failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
     assert (
         CliRunner().invoke(cli.main, ["layers", "--model", str(named)]).stdout.endswith("gives enc1 without --layer\n")
     )
     failed(CliRunner().invoke(cli.main, ["layers", "x", "--model", "y"]), 2, "x and --model y both name a checkpoint")
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")
+
+
+def test_features_are_those_of_imagenet_unless_another_model_is_named(folder: Path) -> None:
+    Image.new("RGB", (90, 120), "teal").save("photo.png")
+    assert CliRunner().invoke(cli.main, ["features", "photo.png", "-o", "f.npz", "--device", "cpu"]).exit_code == 0
+    with np.load("f.npz") as found:
+        assert found["enc8"].shape == (1, 256)
+    assert skipae.FeatureExtractor().model == "skipae-imagenet"
 
 
 def test_a_run_without_features_is_not_in_the_way(run: Run) -> None:

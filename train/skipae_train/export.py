@@ -483,8 +483,8 @@ def export_run(
     fill = tuple((recipe["corruption"] or {}).get("fill", recipe["mean"]))
     path = run / "preprocessing.json"
     pixels = json.loads(path.read_text()) if path.exists() else {}
-    if isinstance(network, Segmenter):  # takes whole images
-        pixels.pop("crop")
+    if not isinstance(network, Classifier):  # it takes whole images, whatever it was trained on
+        pixels.pop("crop", None)
     config, parity = export(
         network,
         out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from skipae_zoo.config import Task
 
@@ -78,12 +79,13 @@ CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
 )
 
 
-DEFAULTS: dict[Task, str] = {
+DEFAULTS: dict[Task | Literal["features"], str] = {
+    "features": "skipae-imagenet",
     "restoration": "skipae-natural",
     "classification": "skipae-cifar10-4k",
     "segmentation": "skipae-camvid-seg",
 }
-"""The checkpoint that a command or function for a task uses unless another is named; its weights come with skipae."""
+"""The checkpoint that a task or features use unless another is named; its weights come with skipae."""
 
 
 def find_checkpoint(name: str) -> NamedCheckpoint | None:

@@ -24,6 +24,9 @@ from skipae_zoo import (
 DEFAULT = DEFAULTS["restoration"]
 """The checkpoint that is loaded unless another is named."""
 
+DEFAULT_OF_FEATURES = DEFAULTS["features"]
+"""The checkpoint whose features are extracted unless another is named."""
+
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parents[1] / "model_cards"
 

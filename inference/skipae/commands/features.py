@@ -23,7 +23,7 @@ from skipae.commands import options
     multiple=True,
     metavar="NAME[,NAME...]",
     shell_complete=options.complete_layers,
-    help="Layers (see skipae layers).  [default: the checkpoint's, else the last]",
+    help="Layers (see skipae layers).  [default: the checkpoint's default layer, else the last]",
 )
 @click.option(
     "--pool",
@@ -52,7 +52,7 @@ from skipae.commands import options
     metavar="N",
     help="Images in a file.  [default: 10000, or as many as have 128 MiB of features]",
 )
-@options.model_options()
+@options.model_options("features")
 @options.max_pixels_option
 @options.result_options
 @options.batch_options

@@ -13,25 +13,22 @@ from skipae.commands import options
 HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    """``SIDE`` or ``HxW``, in pixels."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
-        """Height and width."""
-        match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a size in pixels: give 224 or 480x640 (height x width)", param, context)
-        return int(match[1]), int(match[2] or match[1])
+def _size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Height and width, of ``SIDE`` or ``HxW`` in pixels."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size in pixels: give 224 or 480x640 (height x width)")
+    return int(match[1]), int(match[2] or match[1])
 
 
 @click.command()
 @click.argument("name", metavar="[MODEL]", required=False, shell_complete=options.complete_models)
-@options.model_option()
+@options.model_option("features")
 @click.option(
     "--size",
-    type=_Size(),
+    callback=_size,
     metavar="PX|HxW",
     help="Of the image that the outputs' sizes are for.  [default: the checkpoint's crop, else 224]",
 )

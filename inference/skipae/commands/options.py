@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -56,7 +56,8 @@ def complete_layers(context: click.Context, _: click.Parameter, text: str) -> li
     from skipae.errors import SkipaeError
 
     try:
-        name = context.params.get("model") or resolve.DEFAULT
+        defaults = [option.default for option in context.command.params if option.name == "model"]
+        name = str(context.params.get("model") or defaults[0])
         folder = resolve.find_folder(name, access=Access(local_files_only=True))
         layers = resolve.load_config(folder).architecture.layers
     except SkipaeError:
@@ -74,7 +75,7 @@ def complete_devices(_: click.Context, __: click.Parameter, text: str) -> list[s
     return [name for name in ("auto", "cpu", "cuda", "cuda:1", "openvino") if name.startswith(text)]
 
 
-def model_option(task: Task = "restoration") -> Callable[[Command], Command]:
+def model_option(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
     """``--model``; its default is the checkpoint for ``task``."""
     return click.option(
         "--model",
@@ -91,7 +92,7 @@ threads_option = click.option(
 )
 
 
-def model_options(task: Task = "restoration") -> Callable[[Command], Command]:
+def model_options(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
     """``--model``, ``--device`` and ``--threads``."""
     return _together(
         model_option(task),

@@ -20,7 +20,7 @@ from skipae import images
 from skipae.batch import feature_store
 from skipae.batch import pipeline as batch
 from skipae.batch.feature_store import Entry
-from skipae.checkpoints.resolve import DEFAULT, find_folder, load_config
+from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
 from skipae.engine import device as runtime
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
 from skipae.model import Model
@@ -47,7 +47,7 @@ read) and its features or why there are none; how many were left out, being done
 def extract(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
     output: str | os.PathLike[str],
-    model: str = DEFAULT,
+    model: str = DEFAULT_OF_FEATURES,
     *,
     layers: str | Sequence[str] | None = None,
     pool: str = "avg",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from skipae.checkpoints.resolve import DEFAULT, find_folder, load_config
+from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
 from skipae.errors import UsageError
 from skipae.images import MAX_PIXELS
 from skipae.model import Model, check_options, from_pretrained
@@ -29,7 +29,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = DEFAULT,
+        model: str = DEFAULT_OF_FEATURES,
         *,
         layers: str | Sequence[str] | None = None,
         pool: str = "avg",
