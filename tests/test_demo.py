@@ -250,7 +250,8 @@ def test_page_fills_holes_as_the_command_does(case: tuple[Path, dict[str, Any]])
     model = from_pretrained(folder / "checkpoint", device="cpu")
     expected = model.inpaint(photo.astype(np.uint8), mask).astype(int)
     found = pixels(folder / "box.png")
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(found - expected).max() <= 2  # the page's plate is computed in float64
+    assert (np.abs(found - expected) > 1).mean() < 1e-4
     # Painted with the keyboard around the middle of the photo, to the left.
     changed = (pixels(folder / "painted.png") != found).any(axis=2)
     rows, columns = np.nonzero(changed)

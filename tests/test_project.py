@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from hatchling.builders.sdist import SdistBuilder
@@ -47,6 +49,35 @@ def test_contributing_names_files_that_exist() -> None:
     invented = {"inference/skipae/commands/NAME.py", "training/notes.md"}
     assert len(named - invented) > 15
     assert [name for name in sorted(named - invented) if not (ROOT / name).exists()] == []
+
+
+def test_readme_is_short_and_its_links_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    links = [link for link in re.findall(r"\]\(([^)#]+)[)#]", text) if not link.startswith("https:")]
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_commands_and_options_exist() -> None:
+    """Every `skipae ...` line of the README parses; the programs that it measures with are there."""
+    from skipae.cli import main as skipae
+    from skipae_train.cli import cli as skipae_train
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text))
+    lines = re.findall(r"(?:^|bin/)(skipae(?:-train)? [a-z][^\n#]*)", blocks, re.MULTILINE)
+    assert len(lines) > 12
+    programs = {"skipae": skipae, "skipae-train": skipae_train}
+    for line in lines:
+        program, name, *words = shlex.split(line)
+        group = programs[program]
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, line
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert [word for word in words if word.startswith("-") and word not in known] == [], line
+    measured = re.findall(r"`python ([\w/.]+)", text)
+    assert [path for path in measured if not (ROOT / path).is_file()] == []
 
 
 def test_citation_has_the_version_and_the_paper() -> None:
