@@ -11,11 +11,11 @@ from PIL import Image
 
 import make_sets
 from skipae import from_pretrained
-from skipae_train.card import make_card
+from skipae_train.card import _training, make_card
 from skipae_train.cli import cli
 from skipae_train.data import DataError
-from skipae_train.datasets import VOID, MemorySet, load
-from skipae_train.evaluate import Score, record_scores
+from skipae_train.datasets import VOC_CLASSES, VOID, MemorySet, load
+from skipae_train.evaluate import COMPLETE, MaskScore, Score, complete_mean, record_scores
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed, some
 from skipae_train.finetune import (
@@ -28,7 +28,7 @@ from skipae_train.finetune import (
     load_finetuned,
     split_train,
 )
-from skipae_train.loop import Machine, Part, Session, TrainingError, commit
+from skipae_train.loop import Machine, Part, Session, TrainingError, commit, to_json
 from skipae_train.networks import AutoEncoder, TransferError
 from skipae_train.pretrain import Pretrain, SetJob, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe
@@ -125,6 +125,33 @@ def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, image
     assert json.loads((run / "environment.json").read_text())["start"] == "imagenet-labels, seed 0"
     with pytest.raises(TrainingError, match="imagenet-labels, which is no pre-training"):
         finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", SESSION, start=labels)
+
+
+def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, imagenet):
+    run, made = tmp_path / "run", tmp_path / "made"
+    recipe = finetune_recipe("voc12-seg", variant="modern", budget="smoke")
+    inside = finetune(recipe, data, run, SESSION, start=imagenet)
+    export_run(run, made, name="seg", halo_images=None)
+    masks = data / "VOCdevkit" / "VOC2012"
+    record = ("--record", "VOC 2012 val")
+    done = CliRunner().invoke(cli, ["evaluate", str(made), "--masks", str(masks), *record])
+    *lines, mean = done.output.strip().splitlines()
+    assert len(lines) == 21 and lines[4] == "boat         no pixels"
+    (row,) = json.loads((made / "training" / "metrics.json").read_text())
+    assert mean == f"mean IoU of the 3 classes present: {row['mean']:.2f} % on 8 images"
+    assert row["mean"] == pytest.approx(inside["value"], abs=1.0)  # photos are scaled as in training
+    (made / "training" / "notes.md").write_text(NOTES)
+    assert "No test image has aeroplane, bicycle, boat, " in make_card(made)
+    shares = dict.fromkeys(COMPLETE, 30.0) | {"cat": 100.0, "boat": 0.0}
+    assert complete_mean(shares) == pytest.approx(40) and complete_mean({**shares, "cow": None}) is None
+    score = MaskScore("miou", 2, 35.0, shares, "")
+    assert str(score).endswith("mean IoU of background, cat, cow, dog, horse, person, sheep: 40.00 %")
+    (masks / "classes.txt").write_text("0 background\n1 bird\n")
+    try:
+        refused = CliRunner().invoke(cli, ["evaluate", str(made), "--masks", str(masks)])
+    finally:
+        (masks / "classes.txt").unlink()
+    assert isinstance(refused.exception, DataError) and "labels other classes than" in str(refused.exception)
 
 
 def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, data, imagenet):
@@ -486,3 +513,13 @@ def test_the_context_encoder_is_trained_on_masked_pixels_alone(data):
 
 def load_run_like(recipe):
     return AutoEncoder(recipe.architecture)
+
+
+def test_a_card_says_what_was_left_out_and_that_labels_were_used():
+    environment = {"steps": 1, "steps done": 1}
+    for variant, told in (("from-labels", True), ("", False)):
+        recipe = to_json(finetune_recipe("voc07-cls", variant=variant))
+        text = _training(recipe, environment, ["bus", "car", "cat", "person", "train"])
+        assert "has no images are left out: aeroplane, bicycle, bird, " in text and "tvmonitor." in text
+        assert ("learned from the labels of ImageNet" in text) == told
+    assert "left out" not in _training(recipe, environment, VOC_CLASSES)

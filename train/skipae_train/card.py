@@ -65,7 +65,9 @@ def make_card(folder: Path) -> str:
             _use(config),
             _architecture(config),
             _training(
-                _read(folder, "recipe", "skipae-train export"), _read(folder, "environment", "skipae-train export")
+                _read(folder, "recipe", "skipae-train export"),
+                _read(folder, "environment", "skipae-train export"),
+                config.labels,
             ),
             _files(folder, config, _read(folder, "parity", "skipae-train export")),
         ]
@@ -220,6 +222,9 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
             found = {name: value for name, value in score["classes"].items() if value is not None}
             each = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
             lines += ["", f"By class: {each}."]
+            absent = [name for name in score["classes"] if name not in found]
+            if absent:
+                lines += [f"No test image has {', '.join(absent)}."]
     return "\n".join([*lines, ""])
 
 
@@ -349,7 +354,8 @@ def _architecture(config: CheckpointConfig) -> str:
     return "\n".join([*lines, ""])
 
 
-def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
+def _training(recipe: dict[str, Any], environment: dict[str, Any], labels: Sequence[str]) -> str:
+    from skipae_train.datasets import VOC_CLASSES
     from skipae_train.loop import RANDOM  # with torch
     from skipae_train.recipes import command_for
 
@@ -370,6 +376,10 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any]) -> str:
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
     stopped = f" It stopped at step {done} of {steps}: the weights are not its last." if done < steps else ""
+    if recipe.get("epochs", {}).get("data") == "voc07":
+        lacking = [name for name in VOC_CLASSES if name not in labels]
+        if lacking:
+            stopped += f"\n\nVOC's classes of which the set has no images are left out: {', '.join(lacking)}."
     if recipe.get("start") == "imagenet-labels":
         stopped += (
             "\n\nThe encoder was taken from a classifier (recipe `imagenet-labels`): it has learned from the labels of "

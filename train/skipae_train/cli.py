@@ -319,6 +319,7 @@ def gather(
 )
 @click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
 @click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*, or SIDD's NOISY and GT.")
+@click.option("--masks", type=EXISTING, help="VOCdevkit/VOC2012, or masks in its layout: IoU per class on val.")
 @click.option("--camera", multiple=True, metavar="NAME", help="Take only pairs of this camera, for example Canon80D.")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")
 @click.option(
@@ -339,6 +340,7 @@ def evaluate(
     sigma: tuple[float, ...],
     unclipped: bool,
     pairs: Path | None,
+    masks: Path | None,
     camera: tuple[str, ...],
     every: int,
     through_files: bool,
@@ -346,16 +348,24 @@ def evaluate(
     threads: int | None,
     record: str | None,
 ) -> None:
-    """Mean RGB PSNR of CHECKPOINT (a name or a folder) as its users run it, blind."""
+    """Mean RGB PSNR, or IoU, of CHECKPOINT (a name or a folder) as users run it."""
     from skipae import from_pretrained
-    from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs, record_scores
+    from skipae_train.evaluate import evaluate_gaussian, evaluate_masks, evaluate_pairs, record_scores
 
-    if clean is None and pairs is None:
-        raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both")
+    if masks is not None and (clean or pairs):
+        raise click.UsageError("--masks is for segmenters, --clean and --pairs for denoisers: give one kind")
+    if clean is None and pairs is None and masks is None:
+        raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both, or --masks FOLDER")
     if record and not Path(checkpoint).is_dir():
         raise click.UsageError("--record needs CHECKPOINT to be a folder, not a name")
     if ffdnet is not None and not through_files:
         raise click.UsageError("--ffdnet is for --through-files: add it")
+    if masks is not None:
+        measured = evaluate_masks(from_pretrained(checkpoint, device="cpu", threads=threads), masks)
+        click.echo(measured)
+        if record:
+            record_scores(Path(checkpoint), record, [measured])
+        return
     if through_files:
         if unclipped:
             raise click.UsageError(

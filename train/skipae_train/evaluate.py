@@ -1,4 +1,4 @@
-"""Measure a checkpoint as its users run it: the ONNX graph through ``skipae``, mean RGB PSNR in dB."""
+"""Measure a checkpoint as its users run it, the ONNX graph through ``skipae``: PSNR in dB, intersection over union."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from skipae import Model
 from skipae_train.data import DataError, find_images, load_rgb
-from skipae_train.metrics import psnr
+from skipae_train.datasets import voc_segmentation
+from skipae_train.metrics import confusion, mean_iou, psnr
 from skipae_train.pairs import find_pairs
 from skipae_train.rivals import Denoiser
 
@@ -41,6 +44,74 @@ class Score:
     def __str__(self) -> str:
         """One line for people."""
         return f"{self.label}: {self.before:.2f} -> {self.after:.2f} dB over {self.images} images"
+
+
+@dataclass(frozen=True)
+class MaskScore:
+    """Intersection over union of label maps, over ``images`` pictures together."""
+
+    metric: str
+    images: int
+    mean: float
+    """In percent, over the classes that the masks have."""
+    classes: dict[str, float | None]
+    """In percent, by class; None for a class that the masks do not have."""
+    command: str
+    """``skipae-train`` arguments that measure it again."""
+
+    def __str__(self) -> str:
+        """A line for each class, and the means, for people."""
+        width = max(map(len, self.classes))
+        lines = [
+            f"{name:<{width}}  {'no pixels' if share is None else f'{share:.2f} %'}"
+            for name, share in self.classes.items()
+        ]
+        there = sum(share is not None for share in self.classes.values())
+        lines.append(f"mean IoU of the {there} classes present: {self.mean:.2f} % on {self.images} images")
+        complete = complete_mean(self.classes)
+        if complete is not None:
+            lines.append(f"mean IoU of {', '.join(COMPLETE)}: {complete:.2f} %")
+        return "\n".join(lines)
+
+
+COMPLETE = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
+"""Classes of VOC 2012 whose masks are complete, or nearly so, where only a part of the set is to be had."""
+
+
+def complete_mean(classes: Mapping[str, float | None]) -> float | None:
+    """Mean over :data:`COMPLETE`, in percent; None where the masks lack one of them."""
+    shares = [share for name in COMPLETE if (share := classes.get(name)) is not None]
+    return sum(shares) / len(shares) if len(shares) == len(COMPLETE) else None
+
+
+def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
+    """Intersection over union of :meth:`skipae.Model.segment` on whole images, at the size of their masks.
+
+    Args:
+        model: A segmenter; images are scaled as it does.
+        folder: ``VOCdevkit/VOC2012`` or another folder in its layout.
+        split: Its list of images, in ``ImageSets/Segmentation``.
+
+    Raises:
+        DataError: The classes are not the model's, or files are missing or damaged.
+    """
+    images = voc_segmentation(folder, split, short_side=0)
+    names = tuple(model.config.labels)
+    if names != images.classes:
+        odd = sorted({*names} ^ {*images.classes})
+        raise DataError(
+            f"{model.name} labels other classes than {folder} has ({odd[0] if odd else 'their order differs'}): give "
+            "masks of its own classes, listed in classes.txt as 'INDEX NAME' where they are not VOC's"
+        )
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for position in range(len(images)):
+        pixels, mask = images.whole(position)
+        found = model.segment(pixels.permute(1, 2, 0).numpy())
+        matrix += confusion(torch.from_numpy(found), cast(Tensor, mask), len(names))
+    value, each = mean_iou(matrix)
+    classes = {n: None if s != s else 100 * s for n, s in zip(names, each.tolist(), strict=True)}  # NaN is not itself
+    command = f"skipae-train evaluate {model.name} --masks DIR"
+    return MaskScore("miou", len(images), 100 * value, classes, command)
 
 
 def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: bool) -> NDArray[np.number]:
@@ -157,14 +228,15 @@ def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[
     return best
 
 
-def record_scores(folder: Path, dataset: str, scores: Iterable[Score]) -> None:
+def record_scores(folder: Path, dataset: str, scores: Iterable[Score | MaskScore]) -> None:
     """Add scores to ``training/metrics.json`` of a checkpoint folder, in place of earlier ones of the same kind."""
     path = folder / "training" / "metrics.json"
     path.parent.mkdir(exist_ok=True)
     rows = json.loads(path.read_text()) if path.exists() else []
     for score in scores:
         row = {"set": dataset, **asdict(score)}
-        rows = [r for r in rows if (r["set"], r.get("label")) != (dataset, score.label)] + [row]
+        kind = [row.get(key) for key in ("set", "label", "metric")]
+        rows = [r for r in rows if [r.get(key) for key in ("set", "label", "metric")] != kind] + [row]
     path.write_text(json.dumps(rows, indent=2) + "\n")
 
 

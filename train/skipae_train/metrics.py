@@ -88,9 +88,9 @@ def confusion(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 def mean_iou(matrix: Tensor) -> tuple[float, Tensor]:
     """Intersection over union, from one confusion matrix of the whole set, [K, K]: the mean, and each class's, [K].
 
-    A class that is neither there nor predicted is NaN and left out of the mean.
+    A class that the masks do not have is NaN and left out of the mean: pixels called it are wrong in others already.
     """
     matrix = matrix.double()
-    both = matrix.diagonal()
-    each = both / (matrix.sum(0) + matrix.sum(1) - both)
+    both, there = matrix.diagonal(), matrix.sum(1)
+    each = (both / (matrix.sum(0) + there - both)).where(there > 0, torch.nan)
     return float(each.nanmean()), each

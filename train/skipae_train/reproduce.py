@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from skipae_train.corruption import Corruption
 from skipae_train.data import DataError
 from skipae_train.datasets import COARSE
+from skipae_train.evaluate import COMPLETE, complete_mean
 from skipae_train.feed import open_set
 from skipae_train.finetune import Finetune, finetune, load_finetuned
 from skipae_train.loop import Diverged, Machine, Session, load_state, write_json
@@ -323,7 +325,7 @@ def _compare(
             for name in columns.values():
                 tuned = Cell(tries=bench.tries(name, variant))
                 scores = bench.scores(name, variant, tuned.lr)
-                cells += [replace(tuned, values=[pick(s) for s in scores]) for pick in picks]
+                cells += [replace(tuned, values=[v for s in scores if not math.isnan(v := pick(s))]) for pick in picks]
             table.append((label, [replace(c, paper=paper) for c, paper in zip(cells, papers, strict=True)]))
         return Page(tuple(columns), table)
 
@@ -405,10 +407,16 @@ def _fig4(bench: Bench) -> Page:
     labels = (
         ("random", RANDOM),
         ("random-he", HE),
-        ("encoder-only", "encoder pre-trained"),
-        ("", "encoder and decoder"),
+        ("encoder-only+new-he", "encoder pre-trained, rest He"),  # as the row above, but for what is taken over
+        ("new-he", "encoder and decoder, rest He"),
     )
-    return _compare({f"mean IoU, {name}": name}, [(label, variant, ("",)) for variant, label in labels])(bench)
+    picks: list[Callable[[Scores], float]] = [lambda scores: scores["value"]]
+    columns = [f"mean IoU, {name}"]
+    if name == "voc12-seg":
+        picks.append(lambda scores: complete_mean(scores["classes"]) or float("nan"))
+        columns.append(f"mean IoU of the {len(COMPLETE)} complete classes")
+    rows = [(label, variant, [""] * len(picks)) for variant, label in labels]
+    return replace(_compare({"": name}, rows, picks)(bench), columns=columns)
 
 
 def _maps(network: Network, images: Tensor) -> list[Tensor]:
