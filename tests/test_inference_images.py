@@ -103,7 +103,7 @@ def frames(format: str) -> bytes:
 
 def pixels_of(data: bytes) -> NDArray[Any]:
     """By other code than ours: [H, W] or [H, W, C], whatever the depth."""
-    if data[:4] == b"II*\0":
+    if data[:4] in (b"II*\0", b"MM\0*"):
         return np.asarray(tifffile.imread(io.BytesIO(data)))
     return np.asarray(imagecodecs.png_decode(data) if data[1:4] == b"PNG" else Image.open(io.BytesIO(data)))
 
@@ -161,7 +161,7 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
     ("RGB to GIF", saved(PALETTE.convert("RGB"), "PNG"), "GIF", "GIF P", PALETTE.convert("RGB"), [TO_GIF]),
     # several pictures: the first
     *((f"{f} of 3", frames(f), None, f"{f} RGB", None, [FIRST]) for f in ("PNG", "WEBP", "TIFF", "AVIF")),
-    ("GIF of 3", frames("GIF"), None, "GIF P", None, [FIRST, TO_RGB, TO_GIF]),
+    ("GIF of 3", frames("GIF"), None, "GIF P", None, [TO_RGB, FIRST, TO_GIF]),
     ("JPEG that hides 2", frames("MPO"), None, "JPEG RGB", None, [FIRST]),
     # what the other format cannot hold
     ("RGBA to JPEG", saved(photo("RGBA"), "PNG"), "JPEG", "JPEG RGB", ..., ["JPEG cannot hold transparency: laid on white"]),
@@ -604,22 +604,24 @@ def test_photoshop_data_of_several_segments() -> None:
             assert opened.decode().metadata.photoshop == resources
 
 
-def test_no_interoperability_pointer_into_the_old_file() -> None:
+@pytest.mark.parametrize("format", ["JPEG", "TIFF", "PNG"])
+def test_the_interoperability_index_is_kept(format: str) -> None:
     data = exif()
     data.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R98", 2: b"0100"}
-    jpeg = saved(photo(), "JPEG", exif=data.tobytes())
-    result, notes = passed(jpeg, "TIFF")
-    assert notes == ["the interoperability index of EXIF data is left out"]
-    assert list(result.getexif().get_ifd(ExifTags.IFD.Exif)) == [ExifTags.Base.ISOSpeedRatings]
-    result, notes = passed(jpeg)
+    result, notes = passed(saved(photo(), "JPEG", exif=data.tobytes()), format)
     assert notes == [] and result.getexif().get_ifd(ExifTags.IFD.Interop)[1] == "R98"
 
 
-def test_extended_xmp_is_missed() -> None:
+def test_extended_xmp_stays_in_a_jpeg_and_is_missed_elsewhere() -> None:
+    note = b'<a xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="AAAA"/>'
     more = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + struct.pack(">II", 4, 0) + b"<y/>"
-    plain = saved(photo(), "JPEG", xmp=b"<x/>")
+    plain = saved(photo(), "JPEG", xmp=note)
     jpeg = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(more) + 2) + more + plain[2:]
-    assert passed(jpeg)[1] == ["extended XMP data is left out"]
+    result, notes = passed(jpeg)
+    assert notes == [] and ("APP1", more) in result.applist and result.info["xmp"] == note  # type: ignore[attr-defined]
+    result, notes = passed(jpeg, "WEBP")
+    assert notes == ["WEBP cannot hold the segment extended XMP"]
+    assert result.info["xmp"] == b'<a xmlns:xmpNote="http://ns.adobe.com/xmp/note/"/>'
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+import io
+from contextlib import closing
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from skipae.errors import ImageError
-from skipae.images.metadata import SRGB_CODES, Metadata
+from skipae.images import exif, pillow
+from skipae.images.metadata import SRGB_CODES, Loss, Metadata
 from skipae.images.pillow import Quality, number
+from skipae.images.raster import Raster, from_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,12 +39,40 @@ def inspect(file: IO[bytes]) -> Metadata:
     return found
 
 
-def arguments(image: Image.Image, metadata: Metadata, quality: Quality | None) -> dict[str, Any]:
-    """Arguments of ``Image.save``."""
-    found: dict[str, Any] = {"quality": number(quality)}
+def read(file: IO[bytes]) -> pillow.Opened:
+    """Open an AVIF; errors: see :func:`inspect`."""
+    found = inspect(file)
+    image: Any = pillow.open_header(file, "AVIF")
+
+    def decode(notes: list[str]) -> tuple[Raster, Metadata]:
+        with closing(image):
+            pillow.note_frames(image, found)
+            # Pillow writes EXIF data anew where its orientation is not the one that the format itself says.
+            _, _, _, _, data, turn, _ = image._decoder.get_info()
+            image.info.pop("exif", None)
+            found.exif = exif.complete(data)
+            pillow.load(image, found, notes, turn=turn)
+            return from_image(image, "AVIF", notes), found
+
+    return pillow.Opened(image.size, decode)
+
+
+def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: Quality | None) -> list[Loss]:
+    """Write an AVIF."""
+    arguments: dict[str, Any] = pillow.common_arguments(metadata)
+    arguments["quality"] = number(quality)
     if metadata.subsampling is not None:
-        found["subsampling"] = metadata.subsampling
-    return found
+        arguments["subsampling"] = metadata.subsampling
+    data = arguments.get("exif", b"").removeprefix(exif.PREFIX)
+    hidden = exif.without_orientation_number(data) if data else data
+    if hidden == data:
+        pillow.save(file, image, "AVIF", arguments)
+        return []
+    # Pillow writes EXIF data anew that has an orientation, be it 1.
+    buffer = io.BytesIO()
+    pillow.save(buffer, image, "AVIF", arguments | {"exif": hidden})
+    file.write(buffer.getvalue().replace(hidden, data))
+    return []
 
 
 def _boxes(file: IO[bytes], name: bytes) -> list[bytes]:

@@ -7,9 +7,14 @@ from importlib.util import find_spec
 from skipae.errors import ImageError
 
 
+def has_16bit() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("imagecodecs") is not None and find_spec("tifffile") is not None
+
+
 def require_16bit() -> None:
     """Refuse a file of 16 bits per color, with the command to type, where the extra is not installed."""
-    if find_spec("imagecodecs") is None or find_spec("tifffile") is None:
+    if not has_16bit():
         raise ImageError(
             "has 16 bits per colour, of which 8 would be lost: to keep them, type: pip install 'skipae[16bit]'"
         )

@@ -21,8 +21,8 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
             losses.append(Loss("alpha", "GIF cannot hold partial transparency: pixels become clear or opaque"))
     transparency = image.info.get("transparency")
     arguments = {} if transparency is None else {"transparency": transparency}
-    if metadata.comment is not None:
-        arguments["comment"] = metadata.comment
+    if metadata.comments:
+        arguments["comment"] = b"\n".join(metadata.comments)
     pillow.save(file, image, "GIF", arguments)
     return losses
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from skipae.images import exif, xmp
+from skipae.images.exif import Tag
 
 DAMAGED_EXIF = "EXIF data is damaged and is left out"
 
@@ -17,8 +19,11 @@ _SRGB_LIGHT = {
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
 }
+_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 _MOST_DPI = 65_535  # that a JPEG holds
-_THUMBNAILS_END = b"</xmp:Thumbnails>"
+_MOST_NAMED = 8
+_WITH_PICTURES = (b"FLIR\0", b"FPXR\0")
+"""Beginnings of a JPEG's segments that hold other copies of the picture."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,9 @@ class Loss:
 
     what: str
     """``16 bits``, ``cmyk``, ``alpha``, ``colors``, ``icc``, ``exif``, ``xmp``, ``dpi``, ``iptc``, ``text``,
-    ``comment`` or ``light`` (gamma, chromaticities, cICP)."""
+    ``comment``, ``light`` (gamma, chromaticities, cICP), ``thumbnail``, ``tables`` (of a JPEG), ``segments``,
+    ``chunks`` or ``tags`` (what JPEG, PNG or TIFF alone hold), ``pictures`` (further ones, gain maps, videos),
+    ``c2pa`` or ``trailer`` (what follows the picture)."""
     message: str
     """The same in a line for people."""
 
@@ -44,25 +51,35 @@ class Metadata:
     """Name of the format, a key of ``FORMATS``."""
     icc: bytes | None = None
     exif: bytes | None = None
-    """Upright: without an orientation."""
+    """Upright, beginning with :data:`skipae.images.exif.PREFIX`."""
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     jpeg: dict[str, Any] = field(default_factory=dict)
     """Arguments for Pillow that keep a JPEG's quantization tables and subsampling."""
+    segments: list[tuple[int, bytes]] = field(default_factory=list)
+    """Markers and content of further application segments of a JPEG, extended XMP data too."""
     iptc: bytes | None = None
     """From a TIFF; that of a JPEG is in ``photoshop``."""
     photoshop: bytes | None = None
     """Photoshop's resources, from a JPEG (APP13) or TIFF."""
     subsampling: str | None = None
     """AVIF alone, for example ``4:2:0``."""
-    compression: str | None = None
-    """TIFF alone."""
+    compression: int | None = None
+    """TIFF alone: the number of the tag."""
     lossless: bool = False
     """WebP alone."""
     png_chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Chunks of a PNG that say how its numbers become light; for an AVIF, what a PNG would say."""
-    png_text: dict[str, str] = field(default_factory=dict)
-    comment: bytes | None = None
+    """Further chunks of a PNG, among them those that say how its numbers become light; for an AVIF, what a PNG would
+    say of that."""
+    png_text: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Texts of a PNG, as chunks."""
+    tags: list[Tag] = field(default_factory=list)
+    """Tags of a TIFF that no other format holds."""
+    tag_order: str = "<"
+    """Byte order of their values, ``<`` or ``>``."""
+    comments: list[bytes] = field(default_factory=list)
+    left_out: list[Loss] = field(default_factory=list)
+    """What the file has, and no output."""
 
     @property
     def light(self) -> str:
@@ -76,6 +93,7 @@ class Metadata:
 
     def needs(self) -> dict[str, str]:
         """What a format must carry to keep all of it, by :attr:`Loss.what`, each with its name for people."""
+        chunks = [kind.decode("latin-1") for kind, _ in self.png_chunks if kind not in _LIGHT]
         found = {
             "icc": ("the colour profile", self.icc),
             "exif": ("EXIF data", self.exif),
@@ -83,24 +101,72 @@ class Metadata:
             "dpi": ("the resolution", self.dpi),
             "iptc": ("IPTC or Photoshop data", self.iptc or self.photoshop),
             "text": ("texts of a PNG", self.png_text),
-            "comment": ("a comment", self.comment),
+            "comment": ("a comment" if len(self.comments) == 1 else "comments", self.comments),
+            "segments": (_names("segment", [_segment_name(*segment) for segment in self.segments]), self.segments),
+            "chunks": (_names("PNG chunk", chunks), chunks),
+            "tags": (_names("TIFF tag", [str(tag.number) for tag in self.tags]), self.tags),
             "light": (f"how the numbers become light ({self.light})", self.light),
         }
         return {what: name for what, (name, value) in found.items() if value}
 
     def without(self, lost: Collection[str]) -> Metadata:
         """A copy without what a format cannot hold; ``lost`` are keys of :meth:`needs`."""
-        fields = {"iptc": ("iptc", "photoshop"), "text": (), "light": ()}  # the last two: PNG alone writes them
-        none: dict[str, Any] = {name: None for what in lost for name in fields.get(what, (what,))}
-        return replace(self, **none)
+        # Text, light and chunks: PNG alone writes them.
+        fields = {"iptc": ("iptc", "photoshop"), "text": (), "light": (), "chunks": (), "comment": (), "tags": ()}
+        none: dict[str, Any] = {name: None for what in lost for name in fields.get(what, (what,)) if what != "segments"}
+        kept = replace(self, **none)
+        if "segments" in lost and kept.xmp is not None and any(map(is_extended_xmp, kept.segments)):
+            kept.xmp = xmp.correct(kept.xmp, extended=True).data
+        return kept
+
+    def correct_xmp(self) -> None:
+        """Take out of XMP data what it says of other parts of the file, which are left out."""
+        if self.xmp is None:
+            return
+        found = xmp.correct(self.xmp)
+        self.xmp = found.data
+        if found.promised:
+            does = "no longer speaks" if found.is_corrected else "still speaks"
+            self.left_out.append(Loss("xmp", f"XMP data {does} of {' and '.join(found.promised)}, left out"))
+
+    def upright(self, notes: list[str], size: tuple[int, int], turn: int | None = None) -> int:
+        """Metadata of the image turned upright.
+
+        Args:
+            notes: are told of damaged EXIF data, which is left out.
+            size: width and height as stored.
+            turn: how it is turned, by EXIF's numbers, where the format itself says it.
+
+        Returns:
+            The orientation to apply, 1 to 8.
+        """
+        said = 1
+        if self.exif is not None:
+            try:
+                said = exif.orientation(self.exif)
+            except ValueError:
+                notes.append(DAMAGED_EXIF)
+                self.exif = None
+        if turn is None:
+            turn = said if said != 1 or self.xmp is None else xmp.orientation(self.xmp)
+        if self.exif is not None and (turn, said) != (1, 1):
+            self.exif, dropped = exif.turned(self.exif, turn, size)
+            if dropped:
+                self.left_out.append(Loss("thumbnail", "the thumbnail in EXIF data cannot be turned and is left out"))
+        if turn != 1 and self.xmp is not None:
+            self.xmp = xmp.without_orientation(self.xmp)
+        if turn in (5, 6, 7, 8) and self.dpi is not None:
+            self.dpi = self.dpi[::-1]
+        return turn
 
     def drop_thumbnails(self) -> bool:
         """Leave out the small copies in EXIF, XMP and Photoshop's data; whether there were any."""
-        before = self.exif, self.xmp, self.photoshop
-        self.exif = (self.exif and _without_thumbnail(self.exif)) or None  # None where it is damaged
-        self.xmp = self.xmp and _without_xmp_thumbnails(self.xmp)
+        before = self.exif, self.xmp, self.photoshop, self.segments
+        self.exif = (self.exif and exif.without_thumbnail(self.exif)) or None  # None where it is damaged
+        self.xmp = self.xmp and xmp.without_thumbnails(self.xmp)
         self.photoshop = self.photoshop and _without_thumbnails(self.photoshop)
-        return before != (self.exif, self.xmp, self.photoshop)
+        self.segments = [segment for segment in self.segments if not segment[1].startswith(_WITH_PICTURES)]
+        return before != (self.exif, self.xmp, self.photoshop, self.segments)
 
 
 def resolution(value: tuple[Any, Any] | None) -> tuple[float, float] | None:
@@ -110,43 +176,25 @@ def resolution(value: tuple[Any, Any] | None) -> tuple[float, float] | None:
     return float(value[0]), float(value[1])
 
 
-def _without_thumbnail(exif: bytes) -> bytes:
-    """EXIF data without a link to its second directory, and blank where that has the thumbnail."""
-    data = bytearray(exif)
-    start = 6 if exif[:6] == b"Exif\0\0" else 0
-    order = "<" if exif[start : start + 2] == b"II" else ">"
-
-    def number(at: int, code: str = "I") -> int:
-        return int(struct.unpack_from(order + code, data, start + at)[0])
-
-    try:
-        link = number(4) + 2 + 12 * number(number(4), "H")
-        second = number(link)
-        if second:
-            places = [second + 2 + 12 * k for k in range(number(second, "H"))]
-            values = {number(at, "H"): number(at + 8, "H" if number(at + 2, "H") == 3 else "I") for at in places}
-            for place, length in ((513, 514), (273, 279)):  # of a JPEG, or of strips
-                at = start + values.get(place, 0)
-                if at > start:
-                    data[at : at + values.get(length, 0)] = bytes(len(data[at : at + values.get(length, 0)]))
-            struct.pack_into(order + "I", data, start + link, 0)
-    except struct.error:  # damaged
-        return b""
-    return bytes(data)
+def is_extended_xmp(segment: tuple[int, bytes]) -> bool:
+    """Whether a segment of a JPEG has XMP data for which there was no room in the first."""
+    return segment[0] == 0xE1 and segment[1].startswith(b"http://ns.adobe.com/xmp/extension/\0")
 
 
-def _without_xmp_thumbnails(xmp: bytes) -> bytes:
-    """XMP data without its small copies, in time linear in its length."""
-    kept, at = [], 0
-    for element in re.finditer(rb"<xmp:Thumbnails\b", xmp):
-        if element.start() < at:  # inside the one before
-            continue
-        end = xmp.find(_THUMBNAILS_END, element.end())
-        if end < 0:
-            break
-        kept.append(xmp[at : element.start()])
-        at = end + len(_THUMBNAILS_END)
-    return b"".join([*kept, xmp[at:]])
+def _segment_name(marker: int, data: bytes) -> str:
+    """For example ``APP1 FLIR``."""
+    if is_extended_xmp((marker, data)):
+        return "extended XMP"
+    word = "".join(chr(byte) if 32 < byte < 127 else " " for byte in data[:16]).split()
+    return " ".join([f"APP{marker & 15}", *word[:1]])
+
+
+def _names(kind: str, names: list[str]) -> str:
+    """Some things of a kind, each once."""
+    unique = list(dict.fromkeys(names))
+    more = len(unique) - _MOST_NAMED
+    text = ", ".join(unique[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"the {kind}{'s' if len(unique) > 1 else ''} {text}"
 
 
 def _without_thumbnails(photoshop: bytes) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
-from skipae.images.metadata import DAMAGED_EXIF, Loss, Metadata, resolution
+from skipae.images import exif
+from skipae.images.metadata import Loss, Metadata, resolution
 from skipae.images.raster import Raster, from_image
 
 if TYPE_CHECKING:
@@ -19,9 +22,6 @@ QUALITY = 95
 
 Quality = int | Literal["keep"]
 """Quality of lossy output: 1 to 100, or ``keep`` for a JPEG input's quantization tables in JPEG output."""
-
-ORIENTATION = 274
-"""EXIF tag."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ def reader(
 
         def decode(notes: list[str]) -> tuple[Raster, Metadata]:
             with closing(image):
-                note_frames(image, notes)
+                note_frames(image, found)
                 load(image, found, notes, finish)
                 return from_image(image, format, notes), found
 
@@ -78,10 +78,29 @@ def open_header(file: IO[bytes], format: str) -> ImageFile:
     return factory(file, "")
 
 
-def note_frames(image: ImageFile, notes: list[str]) -> None:
+def note_frames(image: ImageFile, metadata: Metadata) -> None:
     """Say that further pictures are left out."""
     if getattr(image, "is_animated", False):
-        notes.append(f"only the first of {getattr(image, 'n_frames', 'several')} pictures is kept")
+        note_pictures(getattr(image, "n_frames", "several"), metadata)
+
+
+def note_pictures(count: int | str, metadata: Metadata) -> None:
+    """Say that of so many pictures all but one are left out."""
+    metadata.left_out.append(Loss("pictures", f"only the first of {count} pictures is kept"))
+
+
+def note_trailer(data: bytes, metadata: Metadata) -> None:
+    """Say that what follows the picture in its file is left out, unless it is padding."""
+    if not data.strip(b"\0\xff\t\n\r "):
+        return
+    video = b"ftyp" in data[: 1 << 16] or b"moov" in data[-(1 << 16) :]
+    what = "a video" if video else f"{len(data)} bytes"
+    metadata.left_out.append(Loss("trailer", f"{what} after the picture {'is' if video else 'are'} left out"))
+
+
+def content_credentials() -> Loss:
+    """Of a file whose pixels were signed."""
+    return Loss("c2pa", "content credentials (C2PA) are left out: their signature no longer holds")
 
 
 def load(
@@ -89,52 +108,39 @@ def load(
     metadata: Metadata,
     notes: list[str],
     finish: Callable[[ImageFile, Metadata, list[str]], None] | None = None,
+    turn: int | None = None,
 ) -> int:
-    """Decode an image, turn it upright and complete the metadata; the EXIF orientation it had."""
-    from PIL import ImageOps
+    """Decode an image, turn it upright and complete the metadata; the EXIF orientation it had.
 
+    ``metadata`` keeps what the reader of its format found; ``turn`` is the orientation where the format itself says it.
+    """
+    size = image.size
     image.load()
-    turn = _orientation(image, notes)
-    ImageOps.exif_transpose(image, in_place=True)
     info = image.info
-    exif = info.get("exif")
-    if exif is None and len(image.getexif()):
-        exif = image.getexif().tobytes()
-    metadata.exif = exif if exif and len(exif) > 20 else None  # 20 bytes hold no tag
-    metadata.dpi = resolution(info.get("dpi"))
-    take_info(image, metadata, turn)
+    take_info(image, metadata)
+    if metadata.exif is None:
+        metadata.exif = exif.complete(info.get("exif"))
+    if metadata.dpi is None:
+        metadata.dpi = resolution(info.get("dpi"))
+    turn = metadata.upright(notes, size, turn)
+    method = exif.method(turn)
+    if method is not None:
+        image.im = image.im.transpose(method)
+        image._size = image.im.size
     if finish is not None:
         finish(image, metadata, notes)
+    metadata.correct_xmp()
     return turn
 
 
-def take_info(image: ImageFile, metadata: Metadata, turn: int) -> None:
-    """Profile, XMP and comment as Pillow gives them, and the resolution turned with the image."""
+def take_info(image: ImageFile, metadata: Metadata) -> None:
+    """Profile, XMP and comment as Pillow gives them, where the reader of the format found none."""
     info = image.info
     xmp = info.get("xmp")
-    metadata.icc = info.get("icc_profile") or None
-    metadata.xmp = xmp.encode() if isinstance(xmp, str) else xmp or None
-    metadata.comment = info.get("comment") if isinstance(info.get("comment"), bytes) else None
-    if turn in (5, 6, 7, 8) and metadata.dpi is not None:
-        metadata.dpi = metadata.dpi[::-1]
-
-
-def _orientation(image: ImageFile, notes: list[str]) -> int:
-    """As EXIF data says, or XMP data; EXIF data that cannot be read is left out."""
-    exif: Image.Exif
-    image._exif = None  # of a JPEG it was read before, and Pillow kept quiet about errors
-    try:
-        exif = image.getexif()
-        if ORIENTATION in exif or "exif" not in image.info:
-            exif.tobytes()  # as it will be without an orientation
-    except Exception:  # Pillow raises nearly anything for damaged EXIF data
-        notes.append(DAMAGED_EXIF)
-        for name in ("exif", "Raw profile type exif"):
-            image.info.pop(name, None)
-        image._exif = None
-        exif = image.getexif()
-    turn: int = exif.get(ORIENTATION, 1)
-    return turn
+    metadata.icc = metadata.icc or info.get("icc_profile") or None
+    metadata.xmp = metadata.xmp or (xmp.encode() if isinstance(xmp, str) else xmp) or None
+    if isinstance(info.get("comment"), bytes) and not metadata.comments:
+        metadata.comments = [info["comment"]]
 
 
 def writer(
@@ -166,18 +172,83 @@ def common_arguments(metadata: Metadata) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def save(file: BinaryIO, image: Image.Image, format: str, arguments: dict[str, Any]) -> None:
-    """Encode an image."""
+def save(
+    file: BinaryIO,
+    image: Image.Image,
+    format: str,
+    arguments: dict[str, Any],
+    insert: tuple[int, bytes] = (0, b""),
+) -> None:
+    """Encode an image; ``insert`` are bytes that the encoder cannot write, and how many of its own precede them."""
     image.info.clear()  # Pillow would take some of it up again
-    image.save(_Plain(file), format=format, **arguments)  # type: ignore[arg-type]
+    image.save(_Plain(file, *insert), format=format, **arguments)  # type: ignore[arg-type]
+
+
+class Ranges(io.RawIOBase):
+    """A file that consists of parts of another, so that a library does not see the rest."""
+
+    def __init__(self, file: IO[bytes], ranges: list[tuple[int, int]]) -> None:
+        """Args: ``ranges`` are beginnings and ends in ``file``, in order."""
+        self._file = file
+        self._ranges = ranges
+        self._starts = [0]
+        for begin, end in ranges:
+            self._starts.append(self._starts[-1] + end - begin)
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Place in this file."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of every file."""
+        self._at = max(0, offset + {0: 0, 1: self._at, 2: self._starts[-1]}[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As of every raw file: at most to the end of a part."""
+        k = bisect_right(self._starts, self._at) - 1
+        if k >= len(self._ranges):
+            return 0
+        begin, end = self._ranges[k]
+        self._file.seek(begin + self._at - self._starts[k])
+        data = self._file.read(min(len(buffer), end - begin - (self._at - self._starts[k])))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class _Plain:
     """A file without ``fileno``: Pillow then writes through Python, whose errors say what happened."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
+    def __init__(self, file: BinaryIO, before: int, inserted: bytes) -> None:
+        self._before = before
+        self._inserted = inserted
+        self._write = file.write
         self.seek = file.seek
         self.tell = file.tell
         self.flush = file.flush
         self.read = file.read
+        if not inserted:
+            self.write = file.write  # type: ignore[method-assign, assignment]
+
+    def write(self, data: bytes) -> int:
+        """Write, and what is inserted where its place comes."""
+        if not self._inserted:
+            return self._write(data)
+        first = data[: self._before]
+        self._write(first)
+        self._before -= len(first)
+        if not self._before:
+            self._write(self._inserted)
+            self._inserted = b""
+            self._write(data[len(first) :])
+        return len(data)

@@ -1,18 +1,19 @@
-"""PNG: 16 bits per color, and the chunks and texts that Pillow drops."""
+"""PNG: 16 bits per color, and the chunks that Pillow drops or refuses."""
 
 from __future__ import annotations
 
 import io
-import os
 import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from skipae.images import pillow
+from skipae.errors import ImageError
+from skipae.images import exif, pillow
 from skipae.images.extra import require_16bit
-from skipae.images.metadata import Loss, Metadata
+from skipae.images.metadata import Loss, Metadata, resolution
 from skipae.images.raster import Raster, from_channels, from_image, upright
 
 if TYPE_CHECKING:
@@ -20,49 +21,91 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFile import ImageFile
 
-_LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
-_XMP = "XML:com.adobe.xmp"
+_XMP = b"XML:com.adobe.xmp"
+_RAW_EXIF = b"Raw profile type exif"
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_OF_PIXELS = (b"bKGD", b"hIST", b"sBIT")
+"""Chunks that suit one kind of pixels."""
+_CARRIED = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"tIME", b"pCAL", b"sCAL", b"oFFs", b"sTER", b"sBIT")
+"""Chunks that stay, although they are not marked as safe to copy."""
+_HINTS = (b"iDOT",)
+"""Chunks that help to decode the very file."""
+_MOST_METADATA = 256 << 20  # bytes of all chunks but the pixels
+_MOST_PROFILE = 64 << 20  # and of XMP data
+_HEADER_END = 33  # of signature and IHDR
 
 
 @dataclass
-class _Header:
+class _Layout:
+    """What there is in a PNG, and where."""
+
     depth: int = 8
     """Bits per channel."""
-    is_gray: bool = True
-    """Whether it is gray without a transparent color, which Pillow keeps in 16 bits."""
-    light: list[tuple[bytes, bytes]] = field(default_factory=list)
+    color: int = 0
+    """0 gray, 2 RGB, 3 palette, 4 and 6 with alpha."""
+    has_clear_color: bool = False
+    chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """All but those that the decoder needs."""
+    needed: list[tuple[int, int]] = field(default_factory=list)
+    """Where those begin and end."""
+    damaged: list[bytes] = field(default_factory=list)
+    frames: int = 1
+    """Pictures of an animation, with the one that is shown instead of it."""
+    end: int = 0
+    """Where the last chunk ends; 0 where it is not there."""
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether Pillow would truncate it."""
+        return self.depth == 16 and (self.color != 0 or self.has_clear_color)
+
+    @property
+    def keeps_kind(self) -> bool:
+        """Whether a PNG that is written has the same kind of pixels."""
+        return self.color != 3 and self.depth >= 8 and not self.has_clear_color
 
 
 def read(file: IO[bytes]) -> pillow.Opened:
-    """Open a PNG."""
-    header = _header(file)
-    deep = header.depth == 16 and not header.is_gray
-    if deep:
+    """Open a PNG.
+
+    Raises:
+        ImageError: it is of a kind that no decoder here knows, or of 16 bits without the extra.
+    """
+    layout = _layout(file)
+    if layout.is_deep:
         require_16bit()
-    found = Metadata("PNG", png_chunks=header.light)
-    image = pillow.open_header(file, "PNG")
+    view = io.BufferedReader(pillow.Ranges(file, [(0, 8), *layout.needed]))
+    image = pillow.open_header(view, "PNG")
 
     def finish(image: ImageFile, metadata: Metadata, notes: list[str]) -> None:
         gray = image.info.get("transparency")
-        if header.depth < 8 and image.mode == "L" and isinstance(gray, int):
-            image.info["transparency"] = gray * 255 // ((1 << header.depth) - 1)  # Pillow scales the pixels alone
-        texts: dict[str, Any] = getattr(image, "text", {})
-        skip = {_XMP, "Raw profile type exif"}
-        metadata.png_text = {key: str(text) for key, text in texts.items() if key not in skip}
+        if layout.depth < 8 and image.mode == "L" and isinstance(gray, int):
+            image.info["transparency"] = gray * 255 // ((1 << layout.depth) - 1)  # Pillow scales the pixels alone
 
     def decode(notes: list[str]) -> tuple[Raster, Metadata]:
+        metadata = Metadata("PNG")
         with closing(image):
-            pillow.note_frames(image, notes)
-            turn = pillow.load(image, found, notes, finish)
-            if not deep:
-                return from_image(image, "PNG", notes), found
-            if "transparency" in image.info:
+            _check_pixels(file, layout)
+            _take_chunks(layout, metadata)
+            if layout.frames > 1:
+                pillow.note_pictures(layout.frames, metadata)
+            if layout.end:
+                file.seek(layout.end)
+                pillow.note_trailer(file.read(), metadata)
+            else:
+                notes.append("the end of the file is missing; all pixels are there")
+            turn = pillow.load(image, metadata, notes, finish)
+            if turn in (5, 6, 7, 8):
+                metadata.png_chunks = [(k, _turned_aspect(d) if k == b"pHYs" else d) for k, d in metadata.png_chunks]
+            if not layout.is_deep:
+                return from_image(image, "PNG", notes), metadata
+            if layout.has_clear_color:
                 notes.append("the transparent colour becomes an alpha channel")
-            file.seek(0)
-            data = file.read()
-        pixels = _decode_16bit(data)
+            view.seek(0)
+            pixels = _decode_16bit(view.read())
         kind = "rgb" if pixels.shape[2] > 2 else "gray"
-        return from_channels(upright(pixels, turn), kind, pixels.shape[2] in (2, 4)), found  # type: ignore[arg-type]
+        return from_channels(upright(pixels, turn), kind, pixels.shape[2] in (2, 4)), metadata  # type: ignore[arg-type]
 
     return pillow.Opened(image.size, decode)
 
@@ -70,8 +113,11 @@ def read(file: IO[bytes]) -> pillow.Opened:
 def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a PNG of 8 bits, or of gray of 16."""
     arguments = pillow.common_arguments(metadata)
+    chunks = metadata.png_chunks + metadata.png_text
     xmp = arguments.pop("xmp", None)
-    pillow.save(file, image, "PNG", arguments | {"pnginfo": _info(metadata, xmp)})
+    if xmp is not None:
+        chunks = [*chunks, (b"iTXt", _XMP + bytes(5) + xmp)]
+    pillow.save(file, image, "PNG", arguments, (_HEADER_END, b"".join(_chunk(*chunk) for chunk in chunks)))
     return []
 
 
@@ -100,39 +146,146 @@ def _decode_16bit(data: bytes) -> NDArray[Any]:
     """The pixels of a PNG, uint16 [H, W, C]; a transparent color becomes alpha."""
     import imagecodecs
 
-    # The other chunks are read by Pillow; the decoder would report damaged ones on standard error.
-    chunks = (chunk for kind, chunk in _chunks(data) if kind in (b"IHDR", b"tRNS", b"IDAT", b"IEND"))
-    pixels: NDArray[Any] = imagecodecs.png_decode(b"".join([data[:8], *chunks]))
+    pixels: NDArray[Any] = imagecodecs.png_decode(data)
     return pixels
 
 
-def _header(file: IO[bytes]) -> _Header:
-    found = _Header()
-    file.seek(8)
-    while len(header := file.read(8)) == 8 and header[4:] != b"IDAT":
-        length = int.from_bytes(header[:4], "big")
-        data = file.read(length) if length < 1024 else b""
-        if header[4:] == b"IHDR":
-            found.depth, found.is_gray = data[8], data[9] == 0
-        elif header[4:] in _LIGHT:
-            found.light.append((header[4:], data))
-        elif header[4:] == b"tRNS" and found.depth == 16:
-            found.is_gray = False
-        file.seek(4 if data else length + 4, os.SEEK_CUR)
+def _layout(file: IO[bytes]) -> _Layout:
+    """All chunks; from where there is none, the rest is left to the decoder.
+
+    Raises:
+        ImageError: a chunk is needed that no decoder here knows.
+    """
+    found = _Layout()
+    place, taken, begun = 8, 0, False
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        end = place + 12 + length
+        if len(head) < 8 or not kind.isalpha():
+            size = file.seek(0, io.SEEK_END)
+            if place < size:
+                found.needed.append((place, size))
+            return found
+        if kind in _NEEDED:
+            found.needed.append((place, end))
+            begun |= kind == b"IDAT"
+        if kind == b"IHDR":
+            header = file.read(10)
+            if len(header) == 10:
+                found.depth, found.color = header[8], header[9]
+        elif kind == b"tRNS":
+            found.has_clear_color = True
+        elif kind == b"IEND":
+            found.end = end
+            return found
+        elif kind in (b"acTL", b"fcTL"):
+            found.frames += int.from_bytes(file.read(4), "big") if kind == b"acTL" else -(not begun)
+        elif kind[:1].isupper() and kind not in _NEEDED:
+            raise ImageError(f"has a chunk {kind.decode()}, without which it cannot be decoded and which is not known")
+        elif kind not in _NEEDED + _ANIMATION:
+            taken += length
+            data = file.read(length) if taken <= _MOST_METADATA else b""
+            crc = file.read(4)
+            if len(data) == length and crc == struct.pack(">I", zlib.crc32(kind + data)):
+                found.chunks.append((kind, data))
+            else:
+                found.damaged.append(kind)
+        place = end
+
+
+def _check_pixels(file: IO[bytes], layout: _Layout) -> None:
+    """Compare the pixels' checksums, which Pillow does not."""
+    for begin, end in layout.needed:
+        file.seek(begin + 4)
+        data = file.read(end - begin - 4)
+        whole = len(data) == end - begin - 4
+        if whole and data[:4] == b"IDAT" and zlib.crc32(memoryview(data)[:-4]) != int.from_bytes(data[-4:], "big"):
+            raise ValueError("a chunk of pixels has another checksum than the file says")
+
+
+def _take_chunks(layout: _Layout, metadata: Metadata) -> None:
+    """Put what chunks say into the metadata."""
+    gone: list[bytes] = []
+    for kind, data in layout.chunks:
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            _take_text(kind, data, metadata)
+        elif kind == b"iCCP":
+            metadata.icc = _profile(data, metadata)
+        elif kind == b"eXIf":
+            metadata.exif = exif.complete(data)
+        elif kind == b"pHYs" and data[8:] == b"\1":
+            metadata.dpi = resolution(tuple(value * 0.0254 for value in struct.unpack(">2I", data[:8])))
+        elif kind == b"pHYs":
+            if data[:4] != data[4:8]:  # pixels that are not square
+                metadata.png_chunks.append((kind, data))
+        elif kind == b"caBX":
+            metadata.left_out.append(pillow.content_credentials())
+        elif kind in _OF_PIXELS and not layout.keeps_kind:
+            gone.append(kind)
+        elif kind in _CARRIED or kind in _OF_PIXELS or kind[3:].islower():  # which says that it is safe to copy
+            metadata.png_chunks.append((kind, data))
+        elif kind not in _HINTS:
+            gone.append(kind)
+    for kinds, why in ((gone, "suit only the pixels as they were"), (layout.damaged, "are damaged or too large")):
+        if kinds:
+            names = ", ".join(dict.fromkeys(kind.decode("latin-1") for kind in kinds))
+            metadata.left_out.append(Loss("chunks", f"chunks of a PNG that {why} are left out: {names}"))
+
+
+def _take_text(kind: bytes, data: bytes, metadata: Metadata) -> None:
+    key, _, text = data.partition(b"\0")
+    if key == _XMP and kind == b"iTXt" and metadata.xmp is None:
+        metadata.xmp = _international(text)
+        if metadata.xmp is None:
+            metadata.left_out.append(Loss("xmp", "XMP data is damaged and is left out"))
+        return
+    if key == _RAW_EXIF and metadata.exif is None:
+        with suppress(ValueError):
+            plain = text if kind == b"tEXt" else _inflated(text[1:])
+            metadata.exif = exif.complete(bytes.fromhex("".join(plain.decode("latin-1").split("\n")[3:])))
+            return
+    metadata.png_text.append((kind, data))
+
+
+def _international(text: bytes) -> bytes | None:
+    """The text of an ``iTXt`` chunk after its key; None where it is damaged."""
+    parts = text[2:].split(b"\0", 2)  # language, translated key
+    if len(parts) < 3:
+        return None
+    try:
+        return _inflated(parts[2]) if text[:1] == b"\1" else parts[2]
+    except ValueError:
+        return None
+
+
+def _profile(data: bytes, metadata: Metadata) -> bytes | None:
+    try:
+        return _inflated(data.partition(b"\0")[2][1:])
+    except ValueError as error:
+        metadata.left_out.append(Loss("icc", f"the colour profile {error} and is left out"))
+        return None
+
+
+def _inflated(data: bytes) -> bytes:
+    """Decompressed data; :class:`ValueError` where it is damaged or too much."""
+    stream = zlib.decompressobj()
+    try:
+        found = stream.decompress(data, _MOST_PROFILE)
+    except zlib.error:
+        raise ValueError("is damaged") from None
+    if not stream.eof:
+        raise ValueError(f"is larger than {_MOST_PROFILE >> 20} MB" if stream.unconsumed_tail else "is damaged")
     return found
 
 
-def _info(metadata: Metadata, xmp: bytes | None) -> Any:
-    from PIL.PngImagePlugin import PngInfo
+def _turned_aspect(data: bytes) -> bytes:
+    return data[4:8] + data[:4] + data[8:]
 
-    info = PngInfo()
-    for kind, data in metadata.png_chunks:
-        info.add(kind, data)
-    for key, text in metadata.png_text.items():
-        info.add_itxt(key, text)
-    if xmp is not None:
-        info.add_itxt(_XMP, xmp.decode(errors="replace"))
-    return info
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from skipae.errors import ImageError, UsageError
+from skipae.images.exif import complete
 from skipae.images.formats import FORMATS, sniff
 from skipae.images.metadata import Metadata
 from skipae.images.picture import Picture
@@ -170,7 +171,11 @@ def from_pil(image: Image.Image) -> Picture:
     info, notes = image.info, list[str]()
     raster = from_image(image, "PNG", notes)
     metadata = Metadata(
-        "PNG", icc=info.get("icc_profile"), exif=info.get("exif"), xmp=info.get("xmp"), dpi=info.get("dpi")
+        "PNG",
+        icc=info.get("icc_profile"),
+        exif=complete(info.get("exif")),
+        xmp=info.get("xmp"),
+        dpi=info.get("dpi"),
     )
     return Picture(raster.kind, raster.planes, raster.alpha, metadata, notes)
 

@@ -1,30 +1,56 @@
-"""TIFF: 16 bits per color, the tags that describe the picture, and compression beside EXIF data."""
+"""TIFF: 16 bits per color, compressions that Pillow lacks, and tags as they are."""
 
 from __future__ import annotations
 
+import ctypes
 import io
+import itertools
 import math
 import re
+import struct
 import zlib
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from skipae.errors import ImageError
-from skipae.images import pillow
-from skipae.images.extra import require_16bit
+from skipae.images import exif, pillow, xmp
+from skipae.images.exif import Directory, Reader, Tag
+from skipae.images.extra import has_16bit, require_16bit
 from skipae.images.metadata import DAMAGED_EXIF, Loss, Metadata, resolution
-from skipae.images.raster import CHANNELS, Kind, Raster, from_channels, from_image, to_array, upright
+from skipae.images.raster import CHANNELS, Kind, Raster, from_channels, from_image, upright
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
     from PIL.ImageFile import ImageFile
 
-_TEXTS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)  # that describe the picture and not the file
-_PLACES = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # on the map (GeoTIFF)
-_IFDS = (34665, 34853)  # EXIF and GPS
-_IPTC, _PHOTOSHOP, _INTEROPERABILITY = 33723, 34377, 40965
-_LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+_DESCRIPTION, _XMP, _ICC, _IPTC, _PHOTOSHOP = 270, 700, 34675, 33723, 34377
+_SUB_PICTURES, _LAYERS, _IMAGEJ = 330, 37724, (50838, 50839)
+_STRUCTURE = frozenset(
+    itertools.chain(
+        [*range(254, 267), 273, 274, *range(277, 285), *range(288, 294), 296, 297, 317, 320, *range(322, 329), 330],
+        [*range(338, 342), 347, *range(512, 522), *range(529, 533), *range(32995, 32999)],
+    )
+)
+"""Tags that say how the old file has the pixels."""
+_GEO = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
+_DESCRIBING = frozenset(
+    [269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096), 50341, *_GEO]
+)
+"""Tags that go where EXIF data goes."""
+_ELSEWHERE = frozenset((_XMP, _ICC, _IPTC, _PHOTOSHOP, exif.EXIF, exif.GPS, exif.INTEROPERABILITY))
+_MOST_IN_EXIF = 60_000
+
+_BY_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))
+"""Compressions."""
+_OTHERS = {50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL", 34887: "LERC", 34712: "JPEG 2000", 33003: "JPEG 2000"}
+_OTHERS |= {33004: "JPEG 2000", 33005: "JPEG 2000", 22610: "JPEG XR", 34934: "JPEG XR", 34933: "PNG", 34892: "JPEG"}
+_OTHERS |= {32771: "none, in words", 32809: "ThunderScan", 34676: "SGI Log", 34677: "SGI Log", 32766: "NeXT", 9: "JBIG"}
+_LOSSLESS = {5: "tiff_lzw", 32773: "packbits", 34925: "lzma", 50000: "zstd"}
+"""Compressions that Pillow writes."""
 _STRIP_BYTES = 1 << 20
 
 
@@ -32,71 +58,71 @@ def read(file: IO[bytes]) -> pillow.Opened:
     """Open a TIFF.
 
     Raises:
-        ImageError: it holds a kind of pixels that would be truncated.
+        ImageError: it holds a kind of pixels that would be truncated, or is compressed by what nothing here reads.
     """
-    tags = _tags(file)
-    samples = int(tags.get(277, 1))
-    if _is_deep(tags):
-        size = int(tags[256]), int(tags[257])
-        return pillow.Opened(size, lambda notes: _decode_16bit(file, tags, (*size, samples), notes), samples)
+    reader = Reader(file)
+    page = reader.directory(reader.first)
+    samples = _value(reader, page, 277, 1)
+    compression = _value(reader, page, 259, 1)
+    other = compression not in _BY_PILLOW
+    if _is_deep(reader, page):
+        require_16bit()
+        other = True
+    elif other and not has_16bit():
+        name = f"{_OTHERS.get(compression, 'a compression')} ({compression})"
+        raise ImageError(f"is compressed by {name}: to read it, type: pip install 'skipae[16bit]'")
+    if other:
+        size = _value(reader, page, 256, 0), _value(reader, page, 257, 0)
+        return pillow.Opened(size, lambda notes: _decode_other(file, reader, page, notes), samples)
     try:
         image = pillow.open_header(file, "TIFF")
     except SyntaxError as error:
         if str(error) == "unknown pixel mode":
             raise ImageError("holds a kind of pixels that skipae does not read: convert it to 8 or 16 bits") from None
         raise
-    return pillow.Opened(image.size, lambda notes: _decode(image, notes), samples)
+    return pillow.Opened(image.size, lambda notes: _decode(image, reader, page, notes), samples)
 
 
 def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a TIFF of 8 bits, or of gray of 16."""
-    tags, losses = _tags_of(metadata)
-    if any(ifd in tags for ifd in _IFDS):
-        # Pillow cannot compress a TIFF that has EXIF data.
-        kinds: dict[str, Kind] = {"RGB": "rgb", "RGBA": "rgb", "CMYK": "cmyk"}
-        _write(file, to_array(image, len(image.getbands())), kinds.get(image.mode, "gray"), tags, metadata)
-        return losses
-    arguments = pillow.common_arguments(metadata)
-    for name in ("exif", "xmp"):  # among the tags
-        arguments.pop(name, None)
-    compression = metadata.compression
-    if metadata.format != "TIFF" or compression not in _LOSSLESS:
-        compression = "tiff_adobe_deflate"
-    if compression != "raw":
-        arguments["compression"] = compression
-    pillow.save(file, image, "TIFF", arguments | {"tiffinfo": tags})
-    return losses
+    import numpy as np
+
+    kinds: dict[str, Kind] = {"RGB": "rgb", "RGBA": "rgb", "CMYK": "cmyk"}
+    kind = kinds.get(image.mode, "gray")
+    width = image.size[0]
+
+    def rows(top: int, bottom: int) -> NDArray[Any]:
+        values = np.asarray(image.crop((0, top, width, bottom)))
+        return values.reshape(bottom - top, width, -1)
+
+    container = _Container(metadata, kind, image.size)
+    compression = metadata.compression if metadata.format == "TIFF" else None
+    deep = image.mode.startswith("I;16")
+    if compression in _LOSSLESS and not (deep and container.order == ">"):
+        return container.write_as_pillow_does(file, image, _LOSSLESS[compression])
+    bits = 16 if deep else 8
+    return container.write(file, rows, bits, len(image.getbands()), compress=compression != 1)
 
 
 def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata) -> list[Loss]:
     """Write a TIFF of 16 bits per color."""
-    tags, losses = _tags_of(metadata)
-    _write(file, raster.take_channels(), raster.kind, tags, metadata)
-    return losses
+    container = _Container(metadata, raster.kind, raster.size)
+    pixels = raster.take_channels()
+    return container.write(file, lambda top, bottom: pixels[top:bottom], 16, pixels.shape[2], compress=True)
 
 
-def _tags(file: IO[bytes]) -> Image.Exif:
-    """All tags of a TIFF's first page."""
-    from PIL import Image
-
-    tags = Image.Exif()
-    file.seek(0)
-    head = file.read(16)
-    tags.endian = "<" if head[:1] == b"I" else ">"
-    tags.bigtiff = 43 in head[2:4]
-    first, size = (8, 8) if tags.bigtiff else (4, 4)
-    tags.load_from_fp(file, int.from_bytes(head[first : first + size], "little" if tags.endian == "<" else "big"))
-    return tags
+def _value(reader: Reader, page: Directory, number: int, default: int) -> int:
+    """The largest value of a tag."""
+    tag = page.tags.get(number)
+    return max(tag.values(reader.order), default=default) if tag is not None else default
 
 
-def _is_deep(tags: Image.Exif) -> bool:
+def _is_deep(reader: Reader, page: Directory) -> bool:
     """Whether Pillow would truncate it; refused where nothing can read it."""
-    bits = tags.get(258, 1)
-    bits = max(bits) if isinstance(bits, tuple) else bits
-    kind = tags.get(339, 1)
-    kind = max(kind) if isinstance(kind, tuple) else kind
+    bits = _value(reader, page, 258, 1)
+    kind = _value(reader, page, 339, 1)
     what = {2: "signed", 3: "floating-point"}.get(kind) or (f"{bits}-bit" if bits > 8 and bits != 16 else None)
-    photometric = tags.get(262, 1)
+    photometric = _value(reader, page, 262, 1)
     if bits > 8 and photometric not in (0, 1, 2, 5):
         what = what or "16-bit palette or Lab"
     if what is not None:
@@ -104,63 +130,39 @@ def _is_deep(tags: Image.Exif) -> bool:
             f"holds {what} pixels, which skipae does not read: convert it to 8 or 16 bits, or give an array in "
             "[0, 1] to Model.denoise"
         )
-    if bits == 16 and (photometric != 1 or tags.get(277, 1) > 1):
-        require_16bit()
-        return True
-    return False
+    return bits == 16 and (photometric != 1 or _value(reader, page, 277, 1) > 1)
 
 
-def _decode(image: ImageFile, notes: list[str]) -> tuple[Raster, Metadata]:
+def _decode(image: ImageFile, reader: Reader, page: Directory, notes: list[str]) -> tuple[Raster, Metadata]:
     from PIL import ImageOps
 
     with closing(image):
-        pillow.note_frames(image, notes)
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        samples, bands = tags.get(277, 1), len(image.getbands())
+        samples, bands = _value(reader, page, 277, 1), len(image.getbands())
         if samples > bands:
             notes.append(f"only the first {bands} of {samples} channels are kept")
-        turn = tags.get(pillow.ORIENTATION, 1)
-        image.load()  # turns it
+        metadata = _take_tags(reader, page, notes)
+        with _libtiff():
+            image.load()  # turns it
         ImageOps.exif_transpose(image, in_place=True)
-        exif = image.getexif()
-        found = Metadata(
-            "TIFF",
-            exif=_described(exif, notes),
-            # Pillow makes up 1 dpi for a file that says nothing (tag 282).
-            dpi=resolution(image.info.get("dpi")) if 282 in tags else None,
-            compression=image.info.get("compression"),
-            iptc=_raw(exif, _IPTC),
-            photoshop=_raw(exif, _PHOTOSHOP),
-        )
-        pillow.take_info(image, found, turn)
-        return from_image(image, "TIFF", notes), found
+        return from_image(image, "TIFF", notes), metadata
 
 
-def _decode_16bit(
-    file: IO[bytes], tags: Image.Exif, shape: tuple[int, int, int], notes: list[str]
-) -> tuple[Raster, Metadata]:
-    inches = {2: 1.0, 3: 2.54}.get(tags.get(296, 2))
-    turn, xmp = tags.get(pillow.ORIENTATION, 1), tags.get(700)
-    dpi = resolution((tags[282] * inches, tags[283] * inches)) if inches and 282 in tags and 283 in tags else None
-    metadata = Metadata(
-        "TIFF",
-        icc=tags.get(34675),
-        exif=_described(tags, notes),
-        xmp=xmp and re.sub(rb'\s?tiff:Orientation="[1-8]"|<tiff:Orientation>[1-8]</tiff:Orientation>', b"", xmp),
-        dpi=dpi[::-1] if dpi and turn in (5, 6, 7, 8) else dpi,
-        iptc=_raw(tags, _IPTC),
-        photoshop=_raw(tags, _PHOTOSHOP),
-    )
+def _decode_other(file: IO[bytes], reader: Reader, page: Directory, notes: list[str]) -> tuple[Raster, Metadata]:
+    """What Pillow does not read."""
+    metadata = _take_tags(reader, page, notes)
+    shape = tuple(_value(reader, page, number, default) for number, default in ((256, 0), (257, 0), (277, 1)))
     file.seek(0)
-    pixels, kind, alpha, more = _pixels_16bit(file.read(), shape)
+    pixels, kind, alpha, more = _pixels(file.read(), shape)
     notes += more
+    turn = _orientation(reader, page)
     return from_channels(upright(pixels, turn), kind, alpha), metadata
 
 
-def _pixels_16bit(data: bytes, shape: tuple[int, int, int]) -> tuple[NDArray[Any], Kind, bool, list[str]]:
-    """The first page of a TIFF of 16 bits per channel: pixels [H, W, C], kind, whether it has alpha, and notes.
+def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bool, list[str]]:
+    """The first page of a TIFF, uint8 or uint16: pixels [H, W, C], kind, whether it has alpha, and notes.
 
     Raises:
+        ImageError: no decoder here reads it.
         ValueError: its width, height and samples per pixel are not ``shape``, or it is damaged.
     """
     import numpy as np
@@ -168,20 +170,27 @@ def _pixels_16bit(data: bytes, shape: tuple[int, int, int]) -> tuple[NDArray[Any
 
     notes = []
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        if len(file.pages) > 1:
-            notes.append(f"only the first of {len(file.pages)} pictures is kept")
         page = file.pages.first
         if (page.imagewidth, page.imagelength, page.samplesperpixel) != shape or page.imagedepth != 1:
             raise ValueError("its tags contradict each other")
-        kind: Kind = {5: "cmyk", 2: "rgb"}.get(page.photometric, "gray")  # type: ignore[assignment]
+        kinds: dict[int, Kind] = {0: "gray", 1: "gray", 2: "rgb", 5: "cmyk"}
+        kind = kinds.get(int(page.photometric))
+        if kind is None:
+            raise ImageError("holds a kind of pixels that skipae does not read: convert it to RGB")
         if len(page.dataoffsets) < math.prod(page.chunked):
             raise ValueError("strips are missing")  # which tifffile would make zeros of
-        pixels = page.asarray()
+        try:
+            pixels = page.asarray()
+        except (ImportError, NotImplementedError) as error:  # a codec that this build of imagecodecs lacks
+            raise ImageError(f"is compressed by what is not read here: {error}") from error
+        if pixels.dtype not in (np.uint8, np.uint16):
+            raise ImageError(f"holds pixels of {pixels.dtype}, which skipae does not read: convert it to 8 or 16 bits")
         if page.planarconfig == 2 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
         pixels = pixels.reshape(page.imagelength, page.imagewidth, -1)
+        white = np.iinfo(pixels.dtype).max
         if page.photometric == 0:
-            pixels[..., 0] ^= 0xFFFF  # of which 0 is white
+            pixels[..., 0] ^= white  # of which 0 is white
         extras = tuple(page.extrasamples)
     channels = CHANNELS[kind]
     if pixels.shape[2] < channels:
@@ -193,84 +202,259 @@ def _pixels_16bit(data: bytes, shape: tuple[int, int, int]) -> tuple[NDArray[Any
         notes.append("colours that were multiplied by alpha are divided by it")
         for row in pixels:
             opaque = np.maximum(row[:, channels : channels + 1], 1)
-            row[:, :channels] = np.minimum(np.rint(row[:, :channels] * (65535 / opaque)), 65535)
+            row[:, :channels] = np.minimum(np.rint(row[:, :channels] * (white / opaque)), white)
     return pixels[..., : channels + alpha], kind, alpha, notes
 
 
-def _write(file: BinaryIO, pixels: NDArray[Any], kind: Kind, tags: Image.Exif, metadata: Metadata) -> None:
-    """Write pixels of uint8 or uint16, with or without alpha, compressed without loss; ``file`` is at its beginning."""
-    import numpy as np
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-    from PIL.TiffTags import TAGS_V2_GROUPS
-
-    height, width = pixels.shape[:2]
-    pixels = pixels.reshape(height, width, -1)
-    channels, bits = pixels.shape[2], 8 * pixels.itemsize
-    rows = max(1, _STRIP_BYTES // (width * channels * pixels.itemsize))
-    strips = []
-    for top in range(0, height, rows):
-        strip = pixels[top : top + rows].astype(pixels.dtype.newbyteorder("<"))  # a copy
-        strip[:, 1:] -= pixels[top : top + rows, :-1]  # modulo: what the format calls a predictor
-        strips.append(zlib.compress(strip.tobytes()))
-    lengths = [len(strip) for strip in strips]
-    directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
-    for tag in tags:
-        directory[tag] = tags.get_ifd(tag) if tag in TAGS_V2_GROUPS else tags[tag]
-    directory[256], directory[257], directory[258] = width, height, (bits,) * channels
-    directory[259], directory[262], directory[317] = 8, {"gray": 1, "rgb": 2, "cmyk": 5}[kind], 2
-    directory[277], directory[278] = channels, rows
-    # Pillow adds where the pixels begin.
-    directory[273], directory[279] = tuple(np.cumsum([0, *lengths[:-1]]).tolist()), tuple(lengths)
-    if channels > CHANNELS[kind]:
-        directory[338] = 2
-    if metadata.dpi is not None:
-        directory[282], directory[283], directory[296] = *metadata.dpi, 2
-    if metadata.icc is not None:
-        directory[34675] = metadata.icc
-    directory.save(file)
-    file.writelines(strips)
+def _orientation(reader: Reader, page: Directory) -> int:
+    turn = _value(reader, page, exif.ORIENTATION, 1)
+    return turn if 1 <= turn <= 8 else 1
 
 
-def _tags_of(metadata: Metadata) -> tuple[Image.Exif, list[Loss]]:
-    """Metadata as tags, without profile and resolution."""
-    from PIL import Image
-
-    tags = Image.Exif()
-    notes: list[str] = []
-    if metadata.exif is not None:
-        old = Image.Exif()
-        old.load(metadata.exif)
-        tags.load(_described(old, notes) or b"")
-    for tag, value in ((700, metadata.xmp), (_IPTC, metadata.iptc), (_PHOTOSHOP, metadata.photoshop)):
-        if value:
-            tags[tag] = value
-    return tags, [Loss("exif", note) for note in notes]
-
-
-def _described(exif: Image.Exif, notes: list[str]) -> bytes | None:
-    """The tags that describe the picture; the others (size, strips, compression) are the old file's."""
-    from PIL import Image
-
-    clean, found = Image.Exif(), False
-    try:
-        for tag in _TEXTS + _PLACES:
-            if tag in exif:
-                clean[tag] = exif[tag]
-                found = True
-        for ifd in _IFDS:
-            values = dict(exif.get_ifd(ifd))
-            # An offset in the old file, which in a TIFF that Pillow wrote points anywhere.
-            if values.pop(_INTEROPERABILITY, None) is not None:
-                notes.append("the interoperability index of EXIF data is left out")
-            if values:
-                clean[ifd] = values
-                found = True
-        return clean.tobytes() if found else None
-    except Exception:  # Pillow raises nearly anything for damaged EXIF data
+def _take_tags(reader: Reader, page: Directory, notes: list[str]) -> Metadata:
+    """What the tags of the first page say of the picture, upright."""
+    tags = {number: tag for number, tag in page.tags.items() if number not in _STRUCTURE}
+    data = {number: tags[number].data for number in (_XMP, _ICC, _IPTC, _PHOTOSHOP) if number in tags}
+    inches = {2: 1.0, 3: 2.54}.get(_value(reader, page, 296, 2))
+    metadata = Metadata(
+        "TIFF",
+        icc=data.get(_ICC),
+        xmp=data.get(_XMP),
+        iptc=data.get(_IPTC),
+        photoshop=data.get(_PHOTOSHOP),
+        compression=_value(reader, page, 259, 1),
+    )
+    if inches:
+        with suppress(ZeroDivisionError, struct.error, KeyError):
+            pairs = [struct.unpack_from(reader.order + "II", page.tags[number].data) for number in (282, 283)]
+            metadata.dpi = resolution((inches * pairs[0][0] / pairs[0][1], inches * pairs[1][0] / pairs[1][1]))
+    _note_pictures(reader, tags, metadata)
+    if _SUB_PICTURES in page.tags:
+        metadata.left_out.append(Loss("pictures", "further pictures of a TIFF (SubIFDs) are left out"))
+    if tags.pop(_LAYERS, None) is not None:
+        metadata.left_out.append(Loss("tags", "Photoshop's layers are left out: they show the picture as it was"))
+    first, more = [], []
+    for number, tag in tags.items():
+        classic = _classic(tag, reader.order)
+        if number in _ELSEWHERE:
+            continue
+        if classic is None:
+            metadata.left_out.append(Loss("tags", f"the tag {number} of a TIFF, which points elsewhere, is left out"))
+        elif number in _DESCRIBING and len(tag.data) <= _MOST_IN_EXIF:
+            first.append(classic)
+        else:
+            more.append(classic)
+    below = {number: _below(reader, page, number) for number in (exif.EXIF, exif.GPS)}
+    details = reader.below(page, exif.EXIF)
+    below[exif.INTEROPERABILITY] = _below(reader, details, exif.INTEROPERABILITY)
+    if any(number in tags and not below[number] for number in (exif.EXIF, exif.GPS)):
         notes.append(DAMAGED_EXIF)
+    metadata.tags = more
+    metadata.tag_order = reader.order
+    if first or any(below.values()):
+        metadata.exif, moved = exif.build(reader.order, first, below)
+        if moved:
+            metadata.left_out.append(
+                Loss("exif", "the maker's note in EXIF data moves: places in the file that it may hold are lost")
+            )
+    turn = metadata.upright(
+        notes, (_value(reader, page, 256, 1), _value(reader, page, 257, 1)), _orientation(reader, page)
+    )
+    if metadata.xmp is not None and turn == 1:
+        metadata.xmp = xmp.without_orientation(metadata.xmp)
+    metadata.correct_xmp()
+    return metadata
+
+
+def _note_pictures(reader: Reader, tags: dict[int, Tag], metadata: Metadata) -> None:
+    """Name further pages, and planes that ImageJ has after the first without a page of their own."""
+    description = tags[_DESCRIPTION].data if _DESCRIPTION in tags else b""
+    planes = re.search(rb"^images=(\d{1,9})\b", description, re.MULTILINE) if description[:7] == b"ImageJ=" else None
+    count = max(reader.count(), int(planes[1]) if planes else 1)
+    if count <= 1:
+        return
+    pillow.note_pictures(count, metadata)
+    if planes or description.lstrip().startswith((b'{"shape"', b"<?xml", b"<OME")):
+        for number in (_DESCRIPTION, *_IMAGEJ):
+            tags.pop(number, None)
+        metadata.left_out.append(Loss("tags", "the description of all pictures (ImageDescription) is left out"))
+
+
+def _below(reader: Reader, directory: Directory, pointer: int) -> list[Tag]:
+    """The tags of another directory, but those that point to further ones."""
+    found = reader.below(directory, pointer).tags.values()
+    classic = (_classic(tag, reader.order) for tag in found if tag.number not in _ELSEWHERE)
+    return [tag for tag in classic if tag is not None]
+
+
+def _classic(tag: Tag, order: str) -> Tag | None:
+    """A tag as it is in a TIFF that is no BigTIFF; None where that cannot be."""
+    if tag.type in (13, 18):  # the place of a directory
+        return None
+    if tag.type not in (16, 17):
+        return tag
+    code = {16: "QI", 17: "qi"}[tag.type]
+    values = struct.unpack(f"{order}{tag.count}{code[0]}", tag.data)
+    try:
+        return replace(tag, type={16: 4, 17: 9}[tag.type], data=struct.pack(f"{order}{tag.count}{code[1]}", *values))
+    except struct.error:
         return None
 
 
-def _raw(tags: Image.Exif, tag: int) -> bytes | None:
-    """As it stands in a TIFF: IPTC data may claim to be 32-bit numbers, of which Pillow gives the first."""
-    return None if tags._info is None else tags._info._tagdata.get(tag)
+class _Container:
+    """A TIFF around pixels.  It begins with the EXIF data as it is, so that places in it stay right."""
+
+    def __init__(self, metadata: Metadata, kind: Kind, size: tuple[int, int]) -> None:
+        self.losses: list[Loss] = []
+        self.kind = kind
+        self.size = size
+        self.order = metadata.tag_order if metadata.tags else "<"
+        self.start = bytearray(8)
+        self.tags: dict[int, Tag] = {}
+        if metadata.exif is not None:
+            self._begin_with(metadata.exif.removeprefix(exif.PREFIX))
+        if metadata.tags and metadata.tag_order == self.order:
+            self.tags |= {tag.number: tag for tag in metadata.tags}
+        parts = {_XMP: metadata.xmp, _ICC: metadata.icc, _IPTC: metadata.iptc, _PHOTOSHOP: metadata.photoshop}
+        for number, data in parts.items():
+            self.tags.pop(number, None)
+            if data:
+                self.tags[number] = Tag(number, 1 if number == _XMP else 7, len(data), data)
+        if metadata.dpi is not None:
+            for number, value in zip((282, 283), metadata.dpi, strict=True):
+                fraction = Fraction(value).limit_denominator(10_000)
+                self.put(number, 5, fraction.numerator, fraction.denominator)
+            self.put(296, 3, 2)
+
+    def put(self, number: int, type: int, *values: int) -> None:
+        """Set a tag: 3 SHORT, 4 LONG, 5 RATIONAL (two numbers a value)."""
+        count = len(values) // 2 if type == 5 else len(values)
+        self.tags[number] = Tag(
+            number, type, count, struct.pack(f"{self.order}{len(values)}{' HII'[type - 2]}", *values)
+        )
+
+    def write(
+        self, file: BinaryIO, rows: Callable[[int, int], NDArray[Any]], bits: int, channels: int, *, compress: bool
+    ) -> list[Loss]:
+        """Write pixels without loss; ``rows`` gives some of them, uint8 or uint16 [h, W, C]."""
+        width, height = self.size
+        row_bytes = width * channels * bits // 8
+        step = max(1, _STRIP_BYTES // row_bytes)
+
+        def strip(top: int) -> bytes:
+            pixels = rows(top, min(top + step, height))
+            ordered = pixels.astype(f"{self.order}u{bits // 8}")  # a copy
+            if compress:
+                ordered[:, 1:] -= pixels[:, :-1]  # modulo: what the format calls a predictor
+                return zlib.compress(ordered.tobytes())
+            return ordered.tobytes()
+
+        tops = range(0, height, step)
+        self.put(258, 3, *(bits,) * channels)
+        self.put(259, 3, 8 if compress else 1)
+        self.put(262, 3, {"gray": 1, "rgb": 2, "cmyk": 5}[self.kind])
+        self.put(277, 3, channels)
+        self.put(278, 4, step)
+        self.put(284, 3, 1)
+        if compress:
+            self.put(317, 3, 2)
+            strips = [strip(top) for top in tops]
+            self._finish(file, [len(data) for data in strips], iter(strips), channels)
+        else:
+            self._finish(
+                file, [row_bytes * (min(top + step, height) - top) for top in tops], map(strip, tops), channels
+            )
+        return self.losses
+
+    def write_as_pillow_does(self, file: BinaryIO, image: Image.Image, compression: str) -> list[Loss]:
+        """Write with another compression."""
+        buffer = io.BytesIO()
+        channels = len(image.getbands())
+        with _libtiff():
+            pillow.save(buffer, image, "TIFF", {"compression": compression})
+        reader = Reader(buffer)
+        page = reader.directory(reader.first)
+        for number in (258, 259, 262, 266, 277, 278, 284, 317):
+            if number in page.tags:
+                self.put(number, 4 if page.tags[number].type == 4 else 3, *page.tags[number].values(reader.order))
+        places, lengths = (page.tags[number].values(reader.order) for number in (273, 279))
+        data = buffer.getbuffer()
+        pieces = (data[place : place + length] for place, length in zip(places, lengths, strict=True))
+        self._finish(file, list(lengths), pieces, channels)
+        return self.losses
+
+    def _begin_with(self, data: bytes) -> None:
+        try:
+            reader = Reader(io.BytesIO(data))
+            first = reader.directory(reader.first)
+        except ValueError:
+            self.losses.append(Loss("exif", DAMAGED_EXIF))
+            return
+        if reader.is_big:
+            self.losses.append(Loss("exif", DAMAGED_EXIF))
+            return
+        if first.following:
+            self.losses.append(Loss("thumbnail", "TIFF cannot hold the thumbnail in EXIF data"))
+            data = exif.without_thumbnail(data)
+        self.order = reader.order
+        self.start = bytearray(data + bytes(len(data) % 2))
+        self.tags = {number: tag for number, tag in first.tags.items() if number not in _STRUCTURE}
+
+    def _finish(self, file: BinaryIO, lengths: list[int], strips: Iterator[bytes | memoryview], channels: int) -> None:
+        """Write all, where the strips have such lengths."""
+        self.put(256, 4, self.size[0])
+        self.put(257, 4, self.size[1])
+        if channels > CHANNELS[self.kind]:
+            self.put(338, 3, 2)
+        self.put(279, 4, *lengths)
+        self.put(273, 4, *lengths)
+        place = len(self.start)
+        begin = place + len(self._directory(place))
+        self.put(273, 4, *itertools.accumulate(lengths[:-1], initial=begin))
+        struct.pack_into(self.order + "2sHI", self.start, 0, b"II" if self.order == "<" else b"MM", 42, place)
+        file.write(self.start)
+        file.write(self._directory(place))
+        for data in strips:
+            file.write(data)
+
+    def _directory(self, place: int) -> bytes:
+        """The directory at a place, of an even length."""
+        table = bytearray(struct.pack(self.order + "H", len(self.tags)))
+        values = bytearray()
+        after = place + 2 + 12 * len(self.tags) + 4
+        for number, tag in sorted(self.tags.items()):
+            table += struct.pack(self.order + "HHI", number, tag.type, tag.count)
+            if len(tag.data) <= 4:
+                table += tag.data.ljust(4, b"\0")
+            else:
+                table += struct.pack(self.order + "I", after + len(values))
+                values += tag.data + bytes(len(tag.data) % 2)
+        return bytes(table + bytes(4) + values)
+
+
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+
+
+@contextmanager
+def _libtiff() -> Iterator[None]:
+    """Keep libtiff from writing to standard error by itself; :class:`ValueError` where it reports damage.
+
+    Some of its decoders report it, and go on with wrong pixels, as if all went well.
+    """
+    from PIL import _imaging
+
+    reports: list[bytes] = []
+    ours = _HANDLER(lambda module, text, _: reports.append(module or b""))
+    handlers: list[tuple[Any, Any]] = []
+    with suppress(OSError, AttributeError):  # built into Pillow without its names
+        library = ctypes.CDLL(_imaging.__file__)
+        for set_handler, handler in ((library.TIFFSetErrorHandler, ours), (library.TIFFSetWarningHandler, None)):
+            set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            handlers.append((set_handler, set_handler(ctypes.cast(handler, ctypes.c_void_p) if handler else None)))
+    try:
+        yield
+    finally:
+        for set_handler, before in handlers:
+            set_handler(before)
+    if reports:
+        raise ValueError(f"libtiff reports errors ({reports[0].decode(errors='replace')})")

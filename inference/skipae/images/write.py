@@ -37,7 +37,7 @@ def encode(
         OSError: the file cannot be written.
     """
     row = FORMATS[format or metadata.format]
-    losses = []
+    losses = list(metadata.left_out)
     if raster.bits == 16 and not row.holds_16bit(raster):
         here = " here" if row.gray_16bit else ""
         losses.append(Loss("16 bits", f"{row.name} cannot hold 16 bits{here}: reduced to 8"))
