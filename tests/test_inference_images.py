@@ -265,9 +265,7 @@ def test_refused(data: bytes, message: str) -> None:
 )
 def test_16_bit_colour_without_the_extra(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipae.images.extra.find_spec", lambda name: None)
-    with pytest.raises(
-        ImageError, match=r"of which 8 would be lost: to keep them, type: pip install 'skipae\[16bit\]'"
-    ):
+    with pytest.raises(ImageError, match=r'of which 8 would be lost: to keep them, type: pip install ".*\[16bit\]"'):
         read_header(data)
 
 

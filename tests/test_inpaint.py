@@ -398,16 +398,23 @@ def test_no_thumbnail_shows_what_was_filled(run: Run) -> None:
     assert b"caption." in left and b"<kept/>" in left
 
 
-def test_nothing_to_fill_is_said(run: Run) -> None:
+def test_nothing_to_fill_is_refused(run: Run) -> None:
     Image.new("L", (30, 20)).save("black.png")
-    result = run("photo.png", "--mask", "black.png")
-    assert (result.exit_code, result.stderr) == (0, "skipae: photo.png: no pixel is masked: nothing is filled\n")
-    assert not changed("photo.inpainted.png").any()
-    result = run("photo.png", "-o", "x.png")
-    assert result.exit_code == 0
-    assert result.stderr == (
-        "skipae: photo.png: has no fully transparent pixels, and there is no --mask or --box: nothing is filled\n"
-    )
+    failed(run("photo.png", "--mask", "black.png"), 2, "--mask black.png is black all over: there is nothing to fill")
+    failed(run("photo.png"), 2, "no pixel is fully transparent: say by --mask or --box what to fill")
+    assert not Path("photo.inpainted.png").exists()
+    Image.open("photo.png").save("other.png")
+    nothing = "no pixel is fully transparent"
+    failed(run("photo.png", "other.png"), 1, f"photo.png: {nothing}", f"other.png: {nothing}")
+    assert run("photo.png", "--box", "1,1,3,3").exit_code == 0  # nothing is in the way
+
+
+def test_a_wrong_mask_is_told_before_a_result_that_exists(run: Run) -> None:
+    Image.open("photo.png").save("photo.inpainted.png")
+    Image.new("L", (29, 20), 1).save("small.png")
+    failed(run("photo.png", "--mask", "small.png"), 2, "--mask small.png has 29 x 20 pixels")
+    failed(run("photo.png", "--box", "25,2,6,4"), 2, "--box 25,2,6,4 goes beyond photo.png")
+    failed(run("photo.png", "--mask", "mask.png"), 1, "photo.inpainted.png exists already")
 
 
 def test_bad_masks(run: Run) -> None:

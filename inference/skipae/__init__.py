@@ -57,7 +57,9 @@ def __getattr__(name: str) -> object:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] != "sklearn":
                 raise
-            raise ImportError('FeatureExtractor needs scikit-learn: pip install "skipae[sklearn]"') from error
+            from skipae.install import install_command
+
+            raise ImportError(f"FeatureExtractor needs scikit-learn: {install_command('sklearn')}") from error
         return FeatureExtractor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

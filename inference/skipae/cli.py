@@ -56,6 +56,16 @@ class _Commands(click.Group):
         command.name = name
         return command
 
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        """Find the command; one that does not exist may be a misspelled one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            context.fail(f"no command {args[0]!r}{hint}: give one of {', '.join(COMMANDS)}")
+        return super().resolve_command(context, args)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without loading any."""
         with formatter.section("Commands"):

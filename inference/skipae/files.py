@@ -64,6 +64,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], *, overwrite
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def flaw_of_folder(folder: Path) -> str | None:
+    """Why no file can be written in a folder, or in the first of its parents that exists; None if one can."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    try:
+        part, file = _create(folder)  # permissions do not say it of all file systems
+        file.close()
+        part.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
 def remove_parts(folder: Path) -> int:
     """Remove what killed runs left half-written in a folder; what a live process still writes is kept.
 

@@ -482,7 +482,7 @@ def from_pretrained(
         token: for private and gated repositories; by default the one of ``hf auth login`` or ``HF_TOKEN``.
         local_files_only: make no request, as with ``HF_HUB_OFFLINE=1``.
         threads: CPU threads; None takes the cores that this process may use.
-        notify: is told in one line what is fetched, and which device ``auto`` took and why; by default the log
+        notify: is told in one line what is fetched, and why ``auto`` took an unexpected device; by default the log
             "skipae" is.
 
     Raises:

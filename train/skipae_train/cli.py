@@ -513,6 +513,7 @@ def eager(model: str, size: int, threads: int | None) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; expected errors are one line and exit code 1."""
     from skipae import SkipaeError
+    from skipae.install import install_command
 
     message: Exception
     try:
@@ -520,7 +521,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "skipae").startswith("skipae"):
             raise
-        code, message = 1, Exception(f'this needs the module {error.name}: pip install "skipae[train]"')
+        code, message = 1, Exception(f"this needs the module {error.name}: {install_command('train')}")
     except SkipaeError as error:
         code, message = error.exit_code, error
     except (ValueError, RuntimeError, OSError) as error:

@@ -586,7 +586,9 @@ def _need(format: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
-        raise UsageError(f'--format {format} needs {module} ({error}): pip install "skipae[{format}]"') from error
+        from skipae.install import install_command
+
+        raise UsageError(f"--format {format} needs {module} ({error}): {install_command(format)}") from error
 
 
 def _about(run: object) -> dict[str, Any]:

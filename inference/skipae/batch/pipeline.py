@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from skipae import images
 from skipae.errors import ImageError, UsageError
-from skipae.files import ExistsError, remove_parts, write_atomically
+from skipae.files import ExistsError, flaw_of_folder, remove_parts, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Job:
     """Whether a result that another run writes meanwhile is taken as done."""
     again: bool = False
     """Whether what is there is not the whole result, and is replaced."""
+    keep_times: bool = False
+    """Whether the result has the times of access and change of its source."""
 
     @property
     def name(self) -> str:
@@ -84,6 +86,8 @@ class Failure:
     reason: str
     unread: bool = True
     """Whether the input is at fault, and not its result's place."""
+    job: Job | None = None
+    """What would be done if its result's place were free."""
 
 
 @dataclass
@@ -192,6 +196,9 @@ class Console(Protocol):
     def error(self, text: str) -> None:
         """Why an input failed."""
 
+    def done(self, text: str) -> None:
+        """What went well, for a person who watches."""
+
     def progress(self, total: int) -> AbstractContextManager[Progress]:
         """A bar over ``total`` images."""
 
@@ -271,9 +278,11 @@ def plan(
     *,
     suffix: str,
     extension: str | None = None,
+    format: str | None = None,
     lists: Iterable[str] = (),
     overwrite: bool = False,
     resume: bool = False,
+    keep_times: bool = False,
     earlier: Iterable[str] = (),
 ) -> Work:
     """Find the inputs and name the results.
@@ -283,9 +292,12 @@ def plan(
         output: a file or a folder, ``-`` for standard output, or None for beside the inputs.
         suffix: between name and extension of a result beside its input, for example ``denoised``.
         extension: of all results that are named after their input, for example ``.png``; None keeps the input's.
+        format: a key of ``images.FORMATS`` to write, which sets the extension too; None keeps the input's, or takes
+            what the name of ``output`` says.
         lists: see :func:`find`.
         overwrite: whether results may replace existing files.
         resume: whether inputs whose result exists are left out, instead of failing.
+        keep_times: whether results get the times of their inputs.
         earlier: more suffixes that the command's results have, beside ``suffix``.
 
     Raises:
@@ -302,17 +314,24 @@ def plan(
     if output == STREAM:
         if found.trees or len(found.single) != 1:
             raise UsageError("-o - (standard output) takes one input that is not a folder")
-        work.jobs.append(Job(found.single[0], None))
+        work.jobs.append(Job(found.single[0], None, format))
         return work
-    jobs = list(_named(found, output, suffix, extension))
+    if format is not None:
+        extension = images.FORMATS[format].suffixes[0]
+    jobs = list(_named(found, output, suffix, extension, format))
     if resume and output is None:  # a pattern finds the results too
         made = {_identity(job.target) for job in jobs if job.target is not None}
         inputs_alone = [job for job in jobs if job.source is None or _identity(job.source) not in made]
         work.left_out += len(jobs) - len(inputs_alone)
         jobs = inputs_alone
     _refuse_collisions(jobs)
-    for job in jobs:
-        if overwrite or job.target is None or not os.path.lexists(job.target):
+    folders = {job.target.parent for job in jobs if job.target is not None}
+    flaws = {folder: flaw_of_folder(folder) for folder in folders}
+    for job in (replace(job, keep_times=keep_times) for job in jobs):
+        flaw = None if job.target is None else flaws[job.target.parent]
+        if flaw is not None:
+            work.failed.append(Failure(job.name, f"cannot write {job.target}: {flaw}", unread=False))
+        elif overwrite or job.target is None or not os.path.lexists(job.target):
             work.jobs.append(replace(job, resumes=resume))
         elif resume:
             flaw = _flaw(job.target, job.source)
@@ -322,7 +341,7 @@ def plan(
                 log.warning("%s %s: it is made again", job.target, flaw)
                 work.jobs.append(replace(job, again=True))
         else:
-            work.failed.append(Failure(job.name, _exists(job), unread=False))
+            work.failed.append(Failure(job.name, _exists(job), unread=False, job=job))
     return work
 
 
@@ -351,7 +370,7 @@ def run(
         UsageError: the report cannot be written.
         KeyboardInterrupt: as it came; results and report are whole, and the message says how much is done.
     """
-    outcome = Outcome()
+    outcome, started = Outcome(), time.perf_counter()
     with _open_report(report, work) as log, console.progress(len(work.jobs)) as progress:
         alone = len(work.jobs) + len(work.failed) + len(work.skipped) == 1
         pipeline = _Pipeline(task, console, log, outcome, progress, max_pixels, fail_fast, alone)
@@ -361,6 +380,11 @@ def run(
         for failure in work.failed:
             pipeline.fail(failure.name, failure.reason, unread=failure.unread)
         pipeline.run(work.jobs)
+    if not alone:
+        done = outcome.done - len(work.skipped)
+        counts = {"left out": len(work.skipped), "failed": outcome.failed}
+        said = f"{done} image{'s' * (done != 1)} done" + "".join(f", {n} {what}" for what, n in counts.items() if n)
+        console.done(f"{said} ({time.perf_counter() - started:.1f} s)")
     return outcome
 
 
@@ -433,10 +457,21 @@ def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool
         except ExistsError:
             if not job.resumes:
                 raise
+            return
+        if job.keep_times and job.source is not None:
+            _copy_times(job.source, job.target)
         return
     buffer = io.BytesIO()
     write(buffer)
     write_stdout(buffer.getbuffer())
+
+
+def _copy_times(source: Path, target: Path) -> None:
+    try:
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except OSError as error:
+        raise ImageError(f"{target} is written, but cannot get the times of the input: {error.strerror}") from error
 
 
 _stdout_error: str | None = None
@@ -718,15 +753,18 @@ class _Pipeline:
     def _done(self, image: _Image, written: Written) -> None:
         job = image.job
         self.outcome.done += 1
+        seconds = time.perf_counter() - image.started
         for note in written.notes:
             self.console.say(f"{job.name}: {note}")
+        if self.alone and job.target is not None:
+            self.console.done(f"{job.name} -> {job.target} ({seconds:.1f} s)")
         self.report(
             input=job.name,
             output=STREAM if job.target is None else str(job.target),
             status="done",
             width=image.size[0],
             height=image.size[1],
-            seconds=round(time.perf_counter() - image.started, 3),
+            seconds=round(seconds, 3),
             notes=written.notes,
             **written.entry,
         )
@@ -816,26 +854,29 @@ def _looks_like_image(path: Path) -> bool:
         return False
 
 
-def _named(found: Found, output: str | None, suffix: str, extension: str | None) -> Iterator[Job]:
+def _named(found: Found, output: str | None, suffix: str, extension: str | None, format: str | None) -> Iterator[Job]:
     if output is None:
         for path in found.single:
-            yield Job(path, None if path is None else _renamed(path, extension, suffix))
+            yield Job(path, None if path is None else _renamed(path, extension, suffix), format)
         for tree, files in found.trees:
-            yield from (Job(path, _renamed(path, extension, suffix), tree=tree) for path in files)
+            yield from (Job(path, _renamed(path, extension, suffix), format, tree) for path in files)
         return
     folder = Path(output)
     is_folder = folder.is_dir() or output.endswith(("/", os.sep))
     if len(found.single) == 1 and not found.trees and not is_folder:
-        yield Job(found.single[0], folder, images.format_of(folder))
+        asked = images.SUFFIXES.get(folder.suffix.lower(), format) if format else images.format_of(folder)
+        if format not in (None, asked):
+            raise UsageError(f"-o {output} is a {asked} by its name, and --format asks for {format}: give one of them")
+        yield Job(found.single[0], folder, asked)
         return
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"-o {output} is a file, but several inputs or a folder need a folder")
     for path in found.single:
         if path is None:
             raise UsageError(f"- (standard input) has no name: give a file after -o instead of the folder {output}")
-        yield Job(path, folder / _renamed(path, extension).name)
+        yield Job(path, folder / _renamed(path, extension).name, format)
     for tree, files in found.trees:
-        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree), tree=tree) for path in files)
+        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree), format, tree) for path in files)
 
 
 def _renamed(path: Path, extension: str | None, suffix: str = "") -> Path:

@@ -36,6 +36,11 @@ BUNDLED = _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INST
 MIRROR = "SKIPAE_MIRROR"
 """Environment variable: a folder, or the URL of one, that holds checkpoint folders."""
 
+try:
+    _STARTED = os.getcwd()  # noqa: PTH109
+except OSError:  # it is gone
+    _STARTED = ""
+
 INFERENCE = "onnx/"
 """What the paths of the weight files begin with that this package needs."""
 
@@ -84,7 +89,7 @@ def find_folder(
         )
     if revision is None and bare and _holds(BUNDLED / text, files):
         return BUNDLED / text
-    mirror = os.environ.get(MIRROR) if revision is None else None
+    mirror = find_mirror() if revision is None else None
     if mirror:
         found = _in_mirror(mirror, text, files, extra, access)
         if found is not None:
@@ -122,9 +127,17 @@ def _holds(folder: Path, files: str) -> bool:
     return all((folder / file).is_file() for file in load_config(folder).files if file.startswith(files))
 
 
+def find_mirror() -> str | None:
+    """``SKIPAE_MIRROR``; a relative path is that of the folder in which the process started, wherever it went since."""
+    mirror = os.environ.get(MIRROR)
+    if not mirror or mirror.startswith(("http://", "https://")):
+        return mirror
+    return os.path.join(_STARTED, Path(mirror).expanduser())  # noqa: PTH118 (the folder may be gone)
+
+
 def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], access: Access) -> Path | None:
     if not mirror.startswith(("http://", "https://")):
-        folder = Path(mirror).expanduser() / name
+        folder = Path(mirror) / name
         return folder if _holds(folder, files) else None
     try:
         return Mirror(mirror, name, access).fetch(files, extra=extra)

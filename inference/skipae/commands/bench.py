@@ -56,6 +56,7 @@ def command(
     as_json: bool,
     child: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Measure speed and memory on the devices of this machine.
@@ -64,7 +65,7 @@ def command(
     Each device is measured in processes of its own, in turns with the others; the best of all rounds counts.  PyTorch
     runs the same network, eagerly, in float32, on the CPU.
     """
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     if child:
         echo(json.dumps(measure(model, devices[0], size, threads, console)))
         return 0
@@ -125,7 +126,8 @@ def _better(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 def measure(name: str, device: str, size: int, threads: int | None, console: options.Console) -> dict[str, Any]:
     """Measure one device in this process."""
     started = time.perf_counter()
-    model = options.load_model(name, device, threads, console, "restoration", "be measured")
+    folder = options.find_model(name, console, "restoration", "be measured")
+    model = options.load_model(folder, device, threads, console)
     loaded = time.perf_counter() - started
     from skipae.engine.device import load_runtime
 

@@ -35,6 +35,7 @@ def command(
     report: str | None,
     fail_fast: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Tell what images show.
@@ -48,12 +49,13 @@ def command(
     """
     from skipae.batch import pipeline as batch
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     found = batch.find(inputs, lists)
     files = [*found.single, *(file for _, below in found.trees for file in below)]
     work = batch.Work([batch.Job(file, None) for file in files], found.failed)
+    folder = options.find_model(model, console, "classification", "classify")
     task = _Classification(
-        lambda: options.load_model(model, device, threads, console, "classification", "classify"),
+        lambda: options.load_model(folder, device, threads, console),
         console,
         top,
         as_json,

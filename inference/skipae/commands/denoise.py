@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--chroma", type=click.FloatRange(0, 1), help="Strength in colour alone.  [default: --strength]")
 @options.model_options()
 @options.tile_options
-@options.quality_option
+@options.picture_options
 @options.max_pixels_option
 @options.result_options
 @options.batch_options
@@ -51,7 +51,9 @@ def command(
     threads: int | None,
     tile: int | None,
     halo: int | None,
+    format: str | None,
     quality: images.Quality | None,
+    keep_times: bool,
     max_pixels: int,
     overwrite: bool,
     resume: bool,
@@ -60,6 +62,7 @@ def command(
     report: str | None,
     fail_fast: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Remove noise from images.
@@ -74,16 +77,26 @@ def command(
     from skipae.model import check_options
 
     check_options(strength, luma, chroma, tile, halo, max_pixels)
-    console = options.Console(quiet, debug)
-    work = batch.plan(inputs, output, suffix="denoised", lists=lists, overwrite=overwrite, resume=resume)
+    console = options.Console(quiet, debug, verbose)
+    work = batch.plan(
+        inputs,
+        output,
+        suffix="denoised",
+        format=format,
+        lists=lists,
+        overwrite=overwrite,
+        resume=resume,
+        keep_times=keep_times,
+    )
     if work.left_out:
         console.remark(f"left out {work.left_out} result(s) of earlier runs (*.denoised.*)")
     if dry_run:
         return options.show(work, console)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
+    folder = options.find_model(model, console, "restoration", "denoise")
 
     def load() -> Model:
-        return options.load_model(model, device, threads, console, "restoration", "denoise")
+        return options.load_model(folder, device, threads, console)
 
     def restore(loaded: Model, pixels: NDArray[Any], advance: batch.Advance) -> NDArray[Any]:
         return loaded.restore(

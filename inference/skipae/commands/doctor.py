@@ -21,6 +21,7 @@ from skipae.commands import options
 from skipae.console import echo, redact
 from skipae.engine import device as runtime
 from skipae.errors import DeviceError, ModelError
+from skipae.install import requirement
 
 PACKAGES = ("skipae", "numpy", "pillow", "click", "tqdm", "huggingface-hub", "torch")
 
@@ -167,7 +168,7 @@ def _look_at_folders(report: Report) -> None:
     from skipae.checkpoints import resolve
     from skipae_zoo import ConfigError, verified_file
 
-    mirror = os.environ.get(resolve.MIRROR)
+    mirror = resolve.find_mirror()
     shown = mirror and redact(mirror)
     report.facts["folders"] = {"bundled": str(resolve.BUNDLED), "mirror": shown, "hub": constants.HF_HUB_CACHE}
     if mirror and "://" not in mirror and not Path(mirror).is_dir():
@@ -181,7 +182,7 @@ def _look_at_folders(report: Report) -> None:
                 verified_file(folder, config, name)
                 files[name] = config.files[name]
     except (ConfigError, ModelError) as error:
-        report.problem(str(error), "pip install --force-reinstall --no-deps skipae")
+        report.problem(str(error), f'pip install --force-reinstall --no-deps "{requirement()}"')
         report.exit_code = ModelError.exit_code
     report.facts["checkpoint"] = {"name": resolve.DEFAULT, "sha256": files}
 

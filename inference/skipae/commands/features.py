@@ -80,6 +80,7 @@ def command(
     report: str | None,
     fail_fast: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Write what layers of the encoder give for images.
@@ -103,7 +104,7 @@ def command(
 
     if output == batch.STREAM:
         raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     folder = resolve.find_folder(model)
     config = resolve.load_config(folder)
     names = [name for text in layers for name in text.split(",")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
     shell_complete=options.complete_files,
 )
 @options.model_options()
-@options.quality_option
+@options.picture_options
 @options.max_pixels_option
 @options.result_options
 @options.batch_options
@@ -71,7 +72,9 @@ def command(
     model: str,
     device: str,
     threads: int | None,
+    format: str | None,
     quality: images.Quality | None,
+    keep_times: bool,
     max_pixels: int,
     overwrite: bool,
     resume: bool,
@@ -80,11 +83,13 @@ def command(
     report: str | None,
     fail_fast: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Fill holes in images from their surroundings.
 
-    Without --mask and --box, the fully transparent pixels of each image are filled and become opaque.  Only masked
+    Without --mask and --box, the fully transparent pixels of each image are filled and become opaque; an image without
+    any is an error.  Only masked
     pixels change (a lossy format, JPEG for example, is compressed anew).  Masks and boxes are in the frame of the
     upright image: a photo's EXIF orientation is applied first.
 
@@ -95,11 +100,20 @@ def command(
     """
     from skipae.batch import pipeline as batch
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
         raise UsageError(f"--mask {mask}: no such file or folder")
-    work = batch.plan(inputs, output, suffix="inpainted", lists=lists, overwrite=overwrite, resume=resume)
+    work = batch.plan(
+        inputs,
+        output,
+        suffix="inpainted",
+        format=format,
+        lists=lists,
+        overwrite=overwrite,
+        resume=resume,
+        keep_times=keep_times,
+    )
     if masks is not None:
         _set_masks_apart(work, masks)
     if work.left_out:
@@ -107,14 +121,17 @@ def command(
     if dry_run:
         return options.show(work, console)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
+    folder = options.find_model(model, console, "restoration", "inpaint")
     task = _Inpainting(
-        lambda: options.load_model(model, device, threads, console, "restoration", "inpaint"),
+        lambda: options.load_model(folder, device, threads, console),
         lambda job: None if masks is None else _find_mask(masks, job),
         boxes,
         max_pixels=max_pixels,
         quality=quality,
         overwrite=overwrite,
     )
+    if not work.jobs and len(work.failed) == 1 and work.failed[0].job is not None:
+        task.check(work.failed[0].job)  # a wrong mask is worse than a result that exists
     return batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast).exit_code
 
 
@@ -149,18 +166,28 @@ class _Inpainting:
 
         mask = self._mask(job, picture.size)
         count = inpaint.inpaint_picture(self._model, picture, mask, advance)
+        if not count and mask is None:
+            raise UsageError("no pixel is fully transparent: say by --mask or --box what to fill")
         if not count:
-            picture.notes.append(
-                "has no fully transparent pixels, and there is no --mask or --box: nothing is filled"
-                if mask is None
-                else "no pixel is masked: nothing is filled"
-            )
+            raise UsageError(f"--mask {self._mask_of(job)} is black all over: there is nothing to fill")
         entry: dict[str, object] = {"masked_pixels": count}
         return lambda: batch.Written(batch.write_picture(job, picture, **self._options), entry)
 
     def trim(self) -> None:
         """Give back the memory kept from the last image."""
         self._model.trim()
+
+    def check(self, job: batch.Job) -> None:
+        """Refuse a mask or box that does not suit the image, by its header; upright it may have its sides swapped."""
+        from skipae import images
+
+        if job.source is None:
+            return
+        with suppress(ImageError), images.read_header(job.source, max_pixels=self._max_pixels) as opened:
+            with suppress(UsageError):
+                self._mask(job, opened.size[::-1])
+                return
+            self._mask(job, opened.size)
 
     def _mask(self, job: batch.Job, size: tuple[int, int]) -> Mask | None:
         """What is to be filled, or None for what is transparent."""

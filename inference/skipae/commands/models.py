@@ -86,7 +86,13 @@ def info(name: str, as_json: bool) -> None:
 @click.option("--safetensors", is_flag=True, help="With the weights for training frameworks.")
 @options.console_options
 def pull(
-    names: tuple[str, ...], target: str | None, revision: str | None, safetensors: bool, quiet: bool, debug: bool
+    names: tuple[str, ...],
+    target: str | None,
+    revision: str | None,
+    safetensors: bool,
+    quiet: bool,
+    verbose: bool,
+    debug: bool,
 ) -> int:
     """Fetch models into the cache, check them, and print their folders.
 
@@ -95,7 +101,7 @@ def pull(
     from skipae.checkpoints import resolve
     from skipae.checkpoints.hub import Access
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     code = 0
     for name in names:
         try:
@@ -122,7 +128,7 @@ def pull(
 @command.command()
 @click.argument("names", metavar="[NAME|DIR]...", nargs=-1)
 @options.console_options
-def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
+def verify(names: tuple[str, ...], quiet: bool, verbose: bool, debug: bool) -> int:
     """Check the files of models by their sha256.  [default: all named models that are here]
 
     DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
@@ -130,7 +136,7 @@ def verify(names: tuple[str, ...], quiet: bool, debug: bool) -> int:
     from skipae.checkpoints import resolve
     from skipae_zoo import CHECKPOINTS, find_checkpoint
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     folders: dict[str, Path] = {}
     for name in names or [entry.name for entry in CHECKPOINTS]:
         here = Path(name).is_dir() and find_checkpoint(name) is None

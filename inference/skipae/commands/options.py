@@ -13,6 +13,8 @@ import click
 from skipae_zoo import DEFAULTS, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
     from skipae.batch.pipeline import Progress, Work
@@ -166,6 +168,31 @@ quality_option = click.option(
     "[default: 95]",
 )
 
+
+def _format(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    """Name of the format that an extension is for."""
+    if text is None:
+        return None
+    from skipae.images import SUFFIXES
+
+    found = SUFFIXES.get(f".{text.lower().removeprefix('.')}")
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not written: give one of {', '.join(s[1:] for s in SUFFIXES)}")
+    return found
+
+
+picture_options = _together(
+    click.option(
+        "--format",
+        callback=_format,
+        metavar="EXT",
+        help="Write all images in this format, for example png.  [default: the input's, or that of the name after -o]",
+    ),
+    quality_option,
+    click.option("--keep-times", is_flag=True, help="Give each output the modification time of its input."),
+)
+"""``--format``, ``--quality`` and ``--keep-times``, of the commands that write a picture for each input."""
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace existing results; an input is never replaced."
 )
@@ -197,16 +224,17 @@ result_options = _together(
 """``--overwrite``, ``--resume`` and ``--dry-run``, of the commands that write a file for each input."""
 
 console_options = _together(
-    click.option("--quiet", is_flag=True, help="Hide progress and the device line; errors and losses are shown."),
+    click.option("--quiet", is_flag=True, help="Hide progress, outputs and remarks; errors and losses are shown."),
+    click.option("--verbose", is_flag=True, help="Say which device is used, and why."),
     click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from."),
 )
-"""``--quiet`` and ``--debug``, of the commands that say on standard error what they do."""
+"""``--quiet``, ``--verbose`` and ``--debug``, of the commands that say on standard error what they do."""
 
 
 class Console:
     """Messages on standard error, and a progress bar where it is a terminal."""
 
-    def __init__(self, quiet: bool, debug: bool = False) -> None:
+    def __init__(self, quiet: bool, debug: bool = False, verbose: bool = False) -> None:
         import logging
 
         if not debug:
@@ -217,11 +245,14 @@ class Console:
             os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read by the Hub's client when it is loaded
         if quiet:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        handler = logging.Handler(logging.WARNING)
+        level = logging.INFO if verbose else logging.WARNING
+        handler = logging.Handler(level)
         handler.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
-        logging.getLogger("skipae").handlers[:] = [handler]
+        log = logging.getLogger("skipae")
+        log.handlers[:] = [handler]
+        log.setLevel(level)
         self.quiet = quiet
-        self._bar_wanted = not quiet and sys.stderr.isatty()
+        self._watched = not quiet and sys.stderr.isatty()
         self._bar: Any = None
 
     def say(self, text: str) -> None:
@@ -232,6 +263,11 @@ class Console:
         """What ``--quiet`` hides."""
         if not self.quiet:
             self.say(text)
+
+    def done(self, text: str) -> None:
+        """What went well, where standard error is a terminal."""
+        if self._watched:
+            self._line(text)
 
     def error(self, text: str) -> None:
         """Why an input failed."""
@@ -251,7 +287,7 @@ class Console:
         """A bar over ``total`` images."""
         from skipae.batch.pipeline import NoProgress
 
-        if not self._bar_wanted or not total:
+        if not self._watched or not total:
             yield NoProgress()
             return
         from tqdm import tqdm
@@ -270,17 +306,26 @@ class Console:
             click.echo(one_line(text), err=True)
 
 
-def load_model(
-    name: str, device: str, threads: int | None, console: Console, task: Task | None = None, verb: str = ""
-) -> Model:
-    """The checkpoint; where it is for another ``task``, the :class:`ModelError` names those that can ``verb``."""
+def find_model(name: str, console: Console, task: Task | None = None, verb: str = "") -> Path:
+    """Folder of the checkpoint; made for another ``task``, the :class:`ModelError` names those that can ``verb``.
+
+    It is looked at before the inputs are, so that a mistyped name is the first thing to be said.
+    """
     from skipae.checkpoints import resolve
+    from skipae.checkpoints.hub import Access
+
+    folder = resolve.find_folder(name, access=Access(notify=console.remark))
+    config = resolve.load_config(folder)
+    if task is not None:
+        resolve.require_task(config, task, verb)
+    return folder
+
+
+def load_model(folder: Path, device: str, threads: int | None, console: Console) -> Model:
+    """The checkpoint that :func:`find_model` found."""
     from skipae.model import from_pretrained
 
-    model = from_pretrained(name, device=device, threads=threads, notify=console.remark)
-    if task is not None:
-        resolve.require_task(model.config, task, verb)
-    return model
+    return from_pretrained(folder, device=device, threads=threads, notify=console.remark)
 
 
 def show(work: Work, console: Console) -> int:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @options.model_options("segmentation")
 @options.tile_options
-@options.quality_option
+@options.picture_options
 @options.max_pixels_option
 @options.result_options
 @options.batch_options
@@ -52,7 +52,9 @@ def command(
     threads: int | None,
     tile: int | None,
     halo: int | None,
+    format: str | None,
     quality: images.Quality | None,
+    keep_times: bool,
     max_pixels: int,
     overwrite: bool,
     resume: bool,
@@ -61,6 +63,7 @@ def command(
     report: str | None,
     fail_fast: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Tell the parts of images apart.
@@ -74,17 +77,21 @@ def command(
     """
     from skipae.batch import pipeline as batch
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     if quality is not None and not overlay:
         raise UsageError("--quality is of pictures with --overlay: a label map is a PNG, which loses nothing")
+    if format not in (None, "PNG") and not overlay:
+        raise UsageError(f"--format {format}: a label map is a PNG, other formats may change its numbers")
     work = batch.plan(
         inputs,
         output,
         suffix="overlay" if overlay else "segmented",
         extension=None if overlay else ".png",
+        format=format,
         lists=lists,
         overwrite=overwrite,
         resume=resume,
+        keep_times=keep_times,
         earlier=("segmented", "overlay"),  # of both kinds of results
     )
     wrong = [job.target for job in work.jobs if not overlay and job.format not in (None, "PNG")]
@@ -97,8 +104,9 @@ def command(
     if as_json and any(job.target is None for job in work.jobs):
         raise UsageError("--json and the label map would both go to standard output: give a file after -o")
     options.refuse_terminal(any(job.target is None for job in work.jobs))
+    folder = options.find_model(model, console, "segmentation", "segment")
     task = _Segmentation(
-        lambda: options.load_model(model, device, threads, console, "segmentation", "segment"),
+        lambda: options.load_model(folder, device, threads, console),
         console if as_json else None,
         overlay=overlay,
         tile=tile,

@@ -71,6 +71,7 @@ def command(
     max_pixels: int,
     overwrite: bool,
     quiet: bool,
+    verbose: bool,
     debug: bool,
 ) -> int:
     """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
@@ -85,12 +86,13 @@ def command(
     from skipae.batch import pipeline as batch
     from skipae.tasks.feature_maps import figure
 
-    console = options.Console(quiet, debug)
+    console = options.Console(quiet, debug, verbose)
     work = batch.plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
+    folder = options.find_model(model, console)
 
     def load() -> Model:
-        return options.load_model(model, device, threads, console)
+        return options.load_model(folder, device, threads, console)
 
     def draw(loaded: Model, pixels: NDArray[Any]) -> Image:
         return figure(loaded, pixels, layer, maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.errors import DeviceError, ModelError, UsageError
+from skipae.install import install_command
 from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("skipae")
 
-INSTALL = {
-    "cpu": 'pip install "skipae[cpu]"',
-    "cuda": 'pip install "skipae[gpu]"',
-    "openvino": 'pip install "skipae[openvino]"',
-}
-"""The line to type, by kind of device."""
+EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
+"""The extra that brings the runtime, by kind of device."""
 
 FEATURES = "onnx/features.onnx"
 """The file of a checkpoint whose outputs are layers."""
@@ -363,7 +360,8 @@ def choose_device(
         device: ``auto`` (CUDA, else OpenVINO, where installed and working, else the CPU), ``cpu``, ``cuda``,
             ``cuda:N`` or ``openvino``.
         threads: CPU threads; None takes the cores that this process may use.
-        notify: is told in one line what ``auto`` took and why; by default the log is.
+        notify: is told in one line why ``auto`` took something unexpected, the CPU where a GPU does not work; by
+            default the log "skipae" is.  What is expected goes to the log, at level INFO.
 
     Raises:
         UsageError: ``device`` or ``threads`` is none of these.
@@ -380,6 +378,7 @@ def choose_device(
         chosen = Device(kind, index, count)
         if kind != "cpu":
             check_device(chosen)
+        log.info("device: %s", chosen)
         return chosen
     chosen, why, level = Device("cpu", 0, count), "this onnxruntime has neither CUDA nor OpenVINO", logging.INFO
     runtime = load_runtime()
@@ -395,7 +394,7 @@ def choose_device(
                 chosen, why, level = Device(other, 0, count), "it runs the check", logging.INFO
                 break
     line = f"device: {chosen}: {why}"
-    if notify is not None:
+    if notify is not None and level == logging.WARNING:
         notify(line)
     else:
         log.log(level, line)
@@ -457,7 +456,7 @@ def load_runtime() -> Any:
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "onnxruntime":
             raise DeviceError(
-                f"no ONNX Runtime is installed: {INSTALL['cpu']} (or, for a GPU, {INSTALL['cuda']})"
+                f"no ONNX Runtime is installed: {install_command('cpu')} (or, for a GPU, {install_command('gpu')})"
             ) from None
         if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # came while it was loaded
             raise error.__cause__ from None
@@ -585,7 +584,7 @@ def repair(kind: str) -> str:
 
     All runtimes fill the same folder, so that uninstalling one breaks another: remove all, then install one.
     """
-    return f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {INSTALL[kind]}"
+    return f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {install_command(EXTRAS[kind])}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

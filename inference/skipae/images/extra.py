@@ -15,6 +15,8 @@ def has_16bit() -> bool:
 def require_16bit() -> None:
     """Refuse a file of 16 bits per color, with the command to type, where the extra is not installed."""
     if not has_16bit():
+        from skipae.install import install_command
+
         raise ImageError(
-            "has 16 bits per colour, of which 8 would be lost: to keep them, type: pip install 'skipae[16bit]'"
+            f"has 16 bits per color, of which 8 would be lost: to keep them, type: {install_command('16bit')}"
         )

@@ -31,7 +31,9 @@ try:
     import pyarrow as pa
     import ray.data
 except ImportError as error:
-    raise ImportError(f'skipae.integrations.ray needs Ray Data ({error}): pip install "skipae[ray]"') from error
+    from skipae.install import install_command
+
+    raise ImportError(f"skipae.integrations.ray needs Ray Data ({error}): {install_command('ray')}") from error
 
 if TYPE_CHECKING:
     from ray.data import Dataset

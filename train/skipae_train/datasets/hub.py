@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
+from skipae.install import install_command
 from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets.sets import StreamedSet
 from skipae_train.hashing import uniforms
@@ -101,7 +102,7 @@ def hub(
     try:
         import datasets
     except ModuleNotFoundError:
-        raise DataError('Hub data sets need the library datasets: pip install "skipae[train]"') from None
+        raise DataError(f"Hub data sets need the library datasets: {install_command('train')}") from None
 
     if not source:
         raise DataError("hub: names no set: write hub:ORG/NAME, or hub:FOLDER")

@@ -1,0 +1,50 @@
+"""The pip command that adds an extra, for the way in which skipae was installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+def install_command(extra: str) -> str:
+    """``pip install`` with an extra: from the clone, wheel or repository that skipae came from, else from the index."""
+    return f'pip install "{requirement(extra)}"'
+
+
+def requirement(extra: str = "") -> str:
+    """What pip takes for this skipae, with an extra."""
+    extras = f"[{extra}]" if extra else ""
+    if (_CHECKOUT / "pyproject.toml").is_file():  # an editable install, or none at all
+        return f"{_shown(_CHECKOUT)}{extras}"
+    origin = _origin()
+    url = str(origin.get("url", ""))
+    parts = urlsplit(url)
+    if parts.scheme == "file" and "vcs_info" not in origin and Path(unquote(parts.path)).exists():
+        return f"{_shown(Path(unquote(parts.path)))}{extras}"
+    if parts.scheme in ("http", "https") or "vcs_info" in origin:
+        kind = origin.get("vcs_info", {}).get("vcs")
+        return f"skipae{extras} @ {f'{kind}+' if kind else ''}{url}"
+    return f"skipae{extras}"
+
+
+def _origin() -> dict[str, Any]:
+    """What pip wrote down where the package did not come from an index (PEP 610)."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        text = distribution("skipae").read_text("direct_url.json")
+        origin = json.loads(text) if text else {}
+    except (PackageNotFoundError, ValueError, OSError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _shown(path: Path) -> str:
+    try:
+        return "." if path.samefile(Path.cwd()) else str(path)
+    except OSError:
+        return str(path)
