@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -109,3 +111,39 @@ writeFileSync("result", (await denoise(session, image)).data);
     result = np.frombuffer((onnxruntime_web / "result").read_bytes(), np.uint8).reshape(height, width, 4)
     assert (result[..., 3] == 255).all()
     check(result[..., :3], photo)
+
+
+def test_cpp(photo: Path, tmp_path: Path) -> None:
+    """ONNXRUNTIME_INCLUDE names the folder of ONNX Runtime's C++ headers, which no Python package has."""
+    headers = os.environ.get("ONNXRUNTIME_INCLUDE")
+    compiler = shutil.which("g++")
+    libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if not headers or compiler is None or not libraries:
+        pytest.skip("no C++ headers of ONNX Runtime (ONNXRUNTIME_INCLUDE), no g++ or no libonnxruntime.so")
+    source = tmp_path / "denoise.cpp"
+    source.write_text(example("C++"), encoding="utf-8")
+    words = [
+        "-std=c++17",
+        "-O1",
+        source,
+        "-isystem",
+        headers,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-L",
+        tmp_path,
+        "-lonnxruntime",
+    ]
+    words += [f"-Wl,-rpath,{tmp_path}", "-o", tmp_path / "denoise"]
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (tmp_path / name).symlink_to(libraries[-1])
+    subprocess.run([compiler, *map(str, words)], check=True, timeout=200)
+    Image.open(photo).save(tmp_path / "photo.ppm")
+    files = [MODEL, tmp_path / "photo.ppm", tmp_path / "clean.ppm"]
+    subprocess.run([tmp_path / "denoise", *files], check=True, timeout=120)
+    check(tmp_path / "clean.ppm", photo)
+    wrong = subprocess.run([tmp_path / "denoise", MODEL, photo, tmp_path / "no.ppm"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr) == (1, f"{photo} is not a PPM of 8 bits\n")
+    missing = subprocess.run([tmp_path / "denoise", tmp_path / "none", *files[1:]], capture_output=True, text=True)
+    assert missing.returncode == 1 and "none" in missing.stderr
