@@ -38,8 +38,8 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert program == "skipae"
             result = CliRunner().invoke(cli.main, words)
             assert result.exit_code == 0, f"{line}: {result.stderr}"
-    assert names["features"]["enc12"].shape == (2, 256)
+    assert names["features"]["enc8"].shape == (2, 256)
     assert names["found"]["enc4"].shape == (64,)
-    np.testing.assert_allclose(names["vectors"][:2], names["features"]["enc12"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(names["vectors"][:2], names["features"]["enc8"], rtol=0, atol=1e-5)
     assert names["where"]["photos/c.jpg"] == ("00001.parquet", 0)
     assert Image.open("maps.png").width > 1000
