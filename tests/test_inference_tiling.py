@@ -108,3 +108,29 @@ def test_progress_ends_at_one(run: tiling.Run) -> None:
     seen: list[float] = []
     restore(run, np.zeros((50, 50), np.uint8), stride=2, halo=4, area=10**6, tile=20, progress=seen.append)
     assert seen == sorted(seen) and seen[-1] == 1 and len(seen) > 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("luma", "chroma"), [(1.0, 1.0), (0.5, 0.2), (0.0, 1.0)])
+def test_black_and_white_stays_so_in_three_channels(run: tiling.Run, dtype: type, luma: float, chroma: float) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    gray = (np.random.default_rng(0).random((40, 70)) * top).astype(dtype)
+    options = {"stride": 1, "halo": 4, "area": 40 * 30, "luma": luma, "chroma": chroma}
+    found = restore(run, np.dstack([gray] * 3), **options)  # type: ignore[arg-type]
+    assert found.dtype == dtype and found.shape == (40, 70, 3)
+    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
+    assert np.array_equal(found[..., 0], restore(run, gray, **options))  # type: ignore[arg-type]
+
+
+def test_one_pixel_of_color_makes_a_color_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "_COMPARED", 100)
+    pixels = np.full((30, 40, 3), 7, np.uint8)
+    assert tiling.is_gray(pixels) and not tiling.is_gray(pixels[..., 0])
+    for channel in range(3):
+        colored = pixels.copy()
+        colored[29, 39, channel] = 8
+        assert not tiling.is_gray(colored)
+    compared: list[int] = []
+    monkeypatch.setattr(np, "array_equal", lambda a, b: compared.append(a.size) or (a == b).all())
+    assert not tiling.is_gray(np.random.default_rng(0).integers(0, 255, (3000, 40, 3), np.uint8))
+    assert sum(compared) <= 100  # a color photo costs nothing

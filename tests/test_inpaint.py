@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from skipae import ImageError, Model, UsageError, cli, from_pretrained
+from skipae import ImageError, Model, UsageError, cli, from_pretrained, images
 from skipae.tasks import inpaint
 
 Run = Callable[..., Result]
@@ -94,7 +94,6 @@ def test_transparent_pixels_are_filled_and_become_opaque(model: Model) -> None:
     pixels = np.dstack([gradient(30, 30), np.full((30, 30), 255)]).astype(np.uint8)
     truth = pixels.copy()
     pixels[mask] = 0
-    pixels[0, :5, 3] = 100  # half transparent: stays
     for result in (model.inpaint(pixels), np.asarray(model.inpaint(Image.fromarray(pixels)))):
         assert np.array_equal(result[~mask], pixels[~mask])
         assert (result[mask, 3] == 255).all()
@@ -104,6 +103,75 @@ def test_transparent_pixels_are_filled_and_become_opaque(model: Model) -> None:
     assert np.array_equal(model.inpaint(pixels[..., :3]), pixels[..., :3])  # none is transparent
     kept = model.inpaint(pixels, mask)
     assert np.array_equal(kept[..., 3], pixels[..., 3])  # a mask that is given leaves alpha alone
+
+
+def test_soft_edges_are_laid_over_what_is_filled(model: Model) -> None:
+    y, x = np.mgrid[:30, :40]
+    alpha = np.clip((13 - np.hypot(y - 15, x - 20)) * 60, 0, 255).astype(np.uint8)
+    pixels = np.dstack([np.full((30, 40, 3), (200, 120, 60)), alpha]).astype(np.uint8)
+    pixels[alpha == 0, :3] = 0
+    soft = (alpha > 0) & (alpha < 255)
+    assert soft.sum() > 50
+    light = model.inpaint(pixels / 255)
+    for result in (model.inpaint(pixels), np.asarray(model.inpaint(Image.fromarray(pixels))), light * 255):
+        assert (result[..., 3] == 255).all()
+        assert np.array_equal(np.rint(result[alpha == 255]), pixels[alpha == 255])
+        assert np.abs(result[..., :3].astype(int) - (200, 120, 60))[soft].max() < 8
+    deep = images.Picture(
+        "rgb",
+        [pixels[..., :3].astype(np.uint16) * 257],
+        Image.fromarray(alpha.astype(np.uint16) * 257),
+        images.Metadata("PNG"),
+        [],
+    )
+    filled = model.inpaint(deep)
+    assert np.asarray(filled.alpha).min() == 65535 and filled.notes == []
+
+
+def test_a_picture_without_an_opaque_pixel_keeps_its_soft_ones_and_says_so(model: Model) -> None:
+    pixels = np.dstack([gradient(20, 30), np.full((20, 30), 100)]).astype(np.uint8)
+    pixels[5:9, 7:12, 3] = 0
+    picture = images.Picture(
+        "rgb", [pixels[..., :3]], Image.fromarray(pixels[..., 3].copy()), images.Metadata("PNG"), []
+    )
+    filled = model.inpaint(picture)
+    assert filled.notes == ["580 pixels stay partly transparent: none is opaque to fill them from"]
+    assert (np.asarray(filled.alpha)[5:9, 7:12] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_black_and_white_stays_so_where_it_is_filled(model: Model, dtype: Any) -> None:
+    top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    gray = (np.random.default_rng(0).random((40, 50)) * top).astype(dtype)
+    pixels = np.dstack([gray] * 3)
+    mask = cross(40, 50)
+    pixels[mask] = np.array([0, top, 0], dtype)  # what is masked may have any color
+    filled = model.inpaint(pixels, mask)
+    assert np.array_equal(filled[..., 0], filled[..., 1]) and np.array_equal(filled[..., 0], filled[..., 2])
+    assert np.array_equal(filled[..., 0], model.inpaint(gray, mask))
+
+
+def test_nearly_black_pixels_of_a_mask_are_named(model: Model) -> None:
+    shape = cross(40, 50)
+    image = gradient(40, 50).astype(np.uint8)
+    for mask, said in (
+        (np.where(shape, 255, 0), None),
+        (np.where(shape, 1, 0), None),  # numbers from 0 to 1
+        (np.where(shape, 0.3, 0), None),
+        (np.where(shape, 200, 0) + np.eye(40, 50, 3) * 17, "nearly black (17 to 17 of 2"),
+        (
+            np.dstack([np.where(shape, 255, 0), np.eye(40, 50, 3) * 9, 0 * shape]),
+            "nearly black (9 to 9 of 255) and are filled",
+        ),
+    ):
+        assert (inpaint.load_mask(mask)[1] is None) == (said is None), mask.max()
+        assert said is None or said in str(inpaint.load_mask(mask)[1])
+    never_black = Image.fromarray(np.where(shape, 255, 16).astype(np.uint8))
+    with pytest.raises(ImageError, match=r"every pixel is masked: .* are nearly black \(16 to 16 of 255\)"):
+        model.inpaint(image, never_black)
+    lossy = as_file(Image.fromarray(np.where(shape, 255, 0).astype(np.uint8)), "JPEG", quality=60)
+    (note,) = model.inpaint(as_file(Image.fromarray(image), "PNG"), lossy).notes
+    assert note.startswith("mask: ") and "make them black to keep them" in note
 
 
 def test_the_net_takes_over_where_it_fills_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,10 +469,10 @@ def test_no_thumbnail_shows_what_was_filled(run: Run) -> None:
 def test_nothing_to_fill_is_refused(run: Run) -> None:
     Image.new("L", (30, 20)).save("black.png")
     failed(run("photo.png", "--mask", "black.png"), 2, "--mask black.png is black all over: there is nothing to fill")
-    failed(run("photo.png"), 2, "no pixel is fully transparent: say by --mask or --box what to fill")
+    failed(run("photo.png"), 2, "every pixel is opaque: say by --mask or --box what to fill")
     assert not Path("photo.inpainted.png").exists()
     Image.open("photo.png").save("other.png")
-    nothing = "no pixel is fully transparent"
+    nothing = "every pixel is opaque"
     failed(run("photo.png", "other.png"), 1, f"photo.png: {nothing}", f"other.png: {nothing}")
     assert run("photo.png", "--box", "1,1,3,3").exit_code == 0  # nothing is in the way
 
@@ -445,7 +513,7 @@ def test_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
     names = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
     assert names == ["a.png", "b/c.jpg"]
     assert not (changed("out/a.png") & ~cross(20, 30)).any()
-    Image.open("mask.png").save("in/masks/b/c.webp")
+    Image.open("mask.png").save("in/masks/b/c.webp", lossless=True)
     failed(
         run("in/b/c.jpg", "--mask", "in/masks/b"), 2, "in/masks/b/c.png and in/masks/b/c.webp could both be its mask"
     )

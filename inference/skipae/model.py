@@ -129,7 +129,8 @@ class Model:
         Args:
             image: a :class:`skipae.Picture` (see :func:`skipae.open_image`); the path or the bytes of an image file,
                 which is opened; a ``PIL.Image``; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and
-                alpha) of uint8, uint16, or float in [0, 1].  Gray stays gray, alpha is not touched.  A file's EXIF
+                alpha) of uint8, uint16, or float in [0, 1].  Gray stays gray, three equal channels stay equal, alpha
+                is not touched.  A file's EXIF
                 orientation is applied.
             strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
             luma: ``strength`` for brightness alone; by default the same.
@@ -202,7 +203,8 @@ class Model:
             image: see :meth:`denoise`.
             mask: where it is not zero, the image is filled: an array, a ``PIL.Image``, or the path or bytes of an
                 image file, of the (upright) image's size; in colour, what is not black.  Alpha of the image is not
-                touched.  None fills the image's own fully transparent pixels and makes them opaque.
+                touched.  None fills the image's own pixels that are not opaque, lays partly transparent ones over
+                what was filled, and makes all opaque.
             max_pixels: the largest image file to decode, in pixels.
 
         Returns:
@@ -216,19 +218,22 @@ class Model:
         resolve.require_task(self.config, "restoration", "inpaint")
         check_options(1.0, None, None, None, None, max_pixels)
         with _named(mask, "mask"):
-            holes = None if mask is None else inpaint.read_mask(mask, max_pixels=max_pixels)
+            holes, said = (None, None) if mask is None else inpaint.load_mask(mask, max_pixels=max_pixels)
         if not isinstance(image, np.ndarray):
             with _named(image):
                 picture = images.to_picture(image, max_pixels=max_pixels)
-            inpaint.inpaint_picture(self, picture, holes)
+            inpaint.inpaint_picture(self, picture, holes, said and f"mask: {said}")
             return picture.to_pil() if images.is_pil(image) else picture
         clear = holes is None and image.ndim == 3 and image.shape[2] == 4
         if holes is None:
-            holes = image[..., 3] == 0 if clear else np.zeros(image.shape[:2], bool)
+            holes = inpaint.transparent(image[..., 3]) if clear else np.zeros(image.shape[:2], bool)
 
         def fill(pixels: NDArray[Any]) -> NDArray[Any]:
-            inpaint.check_mask(holes, pixels.shape[1::-1])
-            return inpaint.fill(self, pixels, holes)
+            inpaint.check_mask(holes, pixels.shape[1::-1], said and f"mask: {said}")
+            filled = inpaint.fill(self, pixels, holes)
+            if clear:
+                inpaint.lay_over(filled, pixels, image[..., 3], holes)
+            return filled
 
         result = _restore_array(image, fill)
         if clear:

@@ -88,7 +88,7 @@ def command(
 ) -> int:
     """Fill holes in images from their surroundings.
 
-    Without --mask and --box, the fully transparent pixels of each image are filled and become opaque; an image without
+    Without --mask and --box, the pixels of each image that are not opaque are filled and become so; an image without
     any is an error.  Only masked
     pixels change (a lossy format, JPEG for example, is compressed anew).  Masks and boxes are in the frame of the
     upright image: a photo's EXIF orientation is applied first.
@@ -153,7 +153,7 @@ class _Inpainting:
         self._boxes = boxes
         self._max_pixels = max_pixels
         self._options: dict[str, Any] = {"quality": quality, "overwrite": overwrite}
-        self._last: tuple[Path, Mask] | None = None
+        self._last: tuple[Path, Mask, str | None] | None = None
 
     def load(self) -> None:
         """Load the model."""
@@ -164,10 +164,10 @@ class _Inpainting:
         from skipae.batch import pipeline as batch
         from skipae.tasks import inpaint
 
-        mask = self._mask(job, picture.size)
-        count = inpaint.inpaint_picture(self._model, picture, mask, advance)
+        mask, said = self._mask(job, picture.size)
+        count = inpaint.inpaint_picture(self._model, picture, mask, said, advance)
         if not count and mask is None:
-            raise UsageError("no pixel is fully transparent: say by --mask or --box what to fill")
+            raise UsageError("every pixel is opaque: say by --mask or --box what to fill")
         if not count:
             raise UsageError(f"--mask {self._mask_of(job)} is black all over: there is nothing to fill")
         entry: dict[str, object] = {"masked_pixels": count}
@@ -189,24 +189,26 @@ class _Inpainting:
                 return
             self._mask(job, opened.size)
 
-    def _mask(self, job: batch.Job, size: tuple[int, int]) -> Mask | None:
-        """What is to be filled, or None for what is transparent."""
+    def _mask(self, job: batch.Job, size: tuple[int, int]) -> tuple[Mask | None, str | None]:
+        """What is to be filled, or None for what is transparent; and what is to be said of the mask."""
         import numpy as np
 
         from skipae.tasks import inpaint
 
         path = self._mask_of(job)
+        said = None
         if path is None and not self._boxes:
-            return None
+            return None, None
         if path is None:
             mask = np.zeros(size[::-1], bool)
         else:
             if self._last is None or self._last[0] != path:
                 try:
-                    self._last = path, inpaint.read_mask(path, max_pixels=self._max_pixels)
+                    self._last = path, *inpaint.load_mask(path, max_pixels=self._max_pixels)
                 except ImageError as error:
                     raise UsageError(f"--mask {path}: {error}") from error
             mask = self._last[1].copy() if self._boxes else self._last[1]
+            said = self._last[2] and f"--mask {path}: {self._last[2]}"
             if mask.shape != size[::-1]:
                 raise UsageError(
                     f"--mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, but {job.name} (upright) "
@@ -219,7 +221,7 @@ class _Inpainting:
                     "pixels"
                 )
             mask[y : y + height, x : x + width] = True
-        return mask
+        return mask, said
 
 
 def _find_mask(masks: Path, job: batch.Job) -> Path:

@@ -26,6 +26,8 @@ NOT_FINITE = "the model gave values that are not finite numbers: try the device 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
+_COMPARED = 1 << 16  # pixels that are compared at once
+
 WINDOW_OVERHEAD = 64 * 64
 """Pixels' worth of time that a window costs besides its own pixels."""
 
@@ -155,7 +157,7 @@ def restore(
         shrunk: called with the smaller windows to come when memory has run out.
 
     Returns:
-        An array of the shape and dtype of ``pixels``, floats clipped to [0, 1].
+        An array of the shape and dtype of ``pixels``, floats clipped to [0, 1]; three equal channels stay equal.
 
     Raises:
         ImageError: memory runs out with the smallest window too, or the net gives values that are not finite.
@@ -166,6 +168,10 @@ def restore(
         result = np.empty_like(pixels, order="C")
     except MemoryError:
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
+    if is_gray(pixels):  # a net would color it, if ever so little
+        options = {"stride": stride, "halo": halo, "area": area, "tile": tile, "luma": luma, "chroma": chroma}
+        result[...] = restore(run, pixels[..., 0], **options, progress=progress, shrunk=shrunk)[..., None]  # type: ignore[arg-type]
+        return result
     scale = _top(pixels)
 
     def blend(source: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -261,6 +267,17 @@ def _sweep(
             done += 1
             if progress is not None:
                 progress(done / windows.count)
+
+
+def is_gray(pixels: NDArray[Any]) -> bool:
+    """Whether pixels [H, W, 3] have three equal channels; of a color photo, the first rows tell."""
+    if pixels.ndim != 3:
+        return False
+    rows = max(1, _COMPARED // max(1, pixels.shape[1]))
+    return all(
+        np.array_equal(strip[..., 0], strip[..., 1]) and np.array_equal(strip[..., 0], strip[..., 2])
+        for strip in (pixels[top : top + rows] for top in range(0, len(pixels), rows))
+    )
 
 
 def check_range(pixels: NDArray[Any]) -> None:

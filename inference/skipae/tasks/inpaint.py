@@ -73,32 +73,66 @@ def read_mask(
         UsageError: it is none of these.
         ImageError: the file cannot be decoded.
     """
+    return load_mask(mask, max_pixels=max_pixels)[0]
+
+
+def load_mask(
+    mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
+) -> tuple[Mask, str | None]:
+    """As :func:`read_mask`, and what is to be said of values between black and white, if anything.
+
+    Raises:
+        UsageError: see :func:`read_mask`.
+        ImageError: the file cannot be decoded.
+    """
     if isinstance(mask, np.ndarray):
         if mask.dtype.kind not in "buif" or not (mask.ndim == 2 or (mask.ndim == 3 and mask.shape[2] in (1, 3, 4))):
             raise UsageError(
                 f"mask: an array must be numbers [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {mask.dtype} "
                 f"{list(mask.shape)}"
             )
-        if mask.ndim == 2:
-            return cast("Mask", mask != 0)
-        holes: Mask = (mask[..., :3] != 0).any(axis=2)
-        if mask.shape[2] == 4:
-            holes &= mask[..., 3] != 0
-        return holes
-    picture = images.to_picture(mask, "mask", max_pixels=max_pixels)
-    light = picture.planes[0]
-    holes = (light != 0).any(axis=2) if light.ndim == 3 else light != 0
-    if picture.kind == "cmyk":
-        holes &= picture.planes[1] != np.iinfo(picture.planes[1].dtype).max  # full black ink
-    if picture.alpha is not None:
-        holes &= np.asarray(picture.alpha) != 0
-    return holes
+        light = mask if mask.ndim == 2 else mask[..., :3]
+        clear = mask[..., 3] == 0 if mask.ndim == 3 and mask.shape[2] == 4 else None
+    else:
+        picture = images.to_picture(mask, "mask", max_pixels=max_pixels)
+        light = picture.planes[0]
+        clear = None if picture.alpha is None else np.asarray(picture.alpha) == 0
+        if picture.kind == "cmyk":  # full black ink
+            black = picture.planes[1] == np.iinfo(picture.planes[1].dtype).max
+            clear = black if clear is None else black | clear
+    if light.ndim == 3:
+        light = np.abs(light).max(axis=2) if light.dtype.kind in "if" else light.max(axis=2)
+    if clear is not None:
+        light = np.where(clear, light.dtype.type(0), light)
+    holes: Mask = light != 0
+    return holes, _describe_faint(light, holes)
+
+
+def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
+    """What a mask has between black and white, as a lossy format or a scanner leaves it."""
+    if light.dtype.kind == "b" or not holes.any():
+        return None
+    white = light.max()
+    faint = light[holes & (light < white / 2)]
+    if not faint.size:
+        return None
+    low, high = (value.item() for value in (faint.min(), faint.max()))
+    return (
+        f"{faint.size} of {int(holes.sum())} masked pixels are nearly black ({low:g} to {high:g} of {white:g}) and are "
+        "filled too; make them black to keep them"
+    )
 
 
 def inpaint_picture(
-    model: Model, picture: images.Picture, mask: Mask | None, progress: Callable[[float], None] | None = None
+    model: Model,
+    picture: images.Picture,
+    mask: Mask | None,
+    said: str | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> int:
-    """Fill the masked pixels of a picture; without a mask its transparent ones, which become opaque.
+    """Fill the masked pixels of a picture; without a mask those that are not opaque, which become so.
+
+    What is partly transparent is laid over what was filled.  ``said`` of the mask becomes one of the picture's notes.
 
     Returns:
         How many pixels were filled.
@@ -107,11 +141,18 @@ def inpaint_picture(
         UsageError: the mask has another size.
         ImageError: every pixel is masked, or memory runs out.
     """
+    from PIL import Image
+
+    alpha = None if mask is not None or picture.alpha is None else np.array(picture.alpha)
     if mask is not None:
         holes = mask
+    elif alpha is not None:
+        holes = transparent(alpha)
     else:
-        holes = np.zeros(picture.size[::-1], bool) if picture.alpha is None else np.asarray(picture.alpha) == 0
-    count = check_mask(holes, picture.size)
+        holes = np.zeros(picture.size[::-1], bool)
+    count = check_mask(holes, picture.size, said)
+    if said is not None:
+        picture.notes.append(said)
     if not count:
         return 0
     planes = len(picture.planes)
@@ -121,21 +162,45 @@ def inpaint_picture(
         nonlocal before
         tell = None if progress is None else lambda done: progress((before + done) / planes)
         filled = fill(model, pixels, holes, tell)
+        if alpha is not None:
+            lay_over(filled, pixels, alpha, holes)
         before += 1
         return filled
 
     picture.restore(restore)
     picture.drop_thumbnails()
-    if mask is None and picture.alpha is not None:
-        from PIL import Image
-
-        alpha = np.array(picture.alpha)
-        alpha[alpha == 0] = np.iinfo(alpha.dtype).max
+    if alpha is not None:
+        alpha[holes] = np.iinfo(alpha.dtype).max
         picture.alpha = Image.fromarray(alpha)
+        partial = int((alpha != np.iinfo(alpha.dtype).max).sum())
+        if partial:
+            picture.notes.append(f"{partial} pixels stay partly transparent: none is opaque to fill them from")
     return count
 
 
-def check_mask(mask: Mask, size: tuple[int, int]) -> int:
+def transparent(alpha: NDArray[Any]) -> Mask:
+    """What is not opaque; where nothing is, what is fully transparent.  Alpha of uint8, uint16, or float in [0, 1]."""
+    holes: Mask = alpha < _opaque(alpha)
+    return holes if not holes.all() else alpha <= 0
+
+
+def lay_over(filled: NDArray[Any], pixels: NDArray[Any], alpha: NDArray[Any], holes: Mask) -> None:
+    """Lay what was there, by its alpha, over what was filled, in place."""
+    soft = holes & (alpha > 0)
+    if not soft.any():
+        return
+    weight = alpha[soft].astype(np.float32) / _opaque(alpha)
+    if pixels.ndim == 3:
+        weight = weight[:, None]
+    mixed = weight * pixels[soft].astype(np.float32) + (1 - weight) * filled[soft].astype(np.float32)
+    filled[soft] = mixed if filled.dtype.kind == "f" else np.rint(mixed)
+
+
+def _opaque(alpha: NDArray[Any]) -> int:
+    return int(np.iinfo(alpha.dtype).max) if alpha.dtype.kind == "u" else 1
+
+
+def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> int:
     """How many pixels are masked in an image of ``size`` (width, height); errors: see :func:`inpaint_picture`."""
     if mask.shape != size[::-1]:
         raise UsageError(
@@ -144,7 +209,8 @@ def check_mask(mask: Mask, size: tuple[int, int]) -> int:
         )
     count = int(mask.sum())
     if count == mask.size:
-        raise ImageError("every pixel is masked: nothing is left to fill them from")
+        why = "" if said is None else f" ({said})"
+        raise ImageError(f"every pixel is masked: nothing is left to fill them from{why}")
     return count
 
 
@@ -160,7 +226,8 @@ def fill(
         progress: is called with the share done, in (0, 1].
 
     Returns:
-        A new array of the same shape and dtype, equal outside the mask.
+        A new array of the same shape and dtype, equal outside the mask; where the known pixels have three equal
+        channels, so have all.
 
     Raises:
         ImageError: memory runs out.
@@ -174,7 +241,12 @@ def fill(
     result[mask] = 0  # what is there, NaN too, is not known
     tiling.check_range(result)
     if mask.any():
-        _fill(model, result, mask, progress)
+        if tiling.is_gray(result):
+            gray = np.ascontiguousarray(result[..., 0])
+            _fill(model, gray, mask, progress)
+            result[...] = gray[..., None]
+        else:
+            _fill(model, result, mask, progress)
     return result
 
 
