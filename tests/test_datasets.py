@@ -417,7 +417,9 @@ def test_segmentation_of_other_classes(tmp_path):
     write_voc(folder, OBJECTS)
     write_masks(folder, [0, 1, 255])
     (folder / "classes.txt").write_text("0 sky\n1 traffic sign\n255 void\n")
-    assert load("camvid", tmp_path, "trainval").classes == ("sky", "traffic sign")
+    images = load("camvid", tmp_path, "trainval")
+    assert images.classes == ("sky", "traffic sign")
+    assert images.colors() == [[0, 0, 0], [1, 1, 1]]  # of the masks' palette
     write_masks(folder, [0, 1, 2])
     images = load("camvid", tmp_path, "trainval")
     with pytest.raises(DataError, match=r"000005.png has palette index 2: allowed are 0 to 1"):

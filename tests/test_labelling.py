@@ -158,8 +158,10 @@ def test_a_segmenter_with_a_scale_works_at_it(segmenter: Path, tmp_path: Path) -
     assert np.flatnonzero(np.diff(labels[24].astype(int))).tolist() == [15, 31, 50]
 
 
-def test_the_colour_map_is_that_of_voc() -> None:
-    colours = labelling.colour_map()
+def test_the_palette_is_that_of_voc_unless_the_data_set_has_its_own() -> None:
+    own = labelling.palette([(1, 2, 3), (4, 5, 6)])
+    assert own[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
+    colours = labelling.palette()
     # From the development kit's documentation: background, aeroplane .. tvmonitor, void.
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 12: (64, 0, 128)}
     known |= {15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
@@ -180,6 +182,21 @@ def test_an_overlay_tints_all_but_the_background(dtype: type, grey: bool) -> Non
     pixels = np.full((2, 2) if grey else (2, 2, 3), white, dtype)
     found = labelling.overlay(pixels, labels, LABELS)
     assert found.tolist() == [[[255] * 3, [191, 127, 127]], [[127, 191, 127], [255] * 3]]
+
+
+def test_a_legend_names_the_classes_that_are_there_in_their_colors() -> None:
+    labels = np.zeros((200, 300), np.uint8)
+    labels[:, 150:] = 2
+    pixels = np.full((200, 300), 255, np.uint8)
+    plain = labelling.overlay(pixels, labels, LABELS, [(0, 0, 0), (9, 90, 9), (10, 200, 30), (70, 7, 7)])
+    found = labelling.overlay(pixels, labels, LABELS, [(0, 0, 0), (9, 90, 9), (10, 200, 30), (70, 7, 7)], legend=True)
+    changed = (found != plain).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert rows[0] > 150 and columns[-1] < 100 and changed.sum() < 200 * 300 / 3  # the lower left corner
+    colors = {tuple(color) for color in found[changed].tolist()}
+    assert (10, 200, 30) in colors and not {(9, 90, 9), (70, 7, 7)} & colors  # green alone is there, unmixed
+    small = labelling.overlay(pixels[:20, :30], labels[:20, :30], LABELS, legend=True)
+    assert (small == labelling.overlay(pixels[:20, :30], labels[:20, :30], LABELS)).all()  # no room
 
 
 def test_a_checkpoint_that_cannot_says_which_can(checkpoint: Path, classifier: Path, segmenter: Path) -> None:

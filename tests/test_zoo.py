@@ -112,6 +112,9 @@ def test_config_survives_a_round_trip(tmp_path, architecture):
     )
     write_config(tmp_path, classifier)
     assert read_config(tmp_path) == classifier
+    segmenter = replace(classifier, task="segmentation", head=Head("decoder"), colors=((0, 0, 0), (128, 64, 255)))
+    write_config(tmp_path, segmenter)
+    assert read_config(tmp_path) == segmenter
 
 
 def named(labels):
@@ -197,6 +200,10 @@ def break_config(tmp_path, change):
             lambda d: d.update(id2label={"1": "cat"}),
             "the keys of id2label must be the numbers of the classes, in order",
         ),
+        (lambda d: d.update(colors=[[1, 2, 256]]), "a color must be a whole number from 0 to 255, not 256"),
+        (lambda d: d.update(colors=[[1, 2]]), r"a color must be three numbers \(R, G, B\), not \[1, 2\]"),
+        (lambda d: d.update(colors="red"), "colors must be a list"),
+        (lambda d: d.update(colors=[[1, 2, 3]]), "colors must be one of each of a segmenter's 0 labels, not 1"),
         (lambda d: d.update(halo=-1), "halo must be a whole number from 0 to 8192, not -1"),
         (lambda d: d["preprocessing"].update(crop=0), "preprocessing.crop must be null or at least 1 pixel"),
         (lambda d: d.update(head={"kind": "mlp", "hidden": 0, "scores": "softmax"}), "head.kind must be one of"),

@@ -427,7 +427,7 @@ class Model:
 
         Returns:
             Of the image's height and width: for an array uint8 [H, W], else a ``PIL.Image`` of mode P whose indices
-            are the numbers and whose colours are those of PASCAL VOC.
+            are the numbers, in the colors of the data set that the checkpoint was trained on.
 
         Raises:
             UsageError: an argument is none of these.
@@ -448,7 +448,7 @@ class Model:
             progress=progress,
             shrunk=self._shrink,
         )
-        return labels if isinstance(image, np.ndarray) else labelling.to_pil(labels)
+        return labels if isinstance(image, np.ndarray) else labelling.to_pil(labels, self.config.colors)
 
     def encoder(self, layers: tuple[str, ...]) -> runtime.Session:
         """The net up to these layers, each an output; ``layers`` are in the net's order."""

@@ -395,6 +395,7 @@ def export(
     halo_images: Sequence[Array] | None = None,
     storage: str = "float16",
     labels: Sequence[str] = (),
+    colors: Sequence[Sequence[int]] = (),
     resize: int | None = None,
     crop: int | None = None,
     default_layer: str | None = None,
@@ -403,9 +404,10 @@ def export(
     """Write a checkpoint folder: config.json and :data:`FILES`, but those in ``without``.
 
     ``storage`` is the type of the layers' weights in all three files.  ``labels`` name the classes of a classifier or
-    segmenter; ``resize`` and ``crop`` are those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its
-    own crop; ``default_layer`` is that of :class:`skipae_zoo.CheckpointConfig`.  The halo of tiles is measured on
-    ``halo_images`` (see :func:`measure_halo`); without them, and for classifiers, it is the reach, which is exact.
+    segmenter; ``colors`` and ``default_layer`` are those of :class:`skipae_zoo.CheckpointConfig`, ``resize`` and
+    ``crop`` those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its own crop.  The halo of tiles
+    is measured on ``halo_images`` (see :func:`measure_halo`); without them, and for classifiers, it is the reach, which
+    is exact.
     Files are written beside their final names and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime
     does not reproduce torch to :data:`TOLERANCE`, or the config would not be valid; nothing is written then.
     """
@@ -423,6 +425,7 @@ def export(
         preprocessing=Preprocessing(_colour(network.mean), _colour(network.std), fill, resize, crop),
         halo=network.architecture.reach,
         labels=tuple(labels),
+        colors=tuple((red, green, blue) for red, green, blue in colors),
         head=network.design,
         default_layer=default_layer,
     )

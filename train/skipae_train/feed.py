@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, load, mix, plan
+from skipae_train.datasets.voc import SegmentationSet
 from skipae_train.hashing import Draw, SampleRandom, permutation
 from skipae_train.loop import Part, TrainingError
 
@@ -67,7 +68,10 @@ def preprocessing(images: ImageSet, epochs: Epochs, classes: Sequence[str] = ())
     """What is done to images of a set before the network sees them, as :func:`skipae_train.export.export` takes it."""
     images = as_tested(images, epochs)
     side = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
-    return {"resize": side, "crop": epochs.crop, "labels": list(classes)}
+    found: dict[str, Any] = {"resize": side, "crop": epochs.crop, "labels": list(classes)}
+    if isinstance(images, SegmentationSet) and (colors := images.colors()):
+        found["colors"] = colors
+    return found
 
 
 def some(positions: Tensor, most: int, seed: int) -> Tensor:

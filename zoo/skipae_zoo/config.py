@@ -93,6 +93,8 @@ class CheckpointConfig:
     ``architecture.reach``, which is exact."""
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty for restoration."""
+    colors: tuple[tuple[int, int, int], ...] = ()
+    """Color that a segmenter's data set shows each class in, RGB from 0 to 255; empty for those of PASCAL VOC."""
     head: Head | None = None
     """None for restoration."""
     default_layer: str | None = None
@@ -130,6 +132,8 @@ class CheckpointConfig:
             "num_labels": len(self.labels),
             "head": None if self.head is None else asdict(self.head),
         }
+        if self.colors:
+            data["colors"] = [list(color) for color in self.colors]
         if self.default_layer is not None:
             data["default_layer"] = self.default_layer
         data["transformers.js_config"] = {"dtype": "fp32"}  # which it would not take in a browser by default
@@ -190,6 +194,7 @@ class CheckpointConfig:
                 ),
                 halo=_pixels(data["halo"], "halo", source),
                 labels=_labels(data["id2label"], source),
+                colors=_palette(data.get("colors", []), source),
                 head=_head(data["head"], source),
                 default_layer=_layer(data.get("default_layer"), architecture, source),
                 files={
@@ -213,6 +218,11 @@ class CheckpointConfig:
             raise ConfigError(f"{source}: a {task} checkpoint cannot have {len(config.labels)} labels")
         if task == "segmentation" and len(config.labels) > MAX_SEGMENTS:
             raise ConfigError(f"{source}: label maps hold {MAX_SEGMENTS} classes, not {len(config.labels)}")
+        if config.colors and (task != "segmentation" or len(config.colors) != len(config.labels)):
+            raise ConfigError(
+                f"{source}: colors must be one of each of a segmenter's {len(config.labels)} labels, not "
+                f"{len(config.colors)}"
+            )
         if config.head is not None and config.head.kind == "fc" and config.preprocessing.crop is None:
             raise ConfigError(f"{source}: preprocessing.crop must give the image size of the fully connected head")
         return config
@@ -280,6 +290,16 @@ def _labels(value: object, source: str) -> tuple[str, ...]:
         raise ConfigError(f'{source}: the keys of id2label must be the numbers of the classes, in order from "0"')
     labels = [_string(label, "id2label", source) for label in names.values()]
     return tuple(_without(flaw_of_text(label, MAX_LABEL), label, "a label", source) for label in labels)
+
+
+def _palette(value: object, source: str) -> tuple[tuple[int, int, int], ...]:
+    if not isinstance(value, list) or len(value) > MAX_SEGMENTS:
+        raise ConfigError(f"{source}: colors must be a list of at most {MAX_SEGMENTS} colors, not {shown(value)}")
+    for color in value:
+        if not isinstance(color, list) or len(color) != 3:
+            raise ConfigError(f"{source}: a color must be three numbers (R, G, B), not {shown(color)}")
+    red_green_blue = ((_pixels(number, "a color", source, 255) for number in color) for color in value)
+    return tuple((next(color), next(color), next(color)) for color in red_green_blue)
 
 
 def _files(value: object, source: str) -> dict[str, Any]:

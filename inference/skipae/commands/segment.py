@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--overlay",
     is_flag=True,
-    help="Write the image with the classes' colours laid over it, in its own format, instead of the label map.",
+    help="Write the image with the classes' colors laid over it and a legend, instead of the label map.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a line of JSON for each image: the classes in it, and their areas."
@@ -70,7 +70,7 @@ def command(
 
     INPUT is an image, a folder (with all below it), a pattern, or - for standard input, as for skipae denoise.  The
     result is a label map: a PNG of the (upright) image's size whose pixels are the numbers of the classes, in the
-    order of the checkpoint's labels, shown in the colours of PASCAL VOC.
+    order of the checkpoint's labels, shown in the colors of its data set.
 
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
     be had or does not segment, 5 no input could be read, 130 interrupted.
@@ -153,7 +153,8 @@ class _Segmentation:
 
         pixels = picture.rgb()
         labels = self._model.segment(pixels, tile=self._tile, halo=self._halo, progress=advance)
-        names = self._model.config.labels
+        config = self._model.config
+        names = config.labels
         areas = [area._asdict() | {"share": round(area.share, 6)} for area in labelling.areas(labels, names)]
         if self._overlay:
             metadata, alpha = picture.metadata, picture.alpha
@@ -161,7 +162,7 @@ class _Segmentation:
                 metadata = replace(metadata, icc=None, jpeg={}, subsampling=None)
             if alpha is not None:
                 alpha = images.reduced_alpha(alpha)
-            shown = labelling.overlay(pixels, labels, names)
+            shown = labelling.overlay(pixels, labels, names, config.colors, legend=True)
             blended = images.Picture("rgb", [shown], alpha, metadata, picture.notes)
 
         def write() -> batch.Written:
@@ -169,7 +170,7 @@ class _Segmentation:
             if self._overlay:
                 notes = batch.write_picture(job, blended, quality=self._quality, overwrite=self._overwrite)
             else:
-                image = labelling.to_pil(labels)
+                image = labelling.to_pil(labels, config.colors)
                 batch.write_result(job, lambda file: image.save(file, "PNG"), overwrite=self._overwrite)
             if self._console is not None:
                 entry = {"input": job.name, "output": str(job.target), "areas": areas}

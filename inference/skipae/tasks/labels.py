@@ -123,40 +123,51 @@ def areas(labels: LabelMap, names: Sequence[str]) -> list[Area]:
     ]
 
 
-def colour_map() -> NDArray[np.uint8]:
-    """The colours [256, 3] that PASCAL VOC gives to class numbers.
+def palette(colors: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
+    """The colors [256, 3] of class numbers: those of the first classes, then those of PASCAL VOC.
 
-    The bits of the number, lowest three first, go to the highest bits of red, green and blue, and so on down.
+    PASCAL VOC puts the bits of the number, lowest three first, into the highest bits of red, green and blue, and so on
+    down.
     """
     numbers = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
+    found = np.zeros((256, 3), np.uint8)
     for bit in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
+            found[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    found[: len(colors)] = np.reshape(colors, (-1, 3))
+    return found
 
 
-def to_pil(labels: LabelMap) -> Image:
-    """A palette image whose indices are the class numbers, in the colours of :func:`colour_map`."""
+def to_pil(labels: LabelMap, colors: Sequence[tuple[int, int, int]] = ()) -> Image:
+    """A palette image whose indices are the class numbers, in the colors of :func:`palette`."""
     from PIL import Image
 
     image = Image.fromarray(labels)
-    image.putpalette(colour_map().tobytes())
+    image.putpalette(palette(colors).tobytes())
     return image
 
 
-def overlay(pixels: NDArray[Any], labels: LabelMap, names: Sequence[str]) -> NDArray[np.uint8]:
-    """The image in half its strength with the classes' colours in the other half; ``background`` stays as it is.
+def overlay(
+    pixels: NDArray[Any],
+    labels: LabelMap,
+    names: Sequence[str],
+    colors: Sequence[tuple[int, int, int]] = (),
+    *,
+    legend: bool = False,
+) -> NDArray[np.uint8]:
+    """The image in half its strength with the classes' colors in the other half; ``background`` stays as it is.
 
     Args:
         pixels: [H, W] or [H, W, 3] of uint8 or uint16.
         labels: of the same height and width.
         names: of the classes.
+        colors: of the classes, RGB from 0 to 255; see :func:`palette`.
+        legend: whether the classes that are there are named in a corner, where there is room for it.
 
     Returns:
         [H, W, 3].
     """
-    colours = colour_map()
+    shades = palette(colors)
     result = np.empty((*labels.shape, 3), np.uint8)
     shift = 8 * (pixels.dtype.itemsize - 1)
     result[:] = (pixels >> shift if shift else pixels)[..., None] if pixels.ndim == 2 else pixels >> shift
@@ -164,5 +175,33 @@ def overlay(pixels: NDArray[Any], labels: LabelMap, names: Sequence[str]) -> NDA
     tinted[[k for k, name in enumerate(names) if name == "background"]] = False
     for row, line in zip(result, labels, strict=True):  # by rows, to need no second image
         where = tinted[line]
-        row[where] = row[where] // 2 + colours[line[where]] // 2
+        row[where] = row[where] // 2 + shades[line[where]] // 2
+    if legend:
+        there = [names.index(area.label) for area in areas(labels, names)]
+        _draw_legend(result, [(names[k], tuple(shades[k].tolist())) for k in there if tinted[k]])
     return result
+
+
+LEAST_FONT = 10
+"""Height of a legend's text in pixels, at least."""
+
+
+def _draw_legend(pixels: NDArray[np.uint8], entries: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Name the colors at the lower left, in place; not where that would hide more than a third of the image."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = pixels.shape[:2]
+    size = max(LEAST_FONT, min(height, width) // 30)
+    font = ImageFont.load_default(size)
+    row, gap = round(1.4 * size), size // 2
+    text = max((font.getlength(name) for name, _ in entries), default=0)
+    box_width, box_height = round(text) + size + 3 * gap, len(entries) * row + gap
+    if not entries or box_width > width or box_height > height or 3 * box_width * box_height > height * width:
+        return
+    box = Image.new("RGB", (box_width, box_height), "white")
+    draw = ImageDraw.Draw(box)
+    for number, (name, color) in enumerate(entries):
+        top = gap + number * row
+        draw.rectangle((gap, top, gap + size, top + size - 1), color, "black")
+        draw.text((size + 2 * gap, top + size / 2), name, "black", font, anchor="lm")
+    pixels[height - box_height :, :box_width] = np.asarray(box)

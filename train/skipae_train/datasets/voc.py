@@ -107,6 +107,13 @@ class SegmentationSet(FileSet):
         super().__init__(files, None, classes, short_side=short_side)
         self.masks = masks
 
+    def colors(self) -> list[list[int]]:
+        """Color of each class, RGB from 0 to 255, as the first mask's palette shows it; empty for gray masks."""
+        with Image.open(self.masks[0]) as image:
+            shown = image.getpalette() if image.mode == "P" else None
+        found = [shown[k : k + 3] for k in range(0, 3 * len(self.classes), 3)] if shown else []
+        return found if found and len(found[-1]) == 3 else []
+
     def _open(self, row: int) -> Image.Image:
         """At its full size, which is the mask's."""
         return open_rgb(self.files[row], self.files[row])
