@@ -376,7 +376,7 @@ def _training(recipe: dict[str, Any], environment: dict[str, Any], labels: Seque
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
     stopped = f" It stopped at step {done} of {steps}: the weights are not its last." if done < steps else ""
-    if recipe.get("epochs", {}).get("data") == "voc07":
+    if (recipe.get("epochs") or {}).get("data") == "voc07":
         lacking = [name for name in VOC_CLASSES if name not in labels]
         if lacking:
             stopped += f"\n\nVOC's classes of which the set has no images are left out: {', '.join(lacking)}."
