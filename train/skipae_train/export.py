@@ -93,17 +93,7 @@ class _Graph:
             inputs = [x, self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)]
             attributes = {"kernel_shape": [kernel, kernel], "strides": [2, 2], "pads": [1] * 4}
             return self.add("ConvTranspose", inputs, f"{name}.conv", output_padding=[1, 1], **attributes)
-        # Of stride 2, kernel 3, padding 1: along one axis output 2j is w1 x[j], output 2j + 1 is
-        # w2 x[j] + w0 x[j + 1].  So a 2x2 convolution gives the four phases, and depth-to-space weaves them.
-        taps = {0: {0: 1}, 1: {0: 2, 1: 0}}
-        channels_in, channels = weight.shape[:2]
-        phases = np.zeros((2, 2, channels, channels_in, 2, 2))
-        for row in (0, 1):
-            for column in (0, 1):
-                for y, ky in taps[row].items():
-                    for x_, kx in taps[column].items():
-                        phases[row, column, :, :, y, x_] = weight[:, :, ky, kx].T
-        kernels = phases.reshape(4 * channels, channels_in, 2, 2)
+        kernels = weave(weight)
         return self.convolution(x, name, kernels, np.tile(bias, 4), 1, [0, 0, 1, 1])
 
     def enlarge(self, x: str, name: str, like: str, woven: bool) -> str:
@@ -143,6 +133,23 @@ class _Graph:
         helper.set_model_props(model, {"skipae": json.dumps(config.to_dict(with_files=False))})
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def weave(weight: NDArray[Any]) -> NDArray[Any]:
+    """The 2x2 convolution [4 out, in, 2, 2] that gives the four phases, (row, column, channel), of a deconvolution.
+
+    The deconvolution has weights [in, out, 3, 3], stride 2 and padding 1: along one axis output 2j is w1 x[j], output
+    2j + 1 is w2 x[j] + w0 x[j + 1].  Depth-to-space weaves the phases.
+    """
+    taps = {0: {0: 1}, 1: {0: 2, 1: 0}}
+    channels_in, channels = weight.shape[:2]
+    phases = np.zeros((2, 2, channels, channels_in, 2, 2), weight.dtype)
+    for row in (0, 1):
+        for column in (0, 1):
+            for y, ky in taps[row].items():
+                for x, kx in taps[column].items():
+                    phases[row, column, :, :, y, x] = weight[:, :, ky, kx].T
+    return phases.reshape(4 * channels, channels_in, 2, 2)
 
 
 def _values(tensor: torch.Tensor | None) -> Array:
