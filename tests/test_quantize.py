@@ -8,8 +8,8 @@ from PIL import Image
 
 from skipae_train import quantize as quantization
 from skipae_train.export import build_features, build_model, export, session
-from skipae_train.quantize import FILE, Calibration, Graph, QuantizeError, _gptq, quantize, quantize_checkpoint
-from skipae_zoo import network_1, read_config, verified_file
+from skipae_train.quantize import Calibration, Graph, QuantizeError, _gptq, quantize, quantize_checkpoint
+from skipae_zoo import QUANTIZED, network_1, read_config, verified_file
 from test_export import config_of
 from test_networks import trained_a_little
 
@@ -109,8 +109,8 @@ def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
     before = read_config(checkpoint)
     found = quantize_checkpoint(checkpoint, photos, notify=said.append)
     config = read_config(checkpoint)
-    assert set(config.files) == {*before.files, FILE}
-    model = onnx.load(verified_file(checkpoint, config, FILE))
+    assert set(config.files) == {*before.files, QUANTIZED}
+    model = onnx.load(verified_file(checkpoint, config, QUANTIZED))
     props = {p.key: json.loads(p.value) for p in model.metadata_props}
     assert props["skipae"] == before.to_dict(with_files=False)
     assert props["skipae_quantization"] == json.loads((checkpoint / "training" / "quantization.json").read_text())

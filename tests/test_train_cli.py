@@ -140,6 +140,13 @@ def test_recipes_are_listed():
         (["reproduce", "table9", "--data", "{empty}"], 2, "there is no result 'table9': choose one of fig2, fig3"),
         (["reproduce", "table2", "--budget", "smoke", "--data", "{empty}", "--out", "{empty}/r"], 1, "holds none of"),
         (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 1, "is not the folder of a run"),
+        (
+            ["export", "{empty}", "--out", "x", "--name", "x", "--quantize"],
+            2,
+            "--quantize needs photos, --images FOLDER",
+        ),
+        (["quantize", "{empty}", "--photos", "{photos}"], 1, "is not a checkpoint folder"),
+        (["quantize", "{tiny}", "--photos", "{photos}"], 1, "for the gate are too few: give 8 and 2"),
         (["evaluate", "skipae-natural"], 2, "nothing to measure"),
         (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
         (["evaluate", "skipae-natural", "--clean", "{photos}", "--record", "x"], 2, "--record needs CHECKPOINT"),

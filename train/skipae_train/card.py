@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from skipae_zoo import INPUT, CheckpointConfig, find_checkpoint, read_config, verified_file
+from skipae_zoo import INPUT, QUANTIZED, CheckpointConfig, find_checkpoint, read_config, verified_file
 from skipae_zoo.checkpoints import OWNER
 
 PIPELINE_TAG = {
@@ -406,12 +406,20 @@ def _files(folder: Path, config: CheckpointConfig, parity: dict[str, Any]) -> st
             f"\n{height} x {width} pixels take {facts['seconds']:g} s with ONNX Runtime {facts['onnxruntime']} on "
             f"{facts['hardware']}.\n"
         )
+    int8 = ""
+    if QUANTIZED in config.files:
+        psnr = _read(folder, "quantization", "skipae-train quantize")["psnr"]
+        lost = max(a - b for a, b in zip(psnr["float_psnr"], psnr["int8_psnr"], strict=True))
+        int8 = (
+            f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB to float32, at sigma "
+            f"{', '.join(f'{s:g}' for s in psnr['sigmas'])} on {psnr['images']} photos.\n"
+        )
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files
 
 Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by at
 most {parity["output"]:.1g} (output, of its range) and {parity["features"]:.1g} (features, of a layer's largest value).
-{speed}
+{int8}{speed}
 | file | sha256 |
 | --- | --- |
 {rows}

@@ -306,11 +306,12 @@ def quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
 
 
 def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
-    from skipae_train.quantize import FILE, quantize_checkpoint
+    from skipae_train.quantize import quantize_checkpoint
+    from skipae_zoo import QUANTIZED
 
     found = quantize_checkpoint(checkpoint, photos, gate, notify=lambda text: click.echo(text, err=True))
     kept = ", ".join(found.kept) or "none"
-    click.echo(f"{checkpoint / FILE}: {found.loss.worst:.3f} dB lost at most; convolutions in float32: {kept}")
+    click.echo(f"{checkpoint / QUANTIZED}: {found.loss.worst:.3f} dB lost at most; convolutions in float32: {kept}")
 
 
 @cli.command()

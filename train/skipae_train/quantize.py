@@ -24,10 +24,7 @@ from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.evaluate import add_noise
 from skipae_train.export import session, weave
 from skipae_train.metrics import psnr
-from skipae_zoo import CheckpointConfig, read_config, sha256, verified_file, write_config
-
-FILE = "onnx/model_quantized.onnx"
-"""The file of a checkpoint folder, by the name that transformers.js asks for."""
+from skipae_zoo import QUANTIZED, CheckpointConfig, read_config, sha256, verified_file, write_config
 
 MOST_LOST = 0.03
 """Largest loss in dB at each of :data:`SIGMAS` on photos that were not calibrated on."""
@@ -193,7 +190,7 @@ class Graph:
                 ones = -(weight * mean).sum(1, keepdims=True)
                 self.weights[user.input[1]] = np.concatenate([weight, ones], 1).astype(np.float32)
             self.weights["one.pads"] = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)
-            self.weights["one"] = np.float32(1)
+            self.weights["one"] = np.array(1, np.float32)
             yield _node("Pad", [self.image, "one.pads", "one"], node.output[0])
 
     def _woven(self) -> Iterator[NodeProto]:
@@ -678,7 +675,7 @@ def _attribute(node: NodeProto, name: str, default: list[int]) -> list[int]:
 def quantize_checkpoint(
     folder: Path, photos: Path, gate: Path | None = None, *, notify: Callable[[str], None] = lambda text: None
 ) -> Quantized:
-    """Write :data:`FILE` of a checkpoint folder that restores images, and its sha256 into config.json.
+    """Write :data:`skipae_zoo.QUANTIZED` of a checkpoint folder that restores images, and its sha256 into config.json.
 
     Args:
         folder: of the checkpoint; its ``onnx/model.onnx`` is what is quantized.
@@ -701,7 +698,7 @@ def quantize_checkpoint(
     files = [file for number, file in enumerate(files) if gate is not None or number % 4 != 3]
     if len(files) < 8 or len(held) < 2:
         raise DataError(
-            f"{photos} has {len(files)} photos to calibrate on, and {len(held)} are left for the gate: give more"
+            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few: give 8 and 2"
         )
     chosen, shown = _evenly(files, 48), _evenly(files[1:], 24)
     crops = [_crop(file, CALIBRATION_SIGMAS[number % 4])[1] for number, file in enumerate(chosen)]
@@ -798,13 +795,13 @@ def _write(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, resul
     helper.set_model_props(
         model, {p.key: p.value for p in model.metadata_props} | {"skipae_quantization": json.dumps(record)}
     )
-    partial = folder / f"{FILE}.partial"
+    partial = folder / f"{QUANTIZED}.partial"
     try:
         onnx.save(model, partial)
         digest = sha256(partial)
-        partial.replace(folder / FILE)
+        partial.replace(folder / QUANTIZED)
     finally:
         partial.unlink(missing_ok=True)
-    write_config(folder, replace(config, files={**config.files, FILE: digest}))
+    write_config(folder, replace(config, files={**config.files, QUANTIZED: digest}))
     (folder / "training").mkdir(exist_ok=True)
     (folder / "training" / "quantization.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -5,6 +5,7 @@ from skipae_zoo.checkpoints import CHECKPOINTS, DEFAULTS, NamedCheckpoint, Publi
 from skipae_zoo.config import (
     INPUT,
     OUTPUT,
+    QUANTIZED,
     CheckpointConfig,
     ConfigError,
     Head,
@@ -25,6 +26,7 @@ __all__ = [
     "INPUT",
     "MAX_TEXT",
     "OUTPUT",
+    "QUANTIZED",
     "UNSAFE",
     "Architecture",
     "ArchitectureError",

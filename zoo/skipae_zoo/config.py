@@ -42,6 +42,9 @@ INPUT = "pixel_values"
 OUTPUT: dict[Task, str] = {"restoration": "reconstruction", "classification": "logits", "segmentation": "logits"}
 """Name of the output of each task's graph."""
 
+QUANTIZED = "onnx/model_quantized.onnx"
+"""The task's graph in int8, of checkpoints that have one; transformers.js asks for this name."""
+
 HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
 Scores = Literal["softmax", "sigmoid"]
 
