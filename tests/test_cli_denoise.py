@@ -385,6 +385,18 @@ def test_unwritable_outputs(run: Run, folder: Path) -> None:
     assert tree(folder) == ["file", "photo.png"]
 
 
+def test_a_place_that_cannot_be_written_is_said_once(run: Run, folder: Path) -> None:
+    Path("in").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        write(f"in/{name}")
+    result = run("in", "-o", "/proc/nowhere", "--report", "report")
+    failed(result, 1, "in/a.png: cannot write /proc/nowhere/a.png: ")
+    assert result.stderr.count("skipae: error: in/") == 1 and "(and 2 more images likewise)" in result.stderr
+    assert [json.loads(line)["input"] for line in Path("report").read_text().splitlines()] == [
+        f"in/{name}.png" for name in "abc"
+    ]
+
+
 def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.png"), write("b.png")
 
@@ -797,6 +809,14 @@ def test_fail_fast(run: Run, folder: Path) -> None:
     failed(run(*names, "--fail-fast"), 1, "2.png: is empty", "stopped at the first failure, as --fail-fast asks; 2 im")
     assert tree(folder) == ["1.denoised.png", "1.png", "2.png", "3.png", "4.png"]
     failed(run("none.png", "3.png", "--fail-fast"), 5, "none.png: no such file", "1 image(s) are left")
+
+
+def test_names_that_standard_output_cannot_encode_are_escaped(folder: Path) -> None:
+    write("\u96ea.png")
+    command = [sys.executable, "-m", "skipae", "denoise", "\u96ea.png", "--dry-run"]
+    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.split() == [b"\\u96ea.png", b"->", b"\\u96ea.denoised.png"]
 
 
 def test_dry_run(run: Run, folder: Path) -> None:

@@ -412,3 +412,17 @@ def test_memory_can_be_given_back(model: Model) -> None:
     expected = model.denoise(image)
     model.trim()
     assert np.array_equal(model.denoise(image), expected)
+
+
+@pytest.mark.parametrize("verb", ["denoise", "inpaint", "features"])
+def test_a_pil_image_that_cannot_be_decoded_is_an_image_error(verb: str, model: Model) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 50).save(buffer, "JPEG")
+    good, cut = (Image.open(io.BytesIO(buffer.getvalue()[:length])) for length in (None, 900))
+    closed = Image.open(io.BytesIO(buffer.getvalue()))
+    closed.close()
+    for broken, why in ((cut, "image file is truncated"), (closed, "Operation on closed image")):
+        with pytest.raises(ImageError, match=rf"the PIL\.Image cannot be decoded: {why}"):
+            getattr(model, verb)(broken)
+    with pytest.raises(ImageError, match=r"images\[1\]: the PIL\.Image cannot be decoded"):
+        model.features([good, cut])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,10 +24,15 @@ def one_line(text: str) -> str:
 
 
 def echo(*lines: object, err: bool = False) -> None:
-    """Write lines to standard output, or to standard error; the one way to write text that is not ours alone."""
+    """Write lines to standard output, or to standard error; the one way to write text that is not ours alone.
+
+    Characters that the stream's encoding lacks are written as escapes.
+    """
     import click
 
-    click.echo("\n".join(clean(redact(str(line))) for line in lines), err=err)
+    text = "\n".join(clean(redact(str(line))) for line in lines)
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 def to_json(value: Any) -> str:

@@ -88,6 +88,8 @@ class Failure:
     """Whether the input is at fault, and not its result's place."""
     job: Job | None = None
     """What would be done if its result's place were free."""
+    folder: Path | None = None
+    """Where no result can be written, whatever its name."""
 
 
 @dataclass
@@ -330,7 +332,8 @@ def plan(
     for job in (replace(job, keep_times=keep_times) for job in jobs):
         flaw = None if job.target is None else flaws[job.target.parent]
         if flaw is not None:
-            work.failed.append(Failure(job.name, f"cannot write {job.target}: {flaw}", unread=False))
+            folder = None if job.target is None else job.target.parent
+            work.failed.append(Failure(job.name, f"cannot write {job.target}: {flaw}", unread=False, folder=folder))
         elif overwrite or job.target is None or not os.path.lexists(job.target):
             work.jobs.append(replace(job, resumes=resume))
         elif resume:
@@ -377,8 +380,12 @@ def run(
         for job in work.skipped:
             outcome.done += 1
             pipeline.report(input=job.name, output=str(job.target), status="skipped")
+        alike = Counter(failure.folder for failure in work.failed)
         for failure in work.failed:
-            pipeline.fail(failure.name, failure.reason, unread=failure.unread)
+            more = 0 if failure.folder is None else alike[failure.folder] - 1
+            pipeline.fail(failure.name, failure.reason, unread=failure.unread, more=more)
+            if failure.folder is not None:
+                alike[failure.folder] = 0  # said once
         pipeline.run(work.jobs)
     if not alone:
         done = outcome.done - len(work.skipped)
@@ -634,13 +641,15 @@ class _Pipeline:
         self.console.error(f"stopped {why}; {left} image(s) are left")
         return True
 
-    def fail(self, name: str, reason: str, *, unread: bool = False) -> None:
-        """Count and tell of an input that failed."""
+    def fail(self, name: str, reason: str, *, unread: bool = False, more: int = 0) -> None:
+        """Count and tell of an input that failed, and that so do ``more``; of those (-1) nothing is told."""
         self.outcome.failed += 1
         self.outcome.unread += unread
         if isinstance(self.task, Collector):
             self.task.fail(name, reason)
-        self.console.error(f"{name}: {reason}")
+        if more >= 0:
+            likewise = f" (and {more} more image{'s' * (more > 1)} likewise)" if more else ""
+            self.console.error(f"{name}: {reason}{likewise}")
         self.report(input=name, status="failed", error=reason)
 
     def report(self, **entry: object) -> None:

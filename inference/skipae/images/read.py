@@ -166,10 +166,18 @@ def from_pil(image: Image.Image) -> Picture:
     """A picture of an image in memory, as it is: its EXIF orientation is not applied.
 
     Raises:
-        ImageError: its mode would be truncated.
+        ImageError: its mode would be truncated, or it was opened without being decoded, and that fails now.
     """
-    info, notes = image.info, list[str]()
-    raster = from_image(image, "PNG", notes)
+    notes: list[str] = []
+    try:
+        image.load()
+        raster = from_image(image, "PNG", notes)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything for damaged files, and Pillow for closed ones
+        name = getattr(image, "filename", "")
+        raise ImageError(f"the PIL.Image{f' of {name}' if name else ''} cannot be decoded: {error}") from error
+    info = image.info
     metadata = Metadata(
         "PNG",
         icc=info.get("icc_profile"),
