@@ -31,7 +31,7 @@ from skipae_train.finetune import (
 from skipae_train.loop import Machine, Part, Session, TrainingError, commit, to_json
 from skipae_train.networks import AutoEncoder, TransferError
 from skipae_train.pretrain import Pretrain, SetJob, load_run, pretrain
-from skipae_train.probe import Probe, Probes, probe
+from skipae_train.probe import Probe, Probes, probe, see_clean_images
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
@@ -347,6 +347,17 @@ def test_a_run_is_exported_with_its_classes_and_sizes(tmp_path, data, few):
     assert (config.preprocessing.resize, config.preprocessing.crop) == (32, 29)
     assert (tmp_path / "made" / "training" / "result.json").exists()
     assert from_pretrained(tmp_path / "made", device="cpu", threads=1).config.task == "classification"
+
+
+def test_probes_read_statistics_of_clean_images(few):
+    network = load_run(few)[0]
+    images = MemorySet(torch.randint(0, 256, (30, 3, 40, 40), dtype=torch.uint8), None)
+    see_clean_images(network, images, 33)
+    raw = network.encoder["enc1"].conv(network.normalise(images.images[..., 3:36, 3:36].float() / 255))
+    norm = network.encoder["enc1"].norm
+    torch.testing.assert_close(norm.running_mean, raw.mean((0, 2, 3)).detach(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, raw.var((0, 2, 3)).detach(), rtol=1e-3, atol=1e-6)
+    assert not network.training
 
 
 def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(tmp_path, data, few):

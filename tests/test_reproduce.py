@@ -19,6 +19,7 @@ from skipae_train.corruption import BlockMask
 from skipae_train.feed import open_set
 from skipae_train.loop import Session, TrainingError, choose_precision, to_json
 from skipae_train.pretrain import pretrain
+from skipae_train.probe import Probe
 from skipae_train.recipes import (
     VARIANTS,
     RecipeError,
@@ -30,6 +31,7 @@ from skipae_train.recipes import (
     recipe_names,
     split_name,
 )
+from skipae_train.recipes.budgets import cut
 from skipae_train.reproduce import RESULTS, Bench, Cell, reproduce
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
@@ -155,6 +157,29 @@ def test_fine_tuning_variants_share_a_pre_training(data, runs):
     assert bench.pretrained("cifar10-4k", "no-shortcut") != plain
 
 
+def test_all_pre_training_can_be_a_variant(data, runs, tmp_path):
+    bench = Bench("smoke", 1, data, runs, SESSION, "modern")
+    run, _ = bench.finetuned("cifar10-4k", "no-shortcut")
+    assert run.name == "finetune-cifar10-4k-no-shortcut-after-modern-smoke-seed0"
+    started = json.loads((run / "environment.json").read_text())["start"]
+    assert started == "cifar10-4k-modern-no-shortcut, seed 0"
+    assert bench.pretrained("cifar10-4k", "random").name == "pretrain-cifar10-4k-modern-smoke-seed0"
+    assert bench.finetuned("cifar10-4k", "random")[0].name == "finetune-cifar10-4k-random-smoke-seed0"
+    reproduce("suppD", "smoke", data, tmp_path, runs, session=SESSION, pretraining="modern")
+    assert "--data DATA --device cpu --pretraining modern" in (tmp_path / "table.md").read_text().replace(
+        " --precision fp32", ""
+    )
+
+
+def test_the_rate_of_sgd_is_tuned_in_pre_training_too(data, runs):
+    bench = Bench("smoke", 1, data, runs, SESSION)
+    found = bench.pretraining_tries("cifar100", "sgd")
+    assert list(found) == [0.1, 0.3] and all(value > 0 for value in found.values())
+    described = json.loads((bench.pretrained("cifar100", "sgd") / "recipe.json").read_text())
+    assert described["lr"] == max(found, key=lambda lr: found[lr]) and described["optimiser"] == "sgd"
+    assert (runs / "pretrain-cifar100-sgd-eighth-lr0.3-smoke-seed0" / "state.pt").exists()
+
+
 def test_the_command_line_goes_from_pre_training_to_a_figure(data, tmp_path):
     def run(command, *arguments):
         options = ("--data", data, "--budget", "smoke", "--precision", "fp32", "--device", "cpu", "--quiet")
@@ -221,12 +246,13 @@ def test_budgets_cut_by_their_rules():
     assert (few.architecture.n, few.epochs.count, few.freeze) == (24, 120, 6)
     assert (all_labels.epochs.count, all_labels.freeze) == (40, 2)
     assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
+    assert cut(Probe(name="probe", architecture=few.architecture), "cpu").epochs.count == 40
     seg = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="day")
     assert (seg.epochs.data, seg.epochs.count, seg.epochs.crop, seg.lr) == ("voc12-aug", 20, 113, 1e-3)
     assert (seg.epochs.short_side, seg.epochs.test_side, seg.epochs.zoom) == (192, 128, 1.7)
     assert (seg.start, seg.transfer, seg.init, seg.old_share) == ("imagenet-labels", ("encoder",), "he", 0.3)
     labels = finetune_recipe("imagenet-labels", budget="day")
-    assert (labels.epochs.data, labels.epochs.count, labels.epochs.test_side) == ("imagenet-subsets", 5, 64)
+    assert (labels.epochs.data, labels.epochs.count, labels.epochs.test_side) == ("imagenet-subsets", 4, 64)
     assert finetune_recipe("imagenet-labels", budget="cpu").epochs.zoom == 1  # Tiny-ImageNet has 64 pixels
     wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]

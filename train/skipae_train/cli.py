@@ -209,16 +209,20 @@ def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> N
 @data_option
 @budget_option
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Whole repetitions.")
+@click.option("--pretraining", default="", metavar="NAME[+NAME]", help="Variant of all pre-training: modern, ...")
 @click.option("--out", type=FOLDER, help="Folder of the result, and of its runs.  [default: results/ID, results/runs]")
 @session_options
-def reproduce(result: str, data: Path, budget: Budget, seeds: int, out: Path | None, **options: Any) -> None:
+def reproduce(
+    result: str, data: Path, budget: Budget, seeds: int, pretraining: str, out: Path | None, **options: Any
+) -> None:
     """Make the table or figure ID of the paper: run what is missing, and compare."""
     from skipae_train.reproduce import RESULTS, reproduce
 
     if result not in RESULTS:
         raise click.UsageError(f"there is no result {result!r}: choose one of {', '.join(RESULTS)}")
     where, runs = (out, out / "runs") if out else (Path("results") / result, Path("results/runs"))
-    table = reproduce(result, budget, data, where, runs, seeds=seeds, session=_session(**options))
+    session = _session(**options)
+    table = reproduce(result, budget, data, where, runs, seeds=seeds, session=session, pretraining=pretraining)
     click.echo(table.read_text(encoding="utf-8"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,8 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
     require_finished(start)
     check_architecture(recipe.architecture, network.architecture)
     name = described["name"]
-    if recipe.start not in (name, split_name(name)[0]):
+    made_by = split_name(re.sub(r"-lr[\d.e-]+$", "", name))[0]  # a tuned rate is in the name of its run
+    if recipe.start not in (name, made_by):
         raise TrainingError(
             f"{start} holds a run of {name}, but {recipe.name} starts from {recipe.start}: give the run of "
             f"'skipae-train {'finetune' if from_labels else 'pretrain'} {recipe.start}'"

@@ -1,11 +1,14 @@
 """What the layers of a network know (section 5.1, figure 3): each is frozen, and read by two small probes.
 
+Batch norm reads the statistics of clean images first, for every network alike.
+
 Upon the ReLU of every encoder layer, a softmax regression tells the classes and a stack of three deconvolutions
 restores the image.  The probes of all layers are trained together; they share nothing but the forward pass.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from collections.abc import Mapping, Sequence
@@ -121,6 +124,8 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
     found = finished(recipe, out, origin)
     if not found:
         images = open_set(recipe.epochs, data, "train")
+        network = copy.deepcopy(network)
+        see_clean_images(network, images.subset(_chosen(recipe, images)), recipe.epochs.crop)
         probes = Probes(network, len(images.classes), recipe.epochs.crop, recipe.weights)
         train(_ProbeJob(recipe, probes, images), out, session, origin)
 
@@ -137,6 +142,30 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
     return rows
 
 
+def _chosen(recipe: Probe, images: ImageSet) -> Tensor:
+    """Positions of the images that probes are trained on, int64."""
+    if images.labels is None:
+        raise ValueError(f"{recipe.epochs.data} has no labels to probe for")
+    return balanced(images.labels, recipe.labelled // len(images.classes), recipe.seed)
+
+
+@torch.no_grad()
+def see_clean_images(network: Network, images: ImageSet, crop: int) -> None:
+    """Make the statistics of batch norm in the encoder those of clean images, in centre crops.
+
+    After pre-training they are those of corrupted images, which would be a handicap against networks that saw clean
+    ones.
+    """
+    norms = [module for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    network.train()
+    for batch in images.batches(plan(len(images), 250, shuffle=False), View(crop)):
+        network.features(batch.images.to(network.mean.device).float() / 255)
+    network.eval()
+
+
 class _ProbeJob(Job):
     """Cross entropy and mean square error, summed over layers."""
 
@@ -144,10 +173,7 @@ class _ProbeJob(Job):
 
     def __init__(self, recipe: Probe, probes: Probes, images: ImageSet) -> None:
         self.recipe, self.network, self.probes = recipe, probes, probes
-        labels = images.labels
-        if labels is None:
-            raise ValueError(f"{recipe.epochs.data} has no labels to probe for")
-        chosen = balanced(labels, recipe.labelled // len(images.classes), recipe.seed)
+        chosen = _chosen(recipe, images)
         self.feed = Feed(images.subset(chosen), recipe.epochs, recipe.seed)
         self.steps = recipe.epochs.count * self.feed.steps_per_epoch
         self.validate_every = self.feed.steps_per_epoch

@@ -6,7 +6,7 @@ budget   for        rules
 paper    a GPU      nothing is cut
 cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Network-3 a half; hidden fully connected
                     layers 512.
-                    Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning and probing; of
+                    Epochs: a tenth in pre-training (but for 6 and fewer), a fifth in fine-tuning; of
                     fine-tuning three fifths where it takes a part of a set's labels.
                     Learning rate at least 1e-3, since there are fewer steps.  Tiny-ImageNet for ImageNet; table 5
                     takes 7,000 images of animals and of vehicles, for the paper's 93,000 of each.  Images of
@@ -102,6 +102,8 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
     else:
         masks = isinstance(recipe, Finetune) and recipe.metric == "miou"
         count, by = epochs.count * _fifths(recipe) // 5, 2 if masks else 4
+        if isinstance(recipe, Probe):  # in fewer they do not converge
+            count = epochs.count
         if data == "voc12-aug":
             count = epochs.count // 40
     if not scaled:

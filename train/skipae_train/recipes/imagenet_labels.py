@@ -19,7 +19,7 @@ FINETUNE = Finetune(
     architecture=imagenet.NETWORK,
     head=Head("pool-fc"),
     # Crops of half to all of the short side, scaled to 225 pixels.
-    epochs=Epochs(data="imagenet", count=25, batch=64, crop=225, short_side=450, zoom=2.0, test_side=256),
+    epochs=Epochs(data="imagenet", count=20, batch=64, crop=225, short_side=450, zoom=2.0, test_side=256),
     lr=1e-3,
     schedule=Cosine(warmup=500),
     validation=2000,
