@@ -613,3 +613,115 @@ def test_libtiff_does_not_speak_of_a_damaged_file(compression: str, capfd: pytes
     with pytest.raises(ImageError, match="is damaged and cannot be decoded as TIFF"):
         passed(bytes(whole))
     assert capfd.readouterr().err == ""
+
+
+# WebP, GIF, BMP, PPM, AVIF
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    data = saved(photo(), "WEBP", lossless=True)
+    body = data[8:] + b"".join(k + struct.pack("<I", len(d)) + d + b"\0" * (len(d) % 2) for k, d in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_chunks_of_a_webp_and_what_follows_it_are_named() -> None:
+    assert passed(riff())[1] == []
+    assert passed(riff((b"C2PA", b"abc")))[1] == [C2PA]
+    assert passed(riff((b"ABCD", b"abc"), (b"XYZ ", b"")))[1] == [
+        "chunks of a WebP that are not known are left out: ABCD, XYZ"
+    ]
+    assert passed(riff() + MP4)[1] == ["a video after the picture is left out"]
+
+
+def gif(*extensions: bytes, trailer: bytes = b"") -> bytes:
+    data = saved(photo().quantize(8), "GIF")
+    start = data.index(b",", 13 + 3 * 8) if b"!" not in data[13 + 24 : 13 + 26] else 13 + 24
+    return data[:start] + b"".join(extensions) + data[start:] + trailer
+
+
+def blocks(*parts: bytes) -> bytes:
+    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+
+
+XMP_TAIL = b"\1" + bytes(range(255, -1, -1)) + b"\0"
+
+
+def test_extensions_of_a_gif_are_carried_or_named() -> None:
+    colors = ["palette pixels become 8-bit RGB", "GIF cannot hold more than 256 colours: reduced to a palette"]
+    profile = b"!\xff" + blocks(b"ICCRGBG1012", PROFILE[:255], PROFILE[255:510], PROFILE[510:])
+    packet = b"!\xff\x0bXMP DataXMP<x/>" + XMP_TAIL
+    comments = b"!\xfe" + blocks(b"one", b" and a half") + b"!\xfe" + blocks(b"two")
+    source = gif(
+        profile, packet, comments, b"!\xff" + blocks(b"ABCDEFGH1.0", b"x"), b"!\x01" + blocks(bytes(12), b"hi")
+    )
+    with read_header(source) as opened:
+        metadata = opened.decode().metadata
+    assert (metadata.icc, metadata.xmp, metadata.comments) == (PROFILE, b"<x/>", [b"one and a half", b"two"])
+    further = "extensions of a GIF are left out: ABCDEFGH1.0, plain text"
+    assert passed(source, "PNG")[1] == [colors[0], further, "PNG cannot hold comments"]
+    result, said = passed(source)
+    assert said == [colors[0], further, "GIF cannot hold the colour profile", "GIF cannot hold XMP data", colors[1]]
+    assert b"one and a half\ntwo" in result
+    assert passed(gif(trailer=b"more"))[1] == [colors[0], "4 bytes after the picture are left out", colors[1]]
+
+
+def test_the_profile_of_a_bmp_is_read_and_what_follows_it_is_named() -> None:
+    plain = saved(photo(), "BMP")
+    pixels = plain[54:]
+    header = plain[14:54].replace(plain[14:18], struct.pack("<I", 124), 1).ljust(124, b"\0")
+    header = header[:56] + b"DEBM" + header[60:112] + struct.pack("<II", 124 + len(pixels), len(PROFILE)) + header[120:]
+    size = 14 + 124 + len(pixels) + len(PROFILE)
+    source = struct.pack("<2sIII", b"BM", size, 0, 138) + header + pixels + PROFILE
+    with read_header(source) as opened:
+        assert opened.decode().metadata.icc == PROFILE
+    assert passed(source)[1] == ["BMP cannot hold the colour profile"]
+    assert passed(source + b"more")[1][0] == "4 bytes after the picture are left out"
+    assert passed(plain)[1] == []
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1"])
+def test_further_pictures_in_a_ppm_and_comments_are_found(mode: str) -> None:
+    one = saved(photo(mode=mode), "PPM")
+    changed = ["1-bit pixels become 8-bit grey"] if mode == "1" else []
+    assert passed(one * 3)[1] == [*changed, "only the first of 3 pictures is kept"]
+    assert passed(one + b"\nend")[1] == [*changed, "4 bytes after the picture are left out"]
+    source = one[:3] + b"# Created by hand\n#two\n" + one[3:]
+    result, said = passed(source)
+    assert said == changed and result[3:].startswith(b"# Created by hand\n#two\n")
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(result))), np.asarray(photo(mode=mode).convert("L" if mode != "RGB" else mode))
+    )
+    assert passed(source, "PNG")[1] == [*changed, "PNG cannot hold comments"]
+
+
+def box(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data) + 8) + kind + data
+
+
+def test_what_an_avif_has_besides_is_named() -> None:
+    clear = photo()
+    clear.putalpha(100)
+    plain, alpha = saved(photo(), "AVIF"), saved(clear, "AVIF")
+    assert passed(plain)[1] == passed(alpha)[1] == []
+    credentials = box(b"uuid", bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + bytes(9))
+    assert passed(plain + credentials)[1] == [C2PA]
+    assert passed(plain + box(b"abcd", bytes(9)))[1] == ["a box abcd is left out"]
+    assert passed(plain + b"\0\0\0\1tail")[1] == ["8 bytes after the picture are left out"]
+    depth = alpha.replace(b"auxiliary:alpha", b"auxiliary:depth")
+    assert passed(depth)[1] == ["an auxiliary picture (for example of depth) is left out"]
+    thumbnail = alpha.replace(b"auxl", b"thmb")
+    assert passed(thumbnail)[1][:1] == ["the thumbnail of an AVIF is left out"]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM", "AVIF", "TIFF"])
+def test_files_cut_anywhere_are_refused_or_whole(format: str) -> None:
+    whole = saved(photo(mode="L") if format == "GIF" else photo(), format)
+    with read_header(whole) as opened:
+        pixels = opened.decode().planes[0]
+    for length in range(1, len(whole), max(1, len(whole) // 60)):
+        try:
+            with read_header(whole[:length]) as opened:
+                found = opened.decode().planes[0]
+        except ImageError:
+            continue
+        assert np.array_equal(found, pixels), (format, length, len(whole))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
-from skipae.images import avif, gif, jpeg, pillow, png, ppm, tiff, webp
+from skipae.images import avif, bmp, gif, jpeg, pillow, png, ppm, tiff, webp
 from skipae.images.metadata import Loss, Metadata
 from skipae.images.raster import Raster
 
@@ -97,7 +97,7 @@ FORMATS = {
             "BMP",
             (".bmp",),
             lambda head: head[:2] == b"BM" and head[14:18] in _BMP_HEADERS,
-            pillow.reader("BMP"),
+            pillow.reader("BMP", bmp.inspect),
             pillow.writer("BMP"),
             carries=frozenset({"dpi"}),
         ),
@@ -105,7 +105,7 @@ FORMATS = {
             "GIF",
             (".gif",),
             lambda head: head[:6] in (b"GIF87a", b"GIF89a"),
-            pillow.reader("GIF"),
+            pillow.reader("GIF", gif.inspect),
             gif.write,
             alpha="clear or opaque",
             carries=frozenset({"comment"}),
@@ -124,8 +124,9 @@ FORMATS = {
             (".ppm", ".pgm", ".pbm", ".pnm"),
             lambda head: re.match(rb"P(?:[1-6]\s+(?:#|\d)|[fF]\s)", head) is not None,
             pillow.reader("PPM", ppm.inspect),
-            pillow.writer("PPM"),
+            ppm.write,
             gray_16bit=True,
+            carries=frozenset({"comment"}),
         ),
     )
 }
