@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import make_demo
 from mkdocs.config.defaults import MkDocsConfig
@@ -30,7 +32,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside ``docs``."""
     for source, page in outside().items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        text = notebook_as_markdown(json.loads(notebook.read_text(encoding="utf-8")), notebook.name)
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))
     return files
+
+
+def notebook_as_markdown(notebook: dict[str, Any], name: str) -> str:
+    """A notebook's text, code and outputs as a page, with a link to the file."""
+    parts: list[str] = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+        for output in cell.get("outputs", ()):
+            data = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
+            if "image/png" in data:
+                parts.append(
+                    f'<img alt="Output of the code above" src="data:image/png;base64,{data["image/png"].strip()}">'
+                )
+            elif "text/markdown" in data:
+                parts.append(data["text/markdown"])
+            else:
+                parts.append(f"```text\n{''.join(output.get('text', data.get('text/plain', ''))).rstrip()}\n```")
+    parts.insert(1, f"[Download this notebook]({name}){{ download }}")
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
