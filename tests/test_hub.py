@@ -19,13 +19,12 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
-from huggingface_hub.utils import httpx
 from PIL import Image
 
 from conftest import tiny_graph, write_checkpoint
 from hub_server import HubServer
 from skipae import ModelError, cli, from_pretrained
-from skipae.checkpoints import hub, resolve
+from skipae.checkpoints import client, hub, resolve
 from skipae.checkpoints.hub import Access
 from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
@@ -247,8 +246,11 @@ def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServ
     with pytest.raises(ModelError, match="is no Hub: check HF_ENDPOINT"):
         find_folder("someone/net")
     for error, message in (
-        (httpx.ProxyError("407 Proxy Authentication Required"), "the proxy refuses to reach .*407"),
-        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "is not trusted: set SSL_CERT_FILE"),
+        (client.proxy_error()("407 Proxy Authentication Required"), "the proxy refuses to reach .*407"),
+        (
+            client.broken_connections()[0]("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
+            "is not trusted: set SSL_CERT_FILE",
+        ),
         (OSError(28, "No space left on device"), "the disk is full: make room"),
         (PermissionError(13, "Permission denied", "/cache"), r"/cache cannot be written \(Permission denied\): set HF"),
     ):
@@ -300,7 +302,7 @@ def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whol
     server.take_requests()
     assert find_folder("skipae-imagenet", access=Access(local_files_only=True)) == folder
     assert server.take_requests() == []
-    monkeypatch.setattr(hub.Mirror, "_receive", raising(httpx.ConnectError("refused")))
+    monkeypatch.setattr(hub.Mirror, "_receive", raising(client.broken_connections()[0]("refused")))
     assert find_folder("skipae-imagenet") == folder  # the copy, since the mirror cannot be reached
     with pytest.raises(ModelError, match="cannot be reached"):
         find_folder("skipae-stl10")

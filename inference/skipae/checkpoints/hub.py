@@ -1,8 +1,8 @@
 """Checkpoints from afar: the Hugging Face Hub, its cache, and mirrors by HTTP.
 
-The one module that knows huggingface_hub, which is loaded when a checkpoint is not at hand.  That client does the
-requests, retries, resuming, cache and progress bars.  It never looks at content, so every file that ``config.json``
-lists is checked by its sha256 here, when it arrives and each time it is taken from the cache.
+The module that knows huggingface_hub (client.py: its versions), which is loaded when a checkpoint is not at hand.  That
+client does the requests, retries, resuming, cache and progress bars.  It never looks at content, so every file that
+``config.json`` lists is checked by its sha256 here, when it arrives and each time it is taken from the cache.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 from skipae import __version__
+from skipae.checkpoints import client
 from skipae.console import redact
 from skipae.errors import ModelError
 from skipae_zoo import MAX_TEXT, ConfigError, read_config, sha256
@@ -61,9 +63,9 @@ class Access:
     @property
     def offline(self) -> bool:
         """Whether requests are forbidden."""
-        from huggingface_hub import is_offline_mode
+        from huggingface_hub import constants
 
-        return self.local_files_only or is_offline_mode()
+        return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
     def say(self, text: str) -> None:
         """A remark."""
@@ -191,6 +193,8 @@ class Hub(Source):
                 return super().update(n)  # type: ignore[no-any-return]
 
         source = self
+        takes_bar = "tqdm_class" in signature(hf_hub_download).parameters
+        bounded: dict[str, Any] = {"tqdm_class": Bounded} if takes_bar else {}
         if self.access.offline:
             raise ModelError(
                 f"{file} of {self.repo} (revision {self.revision}) is not in the cache {self.cache}, and requests are "
@@ -200,6 +204,8 @@ class Hub(Source):
             self.access.say(f"fetching {self.where}, revision {self.revision[:12]}, into {self.cache}")
         for wait in (*WAITS, None):
             try:
+                if not bounded:  # a client before 1.2 is not watched, but asked
+                    self._check_size(file)
                 path = hf_hub_download(
                     self.repo,
                     file,
@@ -209,17 +215,28 @@ class Hub(Source):
                     endpoint=self.endpoint,
                     library_name="skipae",
                     library_version=__version__,
-                    tqdm_class=Bounded,
+                    **bounded,
                 )
                 return Path(path)
             except ModelError:
                 raise
             except Exception as error:  # the client's exceptions have no common base
-                if wait is not None and _status(error) >= SERVER_ERRORS:
+                passes = not bounded and isinstance(error, client.broken_connections())  # as later clients know
+                if wait is not None and (passes or _status(error) >= SERVER_ERRORS):
                     time.sleep(wait)
                     continue
                 raise ModelError(reason(error, self, file)) from error
         raise AssertionError
+
+    def _check_size(self, file: str) -> None:
+        """Refuse a file that the Hub says is too large."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self.endpoint)
+        with suppress(*client.transport_errors()):  # the client tries again
+            found = get_hf_file_metadata(url, token=self.access.token)
+            if (found.size or 0) > most_bytes(file):
+                raise _too_large(self, file)
 
     def lock(self) -> AbstractContextManager[object]:
         """Beside the client's own locks."""
@@ -256,8 +273,6 @@ class Mirror(Source):
 
     def download(self, file: str) -> Path:
         """From the mirror; raises :class:`FileNotFoundError` where it does not hold the checkpoint."""
-        from huggingface_hub.utils import httpx
-
         path = self.folder / file
         if self.access.offline:
             raise FileNotFoundError(path)
@@ -272,7 +287,7 @@ class Mirror(Source):
         except Exception as error:
             if file == CONFIG and _status(error) == 404:
                 raise FileNotFoundError(path) from error
-            if file == CONFIG and path.is_file() and isinstance(error, httpx.TransportError):
+            if file == CONFIG and path.is_file() and isinstance(error, client.transport_errors()):
                 return path
             raise ModelError(reason(error, self, file)) from error
         finally:
@@ -281,8 +296,8 @@ class Mirror(Source):
 
     def _receive(self, file: str, target: BinaryIO) -> None:
         """Write a file of the mirror to ``target``, again from where it broke off, within bounds of size and time."""
-        from huggingface_hub import constants, get_session
-        from huggingface_hub.utils import httpx, tqdm
+        from huggingface_hub import constants
+        from huggingface_hub.utils import tqdm
 
         most = most_bytes(file)
         since, before, left = time.monotonic(), 0, RETRIES
@@ -291,20 +306,16 @@ class Mirror(Source):
                 start = target.tell()
                 headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
                 try:
-                    with get_session().stream(
-                        "GET",
-                        f"{self.url}/{quote(file)}",
-                        headers=headers,
-                        auth=self._auth,
-                        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                    ) as response:
+                    with client.stream(
+                        f"{self.url}/{quote(file)}", headers, self._auth, constants.HF_HUB_DOWNLOAD_TIMEOUT
+                    ) as (response, chunks):
                         response.raise_for_status()
                         if start and response.status_code != 206:  # the whole again
                             target.seek(0)
                             target.truncate()
                             before = 0
                         bar.total = target.tell() + int(response.headers.get("content-length", 0)) or None
-                        for chunk in response.iter_bytes():
+                        for chunk in chunks:
                             target.write(chunk)
                             bar.update(len(chunk))
                             size, now = target.tell(), time.monotonic()
@@ -317,7 +328,7 @@ class Mirror(Source):
                                     )
                                 since, before = now, size
                     return
-                except (httpx.ConnectError, httpx.TimeoutException, httpx.RemoteProtocolError):
+                except client.broken_connections():
                     left = RETRIES if target.tell() > start else left - 1
                     if left < 0:
                         raise
@@ -357,7 +368,6 @@ def _status(error: Exception) -> int:
 def reason(error: Exception, source: Source, file: str) -> str:
     """Why a request for a file failed, and what to do, in one line; takes any exception of the Hub's client."""
     from huggingface_hub import errors
-    from huggingface_hub.utils import httpx
 
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # what came of the request
@@ -375,13 +385,13 @@ def reason(error: Exception, source: Source, file: str) -> str:
         return f"{where} holds no {file}: it is not a whole skipae checkpoint"
     if status in (401, 403):
         return f"{where} refuses access ({status}): the token is wrong, has expired or may not read it; {log_in} anew"
-    if status == 407 or isinstance(error, httpx.ProxyError):
+    if status == 407 or isinstance(error, client.proxy_error()):
         return f"the proxy refuses to reach {where} ({_first_line(error)}): check HTTPS_PROXY and NO_PROXY"
     if status == 429:
         return f"{where} takes no more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
     if status:
         return f"{where} answers {status} for {file}: try again later, or {USE_A_MIRROR}"
-    if isinstance(error, httpx.TransportError):
+    if isinstance(error, client.transport_errors()):
         if "CERTIFICATE" in str(error).upper():
             return f"the certificate of {where} is not trusted: set SSL_CERT_FILE to your network's CA file"
         return (
