@@ -180,17 +180,23 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
     """
     from PIL import Image
 
-    from skipae import from_pretrained, images
-    from skipae.batch import pipeline as batch
-    from skipae.commands.options import Console
+    from skipae import Model, from_pretrained, images
+    from skipae.batch import pipeline
+    from skipae.batch.plan import Job, plan
+    from skipae.batch.sinks import Written, write_picture
+    from skipae.console import Console
 
-    class Restoration(batch.Restoration):
+    class Restoration(pipeline.Each):
         def trim(self) -> None:
             """Keep the memory: to take it anew for each image is no part of working in turn."""
 
-    limit = batch.OVERLAP_PIXELS
+    def denoise(model: Model, job: Job, picture: images.Picture, advance: pipeline.Advance) -> Callable[[], Written]:
+        clean = model.denoise(picture)
+        return lambda: Written(write_picture(job, clean, overwrite=True))
+
+    limit = pipeline.OVERLAP_PIXELS
     model = from_pretrained(MODEL, device="cpu", threads=threads)
-    task = Restoration(lambda: model, lambda net, pixels, advance: net.restore(pixels), overwrite=True)
+    task = Restoration(lambda: model, denoise)
     with tempfile.TemporaryDirectory() as folder:
         noisy = Path(folder, "noisy")
         noisy.mkdir()
@@ -198,9 +204,9 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
             Image.effect_noise(size, 40 + number).convert("RGB").save(noisy / f"{number}.png")
 
         def run(largest: int) -> None:
-            batch.OVERLAP_PIXELS = largest  # larger images have the machine to themselves
-            work = batch.plan([str(noisy)], str(Path(folder, "clean")), suffix="denoised", overwrite=True)
-            if batch.run(task, work, Console(quiet=True)).done != count:
+            pipeline.OVERLAP_PIXELS = largest  # larger images have the machine to themselves
+            work = plan([str(noisy)], str(Path(folder, "clean")), suffix="denoised", overwrite=True)
+            if pipeline.run(task, work, Console(quiet=True)).done != count:
                 raise SystemExit("not all images were restored")
 
         found = best(3, overlapped=lambda: run(limit), serial=lambda: run(0))
@@ -208,7 +214,7 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
         parts = [time.perf_counter()]
         picture = opened.decode()
         parts.append(time.perf_counter())
-        picture.restore(model.restore)
+        picture = model.denoise(picture)
         parts.append(time.perf_counter())
         picture.encode(io.BytesIO())
         parts.append(time.perf_counter())

@@ -37,14 +37,14 @@ def best(rounds: int, rivals: dict[str, Callable[[], object]]) -> dict[str, floa
 def cost(arguments: argparse.Namespace) -> None:
     """Each layer alone, as a share of the last; and the uncut graph asked for its first layer."""
     from skipae import from_pretrained
-    from skipae.engine.device import Session
+    from skipae.engine.session import Session
 
     model = from_pretrained(MODEL, device="cpu", threads=arguments.threads)
     image = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
     names = [layer.name for layer in model.layers]
     rivals: dict[str, Callable[[], object]] = {}
     for name in names:
-        session = model.encoder((name,))
+        session = model.net.encoder((name,))
         rivals[name] = lambda session=session: session.run_all(image)
     whole = Session(model.folder, model.config, "onnx/features.onnx", model.device)
     rivals["uncut"] = lambda: whole.open().run(names[:1], {"pixel_values": image})

@@ -88,7 +88,7 @@ def main() -> None:
         "Telea": lambda photo, mask: cv2.inpaint(photo, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA),
         "Navier-Stokes": lambda photo, mask: cv2.inpaint(photo, mask.astype(np.uint8), 3, cv2.INPAINT_NS),
         "plate": alone(inpaint._plate),
-        "net": alone(lambda values, mask: inpaint._net(model, values, mask)),
+        "net": alone(lambda values, mask: inpaint._guess(model.net, values, mask)),
         "skipae": model.inpaint,
     }
     files = sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".png"))

@@ -27,7 +27,9 @@ from PIL import Image
 
 from skipae import Model, cli, from_pretrained, images, open_image
 from skipae.batch import pipeline as batch
-from skipae.batch.pipeline import plan
+from skipae.batch import plan as plans
+from skipae.batch import report
+from skipae.batch.plan import plan
 from skipae.checkpoints import resolve
 from skipae.commands import denoise, options
 from skipae.errors import DeviceError, UsageError
@@ -508,7 +510,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_model_runs(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("photo.png")
-    monkeypatch.setattr(Model, "restore", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(Model, "denoise", lambda *_, **__: pytest.fail("it ran"))
     failed(run("photo.png", "-o", "/proc/nowhere/x.png"), 1, "photo.png: cannot write /proc/nowhere/x.png")
     failed(run("photo.png", "-o", "photo.png/below/x.png"), 1, "photo.png is not a folder")
 
@@ -560,7 +562,7 @@ def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
     def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("a bug\nof two lines")
 
-    monkeypatch.setattr(batch, "plan", breaks)
+    monkeypatch.setattr(plans, "plan", breaks)
     failed(run("photo.png"), 1, "unexpected RuntimeError: a bug of two lines (--debug shows where)")
     shown = run("photo.png", "--debug")
     assert shown.exit_code == 1 and "in breaks" in shown.stderr and "Traceback" in shown.stderr
@@ -984,11 +986,11 @@ def test_report_on_a_full_disk_does_not_end_the_run(run: Run) -> None:
 def test_a_report_is_whole_when_the_disk_has_room_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png", "c.png"):
         write(name)
-    opened = batch._open_report
+    opened = report._open
     calls = 0
 
     @contextmanager
-    def full_for_a_while(report: str, work: batch.Work) -> Iterator[Any]:
+    def full_for_a_while(report: str, work: plans.Work) -> Iterator[Any]:
         with opened(report, work) as file:
             assert file is not None
 
@@ -1004,7 +1006,7 @@ def test_a_report_is_whole_when_the_disk_has_room_again(run: Run, monkeypatch: p
 
             yield Disk()
 
-    monkeypatch.setattr(batch, "_open_report", full_for_a_while)
+    monkeypatch.setattr(report, "_open", full_for_a_while)
     result = run("a.png", "b.png", "c.png", "-o", "out", "--report", "r.jsonl")
     assert result.exit_code == 0 and result.stderr.count("\n") == 1 and "the run continues" in result.stderr
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]

@@ -23,7 +23,7 @@ from PIL import Image
 import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from skipae import DeviceError, UsageError, cli, from_pretrained
-from skipae.batch import feature_store
+from skipae.batch import feature_formats, feature_store, feature_task
 from skipae.commands import options
 from skipae.tasks import features
 
@@ -126,7 +126,7 @@ def failed(result: Result, code: int, *lines: str) -> None:
         assert line.startswith("skipae: error: ") and text in line, line
 
 
-@pytest.mark.parametrize("kind", list(feature_store.EXTENSIONS))
+@pytest.mark.parametrize("kind", list(feature_formats.EXTENSIONS))
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_formats(run: Run, checkpoint: Path, kind: str, dtype: str) -> None:
     paths = photos(7, (12, 9), (10, 13))
@@ -209,14 +209,14 @@ def test_batches_and_sizes(run: Run, checkpoint: Path) -> None:
         assert run("in", "-o", f"out{size}", "--batch-size", size, "--pool", "none").exit_code == 0
         check(checkpoint, stored(["enc2"], f"out{size}"), paths, pool="none")
         # A shard holds one shape.
-        assert [entry["rows"] for entry in manifest(f"out{size}/_manifest.jsonl") if "rows" in entry] == [2, 1, 3, 1, 2]
+        assert [entry["rows"] for entry in manifest(f"out{size}/_manifest.jsonl") if "rows" in entry] == [7, 2]
 
 
 def test_shards_by_size_in_bytes(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 100)
+    monkeypatch.setattr(feature_task, "SHARD_BYTES", 100)
     paths = photos(8)
-    assert run("in", "-o", "out", "--batch-size", 2).exit_code == 0  # 16 bytes a row: full at 112, in batches
-    assert [entry["rows"] for entry in manifest() if "rows" in entry] == [8]
+    assert run("in", "-o", "out", "--batch-size", 2).exit_code == 0  # 16 bytes a row: full at 112
+    assert [entry["rows"] for entry in manifest() if "rows" in entry] == [7, 1]
     assert run("in", "-o", "more", "--batch-size", 2, "--pool", "spatial:2").exit_code == 0
     assert [entry["rows"] for entry in manifest("more/_manifest.jsonl") if "rows" in entry] == [2, 2, 2, 2]
     check(checkpoint, stored(["enc2"], "more"), paths, pool="spatial:2")
@@ -243,7 +243,7 @@ def test_unreadable_files_in_the_middle(run: Run, checkpoint: Path) -> None:
 def test_one_that_fails_in_the_net_does_not_take_its_batch_with_it(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipae.engine.device import Session
+    from skipae.engine.session import Session
 
     paths = photos(6)
     bad = np.asarray(Image.open(paths[3]), np.float32)[0, 0] / 255
@@ -554,12 +554,12 @@ def manifest_lines() -> list[str]:
     return Path("out/_manifest.jsonl").read_text().splitlines()
 
 
-@pytest.mark.parametrize("where", ["collect", "run"])
+@pytest.mark.parametrize("where", ["process", "run"])
 def test_an_interrupt_keeps_what_is_done(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     paths = photos(8)
-    owner = feature_store.Collection if where == "collect" else features.Extractor
+    owner = feature_task.FeatureTask if where == "process" else features.Extractor
     original = getattr(owner, where)
     calls = 0
 
@@ -573,7 +573,7 @@ def test_an_interrupt_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, interrupted)
         result = run("in", "-o", "out", "--shard-size", 4, "--batch-size", 1)
-    done = 5 if where == "collect" else 6  # the net's sixth call is for an image taken in: it is made again
+    done = 5 if where == "process" else 6  # the net's sixth call is for an image taken in: it is made again
     failed(result, 130, f"interrupted: {done} of 8 images are done")
     check(checkpoint, stored(["enc2"]), paths[:done])
     assert run("in", "-o", "out", "--resume").exit_code == 0
@@ -651,7 +651,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     failed(run("in", "-o", "out", model=bare), 4, "lists no onnx/features.onnx: this checkpoint does not have it")
 
 
-@pytest.mark.parametrize(("kind", "module"), list(feature_store.EXTRAS.items()))
+@pytest.mark.parametrize(("kind", "module"), list(feature_formats.EXTRAS.items()))
 def test_a_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, module: str) -> None:
     photos(1)
     monkeypatch.setitem(sys.modules, module, None)

@@ -20,8 +20,10 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
+from skipae.batch.pipeline import Outcome
+from skipae.engine.session import FEATURES
 from skipae.integrations import ray as cluster
-from skipae.tasks import features
+from skipae.options import FeatureSpec
 from skipae_zoo import read_config
 from test_cli_features import manifest, photos
 
@@ -144,8 +146,8 @@ def worker(folder: Path, **changes: Any) -> cluster._Worker:
     config = read_config(folder)
     fields: dict[str, Any] = {
         "model": str(folder),
-        "checkpoint": config.files[features.FILE],
-        "settings": features.Settings.check(config),
+        "checkpoint": config.files[FEATURES],
+        "spec": FeatureSpec().resolve(config),
         "batch_size": None,
         "device": "cpu",
         "threads": 1,
@@ -164,8 +166,8 @@ def test_a_worker(checkpoint: Path) -> None:
     paths = photos(3, (8, 8), (8, 8), (5, 5))
     contents = [Path(path).read_bytes() for path in paths]
     names = [f"bucket/{k}" for k in range(5)]
-    settings = features.Settings.check(read_config(checkpoint), crop=8)
-    asked = worker(checkpoint, done={"bucket/1"}, settings=settings)
+    spec = FeatureSpec(crop=8).resolve(read_config(checkpoint))
+    asked = worker(checkpoint, done={"bucket/1"}, spec=spec)
     versions, rows, left_out = ask(asked, path=names, bytes=[*contents, b"text", None], label=[0] * 5)
     assert left_out == 1 and versions["device"] == "cpu (1 thread)"
     found = {entry["file"]: (entry.get("sha256"), values) for entry, values in rows}
@@ -187,7 +189,7 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     answer = ask(worker(checkpoint, checkpoint="0" * 64), path=["a.png"])
     assert isinstance(answer, ModelError) and "is not the one where the run was started" in str(answer)
     store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
-    outcome = cluster.batch.Outcome()
+    outcome = Outcome()
     entry, values = {"file": "a", "sha256": "0"}, {"enc2": np.zeros(4, np.float32)}
     with pytest.raises(ModelError):
         cluster._write([({}, [(entry, values)], 0), answer], store, outcome, None)
@@ -196,10 +198,10 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_shard_has_one_shape(checkpoint: Path) -> None:
     paths = photos(9, (8, 8), (5, 7))
-    settings = features.Settings.check(read_config(checkpoint), pool="none")
-    answer = ask(worker(checkpoint, settings=settings), path=[os.fsencode(path) for path in paths])
+    spec = FeatureSpec(pool="none").resolve(read_config(checkpoint))
+    answer = ask(worker(checkpoint, spec=spec), path=[os.fsencode(path) for path in paths])
     store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
-    outcome = cluster.batch.Outcome()
+    outcome = Outcome()
     cluster._write([answer, ({}, [({"file": "b"}, ImageError("no"))], 2)], store, outcome, 6)
     shards: dict[str, set[int]] = {}
     for line in manifest():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from skipae import ImageError, Model, UsageError, from_pretrained
 from skipae.checkpoints import resolve
-from skipae.engine.device import Device, Session, load_runtime
+from skipae.engine.device import Device, load_runtime
 from skipae.engine.onnx_subgraph import cut
+from skipae.engine.session import Session
+from skipae.options import FeatureSpec
 from skipae.tasks import features
 from skipae_zoo import Preprocessing, read_config
 
@@ -139,7 +142,7 @@ def test_results_do_not_depend_on_the_batch(checkpoint: Path, name: str | None) 
     for pool in ("none", "avg", "spatial:3"):
         alone = [model.features(image, layers=names, pool=pool) for image in images]
         for size in (1, 3, 64):
-            together = list(model.features(iter(images), layers=names, pool=pool, batch_size=size))
+            together = list(model.iter_features(iter(images), layers=names, pool=pool, batch_size=size))
             for one, other in zip(alone, together, strict=True):
                 for layer in names:
                     np.testing.assert_allclose(one[layer][0], other[layer], rtol=0, atol=1e-5)
@@ -155,8 +158,8 @@ def test_windows_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, size
     monkeypatch.setattr(Session, "run_all", lambda self, image: runs.append(image.shape) or run_all(self, image))
     for pool in ("none", "max", "spatial:5"):
         whole = model.features(image, layers=names, pool=pool)
-        extractor = features.Extractor(model, features.Settings.check(model.config, names, pool))
-        extractor._area = 140 * 140
+        extractor = features.Extractor(model.net, FeatureSpec(names, pool))
+        extractor.tiling = replace(extractor.tiling, area=140 * 140)
         runs.clear()
         (parts,) = extractor.run([image])
         assert len(runs) > 3 and max(shape[2] * shape[3] for shape in runs) < size[0] * size[1] / 2
@@ -214,7 +217,7 @@ def test_an_iterator_is_read_no_further_than_a_batch(model: Model) -> None:
             taken += 1
             yield photos(1, (8, 8), seed=taken)[0]
 
-    found = model.features(endless(), batch_size=4)
+    found = model.iter_features(endless(), batch_size=4)
     first = [next(found)["enc2"] for _ in range(5)]
     assert taken == 8
     np.testing.assert_allclose(first[4], model.features(photos(1, (8, 8), seed=5)[0])["enc2"][0], atol=1e-6)
@@ -229,7 +232,7 @@ def test_files_that_are_too_large(model: Model, checkpoint: Path, tmp_path: Path
     with pytest.raises(ImageError, match=message):
         model.features(path, max_pixels=71)
     with pytest.raises(ImageError, match=message):
-        next(model.features(iter([path]), max_pixels=71))
+        next(model.iter_features(iter([path]), max_pixels=71))
     with pytest.raises(ImageError, match=message):
         FeatureExtractor(str(checkpoint), max_pixels=71, device="cpu").transform([path])
     with pytest.raises(UsageError, match="max_pixels must be at least 1, not 0"):
@@ -296,7 +299,7 @@ def test_wrong_arguments(model: Model, options: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (7, UsageError, "images must be an image, or a list or an iterator of them, not int"),
+        (7, UsageError, "images must be an image, or several of them, not int"),
         ([np.zeros((4, 4)), 7], UsageError, r"images\[1\]: image must be a PIL.Image"),
         (["none.png"], ImageError, r"images\[0\] \('none.png'\): no such file"),
         (np.full((4, 4), 200.0), UsageError, "floats must be in"),

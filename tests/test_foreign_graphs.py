@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conftest import LABELS, tiny_features, tiny_graph, write_checkpoint
 from skipae import DeviceError, ModelError, from_pretrained
-from skipae.engine import device as runtime
+from skipae.engine.session import time_limit
 from skipae_zoo import Head
 
 FLOAT = TensorProto.FLOAT
@@ -167,7 +167,7 @@ def test_a_time_limit_ends_a_run_and_later_runs_work(tmp_path: Path, checkpoint:
     pixels = np.zeros((8, 9, 3), np.uint8)
     model = from_pretrained(write_checkpoint(tmp_path / "endless", endless()), device="cpu", threads=1)
     started = time.monotonic()
-    with pytest.raises(DeviceError, match="it took too long"), runtime.time_limit(0.5):
+    with pytest.raises(DeviceError, match="it took too long"), time_limit(0.5):
         model.denoise(pixels)
     assert time.monotonic() - started >= 0.5
     found: list[np.ndarray] = []

@@ -48,7 +48,7 @@ def test_smoke_model_is_what_it_says_and_runs() -> None:
     import onnxruntime
 
     assert onnx.load_from_string(runtime.SMOKE_MODEL) == onnx.load_from_string(smoke_model())
-    session = runtime._create(onnxruntime, runtime.SMOKE_MODEL, Device("cpu"))
+    session = runtime.create_session(onnxruntime, runtime.SMOKE_MODEL, Device("cpu"))
     assert session.run(None, {"x": np.ones((1, 3, 8, 8), np.float32)})[0].shape == (1, 1, 7, 7)
 
 
@@ -325,7 +325,7 @@ def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpo
         def ortvalue_from_shape_and_type(self, shape: list[int], dtype: type, device: str, index: int) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", index)
 
-    session = from_pretrained(checkpoint, device="cpu")._restoration
+    session = from_pretrained(checkpoint, device="cpu").net.graph
     made = session.open().io_binding()
     monkeypatch.setattr(
         type(made),
@@ -333,7 +333,7 @@ def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpo
         lambda self, name, device, index, real=made.__class__.bind_output: real(self, name, "cpu", index),
     )
     stand_in = types.SimpleNamespace(OrtValue=Value(), RunOptions=onnxruntime.RunOptions)
-    monkeypatch.setattr(runtime, "load_runtime", lambda: stand_in)
+    monkeypatch.setattr("skipae.engine.session.load_runtime", lambda: stand_in)
     images = np.random.default_rng(0).random((3, 1, 3, 9, 7), np.float32)
     expected = [session.run(image) for image in images]
     session.device = Device("cuda")  # the same calls, on the CPU's memory

@@ -9,20 +9,20 @@ import pytest
 
 from skipae import ImageError, UsageError, from_pretrained
 from skipae.engine import tiling
-from skipae.engine.tiling import axes, plan, restore
+from skipae.engine.tiling import Tiling, axes, restore
 
 
 @pytest.fixture(scope="module")
 def run(checkpoint: Path) -> tiling.Run:
-    return from_pretrained(checkpoint, device="cpu", threads=1)._restoration.run
+    return from_pretrained(checkpoint, device="cpu", threads=1).net.graph.run
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (41, 1), (2, 3), (17, 18), (64, 33), (63, 64), (97, 101)])
 @pytest.mark.parametrize("tile", [12, 13, 31])
 def test_tiled_equals_whole(run: tiling.Run, size: tuple[int, int], tile: int) -> None:
     pixels = np.random.default_rng(1).random((*size, 3), np.float32)
-    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
-    tiled = restore(run, pixels, stride=2, halo=4, area=10**6, tile=tile)
+    whole = restore(run, pixels, Tiling(2, 4, 10**6))
+    tiled = restore(run, pixels, Tiling(2, 4, 10**6, tile=tile))
     assert np.abs(tiled - whole).max() <= 1e-4
     direct = run(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
     assert np.abs(whole - direct.clip(0, 1)).max() <= 1e-6
@@ -31,8 +31,8 @@ def test_tiled_equals_whole(run: tiling.Run, size: tuple[int, int], tile: int) -
 def test_a_smaller_halo_is_not_exact(run: tiling.Run) -> None:
     # Else the test above would not see a wrong reach.
     pixels = np.random.default_rng(1).random((64, 64, 3), np.float32)
-    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
-    tiled = restore(run, pixels, stride=2, halo=2, area=10**6, tile=20)
+    whole = restore(run, pixels, Tiling(2, 4, 10**6))
+    tiled = restore(run, pixels, Tiling(2, 2, 10**6, tile=20))
     assert np.abs(tiled - whole).max() > 1e-4
 
 
@@ -55,21 +55,21 @@ def test_windows_cover_an_axis_once_and_in_phase(length: int, stride: int, halo:
 
 
 def test_plan_keeps_to_the_area_and_is_cheap() -> None:
-    small = plan(400, 300, stride=8, halo=60, area=10**6)
+    small = Tiling(stride=8, halo=60, area=10**6).plan(400, 300)
     assert small.count == 1
-    large = plan(10_001, 9_999, stride=8, halo=60, area=2**20)
+    large = Tiling(stride=8, halo=60, area=2**20).plan(10_001, 9_999)
     assert large.area <= 2**20
     assert large.cost < 1.5 * 10_001 * 9_999
-    strip = plan(100, 50_000, stride=8, halo=60, area=2**20)
+    strip = Tiling(stride=8, halo=60, area=2**20).plan(100, 50_000)
     assert strip.rows.count == 1 and strip.area <= 2**20
-    assert plan(10_001, 9_999, stride=8, halo=60, area=1).area < 200**2  # no smaller window is left
+    assert Tiling(stride=8, halo=60, area=1).plan(10_001, 9_999).area < 200**2  # no smaller window is left
 
 
 def test_tile_too_small_for_the_halo() -> None:
     with pytest.raises(UsageError, match="tile is 100 pixels, but a halo of 60 and a stride of 8 need at least 135"):
-        plan(1000, 1000, stride=8, halo=60, area=10**6, tile=100)
+        Tiling(stride=8, halo=60, area=10**6, tile=100).plan(1000, 1000)
     for length in range(1000, 1016):
-        assert plan(length, 900, stride=8, halo=60, area=10**6, tile=135).rows.size <= 135
+        assert Tiling(stride=8, halo=60, area=10**6, tile=135).plan(length, 900).rows.size <= 135
 
 
 def test_halves_the_window_when_memory_runs_out(run: tiling.Run) -> None:
@@ -82,8 +82,8 @@ def test_halves_the_window_when_memory_runs_out(run: tiling.Run) -> None:
             raise MemoryError("bad allocation")
         return run(image)
 
-    whole = restore(run, pixels, stride=2, halo=4, area=10**6)
-    assert np.array_equal(restore(scarce, pixels, stride=2, halo=4, area=10**6), whole)
+    whole = restore(run, pixels, Tiling(2, 4, 10**6))
+    assert np.array_equal(restore(scarce, pixels, Tiling(2, 4, 10**6)), whole)
     assert areas[0] == 80 * 90 and areas[-1] <= 900
     assert sorted(set(areas), reverse=True) == list(dict.fromkeys(areas))
 
@@ -93,7 +93,7 @@ def test_gives_up_when_the_smallest_window_is_too_large() -> None:
         raise MemoryError
 
     with pytest.raises(ImageError, match="not enough memory for a window of"):
-        restore(never, np.zeros((50, 50), np.uint8), stride=2, halo=4, area=10**6)
+        restore(never, np.zeros((50, 50), np.uint8), Tiling(2, 4, 10**6))
 
 
 def test_not_finite_values_are_refused() -> None:
@@ -101,12 +101,12 @@ def test_not_finite_values_are_refused() -> None:
         return np.full_like(image, np.nan)
 
     with pytest.raises(ImageError, match="not finite"):
-        restore(broken, np.zeros((8, 8), np.uint8), stride=2, halo=4, area=10**6)
+        restore(broken, np.zeros((8, 8), np.uint8), Tiling(2, 4, 10**6))
 
 
 def test_progress_ends_at_one(run: tiling.Run) -> None:
     seen: list[float] = []
-    restore(run, np.zeros((50, 50), np.uint8), stride=2, halo=4, area=10**6, tile=20, progress=seen.append)
+    restore(run, np.zeros((50, 50), np.uint8), Tiling(2, 4, 10**6, 20), progress=seen.append)
     assert seen == sorted(seen) and seen[-1] == 1 and len(seen) > 4
 
 
@@ -115,8 +115,8 @@ def test_progress_ends_at_one(run: tiling.Run) -> None:
 def test_black_and_white_stays_so_in_three_channels(run: tiling.Run, dtype: type, luma: float, chroma: float) -> None:
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     gray = (np.random.default_rng(0).random((40, 70)) * top).astype(dtype)
-    options = {"stride": 1, "halo": 4, "area": 40 * 30, "luma": luma, "chroma": chroma}
-    found = restore(run, np.dstack([gray] * 3), **options)  # type: ignore[arg-type]
+    options, windows = {"luma": luma, "chroma": chroma}, Tiling(1, 4, 40 * 30)
+    found = restore(run, np.dstack([gray] * 3), windows, **options)
     assert found.dtype == dtype and found.shape == (40, 70, 3)
     assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
     assert np.array_equal(found[..., 0], restore(run, gray, **options))  # type: ignore[arg-type]

@@ -224,14 +224,14 @@ def test_bad_arguments(classifier: Path, segmenter: Path) -> None:
 
 def test_memory_that_runs_out(classifier: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = from_pretrained(segmenter, device="cpu")
-    whole = model._restoration.run
+    whole = model.net.graph.run
 
     def small_only(image: NDArray[np.float32]) -> NDArray[np.float32]:
         if image.shape[2] * image.shape[3] > 3000:
             raise MemoryError
         return whole(image)
 
-    monkeypatch.setattr(model._restoration, "run", small_only)
+    monkeypatch.setattr(model.net.graph, "run", small_only)
     image = noise(90, 110)
     np.testing.assert_array_equal(model.segment(image), by_hand(image))
 
@@ -240,7 +240,7 @@ def test_memory_that_runs_out(classifier: Path, segmenter: Path, monkeypatch: py
 
     other = from_pretrained(classifier, device="cpu")
     for each in (model, other):
-        monkeypatch.setattr(each._restoration, "run", none)
+        monkeypatch.setattr(each.net.graph, "run", none)
     with pytest.raises(ImageError, match=r"not enough memory for a window of"):
         model.segment(image)
     with pytest.raises(ImageError, match=r"not enough memory to classify 8 x 8 pixels"):

@@ -17,20 +17,29 @@ from skipae.errors import DeviceError, ImageError, ModelError, SkipaeError, Usag
 
 if TYPE_CHECKING:
     from skipae.checkpoints.resolve import list_models
+    from skipae.engine.tiling import Tiling
     from skipae.images import Loss, Picture, open_image
     from skipae.integrations.sklearn import FeatureExtractor as FeatureExtractor
-    from skipae.model import Model, from_pretrained
+    from skipae.model import Layer, Model, from_pretrained
+    from skipae.options import DenoiseOptions, FeatureSpec
+    from skipae.tasks.labels import LabelMap, Score
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DenoiseOptions",
     "DeviceError",
+    "FeatureSpec",
     "ImageError",
+    "LabelMap",
+    "Layer",
     "Loss",
     "Model",
     "ModelError",
     "Picture",
+    "Score",
     "SkipaeError",
+    "Tiling",
     "UsageError",
     "__version__",
     "from_pretrained",
@@ -39,9 +48,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DenoiseOptions": "skipae.options",
+    "FeatureSpec": "skipae.options",
+    "LabelMap": "skipae.tasks.labels",
+    "Layer": "skipae.model",
     "Loss": "skipae.images",
     "Model": "skipae.model",
     "Picture": "skipae.images",
+    "Score": "skipae.tasks.labels",
+    "Tiling": "skipae.engine.tiling",
     "from_pretrained": "skipae.model",
     "list_models": "skipae.checkpoints.resolve",
     "open_image": "skipae.images",

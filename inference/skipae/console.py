@@ -1,14 +1,132 @@
-"""The one place where text reaches a terminal, and the one where passwords are taken out of it."""
+"""Standard output, standard error and the progress bar: the one place where text reaches a terminal.
+
+Passwords and what would command a terminal are taken out here.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from skipae.errors import ImageError
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+
+
+class Progress(Protocol):
+    """A progress bar."""
+
+    def update(self, images: float) -> None:
+        """So much more is done, in images."""
+
+
+class NoProgress:
+    """A progress bar that is not shown."""
+
+    def update(self, images: float) -> None:
+        """Nothing."""
+
+
+class Console:
+    """Messages on standard error, and a progress bar where it is a terminal."""
+
+    def __init__(self, quiet: bool, debug: bool = False, verbose: bool = False) -> None:
+        import logging
+
+        if not debug:
+            import warnings
+
+            warnings.simplefilter("ignore")  # a library's remarks are not the user's
+            logging.getLogger().addHandler(logging.NullHandler())
+            os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read by the Hub's client when it is loaded
+        if quiet:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        level = logging.INFO if verbose else logging.WARNING
+        handler = logging.Handler(level)
+        handler.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
+        log = logging.getLogger("skipae")
+        log.handlers[:] = [handler]
+        log.setLevel(level)
+        self.quiet = quiet
+        self._watched = not quiet and sys.stderr.isatty()
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """A loss, or a remark about an input."""
+        self._line(f"skipae: {text}")
+
+    def remark(self, text: str) -> None:
+        """What ``--quiet`` hides."""
+        if not self.quiet:
+            self.say(text)
+
+    def done(self, text: str) -> None:
+        """What went well, where standard error is a terminal."""
+        if self._watched:
+            self._line(text)
+
+    def error(self, text: str) -> None:
+        """Why an input failed."""
+        self._line(f"skipae: error: {text}")
+
+    def print(self, *lines: str) -> None:
+        """Lines on standard output; :class:`ImageError` where they cannot be written."""
+        if self._bar is not None:
+            self._bar.clear()
+        write_stdout("".join(f"{clean(line)}\n" for line in lines).encode())
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Progress]:
+        """A bar over ``total`` images."""
+        if not self._watched or not total:
+            yield NoProgress()
+            return
+        from tqdm import tqdm
+
+        shape = "{percentage:3.0f}% |{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
+        with tqdm(total=total, bar_format=shape, file=sys.stderr) as self._bar:
+            yield self._bar
+        self._bar = None
+
+    def _line(self, text: str) -> None:
+        import click
+
+        if self._bar is not None:
+            self._bar.write(one_line(text), file=sys.stderr)
+        else:
+            click.echo(one_line(text), err=True)
+
+
+_stdout_error: str | None = None
+"""Why standard output can be written no more."""
+
+
+def stdout_error() -> str | None:
+    """Why standard output can be written no more; None while it can."""
+    return _stdout_error
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    """Write to standard output, at once; :class:`ImageError` where that fails or failed before."""
+    global _stdout_error
+    if sys.stdout is None:
+        raise ImageError("cannot write to standard output: it is closed")
+    if _stdout_error is None:
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        except OSError as error:
+            # Else the interpreter tries again when it ends, and complains on its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _stdout_error = f"cannot write to standard output: {error.strerror or error}"
+    raise ImageError(_stdout_error)
 
 
 def clean(text: str) -> str:

@@ -1,13 +1,11 @@
-"""A loaded checkpoint: :func:`from_pretrained` and :class:`Model`."""
+"""A loaded checkpoint: :func:`from_pretrained` and :class:`Model`, which has a verb for each task."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +13,39 @@ from numpy.typing import NDArray
 from skipae import images
 from skipae.checkpoints import resolve
 from skipae.checkpoints.hub import Access
-from skipae.engine import device as runtime
-from skipae.engine import tiling
-from skipae.errors import ImageError, UsageError
-from skipae.tasks import features, inpaint
-from skipae.tasks import labels as labelling
-from skipae_zoo import CheckpointConfig
+from skipae.engine.device import Device
+from skipae.engine.net import Net
+from skipae.errors import UsageError
+from skipae.options import (
+    DenoiseKeywords,
+    DenoiseOptions,
+    FeatureKeywords,
+    FeatureSpec,
+    TileKeywords,
+    TileOptions,
+    check_max_pixels,
+    combine,
+)
+from skipae.tasks import feature_maps, inpaint, labels
+from skipae.tasks.features import Features, SizeBatcher, extract, iterate
+from skipae.tasks.pixels import Progress, load, named, restored
+from skipae_zoo import CheckpointConfig, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-log = logging.getLogger("skipae")
+    AnyImage = NDArray[Any] | Image | images.Picture | images.Source
 
-MEMORY = {"cpu": 1280 << 20, "openvino": 1280 << 20, "cuda": 3 << 30}
-"""Bytes that the layers' outputs of one window may take, by kind of device.  A large image and its result take from
-it, down to :data:`LEAST_MEMORY`, so that a picture of 100 megapixels peaks below 1.5 GB."""
-
-LEAST_MEMORY = 512 << 20
-"""What a window may take whatever the size of the image."""
+Pixels = TypeVar("Pixels", NDArray[Any], "Image", images.Picture)
+"""An image in memory: the verbs return the kind that they are given."""
 
 
 class Layer(NamedTuple):
-    """A layer of the encoder."""
+    """A layer of the encoder.
+
+    >>> from_pretrained("skipae-natural").layers[0]
+    Layer(name='enc1', channels=64, stride=1, receptive_field=3)
+    """
 
     name: str
     channels: int
@@ -47,17 +56,17 @@ class Layer(NamedTuple):
 
 
 class Model:
-    """A checkpoint, ready to use.  It can be pickled, shared by threads, and used after a fork."""
+    """A checkpoint, ready to use.  It can be pickled, shared by threads, and used after a fork.
 
-    def __init__(self, folder: Path, config: CheckpointConfig, device: runtime.Device) -> None:
+    >>> model = from_pretrained("skipae-natural")
+    >>> model.denoise(open_image("photo.jpg"), strength=0.8)
+    <skipae.Picture 48 x 32, 8-bit rgb, from JPEG>
+    """
+
+    def __init__(self, net: Net) -> None:
         """Use :func:`from_pretrained` instead."""
-        self.folder = folder
-        self.config = config
-        self.device = device
-        """Where it runs."""
-        self._restoration = runtime.Session(folder, config, "onnx/model.onnx", device)
-        self._area = MEMORY[device.kind] // _bytes_per_pixel(config)
-        self._encoders: dict[tuple[str, ...], runtime.Session] = {}
+        self.net = net
+        """The checkpoint on its device, which the verbs compute with."""
 
     def __repr__(self) -> str:
         """Name and device."""
@@ -69,6 +78,21 @@ class Model:
         return self.config.name
 
     @property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return self.net.folder
+
+    @property
+    def config(self) -> CheckpointConfig:
+        """The checkpoint's ``config.json``."""
+        return self.net.config
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return self.net.device
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """The encoder's layers, first layer first."""
         found = self.config.architecture.layers
@@ -77,52 +101,33 @@ class Model:
     @overload
     def denoise(
         self,
-        image: NDArray[Any],
+        image: Pixels,
+        options: DenoiseOptions | None = ...,
         *,
-        strength: float = ...,
-        luma: float | None = ...,
-        chroma: float | None = ...,
-        tile: int | None = ...,
-        halo: int | None = ...,
         max_pixels: int = ...,
-    ) -> NDArray[Any]: ...
+        progress: Progress | None = ...,
+        **keywords: Unpack[DenoiseKeywords],
+    ) -> Pixels: ...
 
     @overload
     def denoise(
         self,
-        image: Image,
+        image: images.Source,
+        options: DenoiseOptions | None = ...,
         *,
-        strength: float = ...,
-        luma: float | None = ...,
-        chroma: float | None = ...,
-        tile: int | None = ...,
-        halo: int | None = ...,
         max_pixels: int = ...,
-    ) -> Image: ...
-
-    @overload
-    def denoise(
-        self,
-        image: images.Picture | images.Source,
-        *,
-        strength: float = ...,
-        luma: float | None = ...,
-        chroma: float | None = ...,
-        tile: int | None = ...,
-        halo: int | None = ...,
-        max_pixels: int = ...,
+        progress: Progress | None = ...,
+        **keywords: Unpack[DenoiseKeywords],
     ) -> images.Picture: ...
 
     def denoise(
         self,
-        image: NDArray[Any] | Image | images.Picture | images.Source,
+        image: AnyImage,
+        options: DenoiseOptions | None = None,
         *,
-        strength: float = 1.0,
-        luma: float | None = None,
-        chroma: float | None = None,
-        tile: int | None = None,
-        halo: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
+        progress: Progress | None = None,
+        **keywords: Unpack[DenoiseKeywords],
     ) -> NDArray[Any] | Image | images.Picture:
         """Remove noise from an image.
 
@@ -130,16 +135,11 @@ class Model:
             image: a :class:`skipae.Picture` (see :func:`skipae.open_image`); the path or the bytes of an image file,
                 which is opened; a ``PIL.Image``; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and
                 alpha) of uint8, uint16, or float in [0, 1].  Gray stays gray, three equal channels stay equal, alpha
-                is not touched.  A file's EXIF
-                orientation is applied.
-            strength: 0 leaves the image as it is, 1 is the net's result, linear in between.
-            luma: ``strength`` for brightness alone; by default the same.
-            chroma: ``strength`` for colour alone; by default the same.
-            tile: longest side in pixels of the windows that a large image is restored in; by default what fits
-                in memory.
-            halo: pixels around each window that are computed and dropped; by default what keeps the result
-                within 1e-4 of the whole image's.
+                is not touched.  A file's EXIF orientation is applied.
+            options: all that can also be given by keywords, as one value.
             max_pixels: the largest image file to decode, in pixels.
+            progress: called with the share done, in (0, 1], after each window.
+            **keywords: ``strength``, ``luma``, ``chroma``, ``tile`` and ``halo`` of :class:`skipae.DenoiseOptions`.
 
         Returns:
             An image like the one given: the same class, size, dtype, range and channels; a ``Picture`` for a path
@@ -150,197 +150,88 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
-        resolve.require_task(self.config, "restoration", "denoise")
-        check_options(strength, luma, chroma, tile, halo, max_pixels)
+        self._require("restoration", "denoise")
+        chosen = combine(DenoiseOptions(), options, keywords)
+        check_max_pixels(max_pixels)
 
-        def restore(pixels: NDArray[Any]) -> NDArray[Any]:
-            return self.restore(pixels, strength=strength, luma=luma, chroma=chroma, tile=tile, halo=halo)
+        def restore(pixels: NDArray[Any], share: Progress | None) -> NDArray[Any]:
+            return self.net.restore(pixels, chosen, share)
 
-        if isinstance(image, np.ndarray):
-            return _restore_array(image, restore)
-        with _named(image):
-            picture = images.to_picture(image, max_pixels=max_pixels)
-        picture.restore(restore)
-        return picture.to_pil() if images.is_pil(image) else picture
+        return restored(image, restore, max_pixels=max_pixels, progress=progress)
 
     @overload
     def inpaint(
         self,
-        image: NDArray[Any],
-        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
+        image: Pixels,
+        mask: AnyImage | None = ...,
         *,
         max_pixels: int = ...,
-    ) -> NDArray[Any]: ...
+        progress: Progress | None = ...,
+    ) -> Pixels: ...
 
     @overload
     def inpaint(
         self,
-        image: Image,
-        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
+        image: images.Source,
+        mask: AnyImage | None = ...,
         *,
         max_pixels: int = ...,
-    ) -> Image: ...
-
-    @overload
-    def inpaint(
-        self,
-        image: images.Picture | images.Source,
-        mask: NDArray[Any] | Image | images.Picture | images.Source | None = ...,
-        *,
-        max_pixels: int = ...,
+        progress: Progress | None = ...,
     ) -> images.Picture: ...
 
     def inpaint(
         self,
-        image: NDArray[Any] | Image | images.Picture | images.Source,
-        mask: NDArray[Any] | Image | images.Picture | images.Source | None = None,
+        image: AnyImage,
+        mask: AnyImage | None = None,
         *,
         max_pixels: int = images.MAX_PIXELS,
+        progress: Progress | None = None,
     ) -> NDArray[Any] | Image | images.Picture:
         """Fill masked pixels from their surroundings; all others stay as they are, bit for bit.
 
         Args:
-            image: see :meth:`denoise`.
+            image: any image that :meth:`denoise` takes.
             mask: where it is not zero, the image is filled: an array, a ``PIL.Image``, or the path or bytes of an
-                image file, of the (upright) image's size; in colour, what is not black.  Alpha of the image is not
+                image file, of the (upright) image's size; in color, what is not black.  Alpha of the image is not
                 touched.  None fills the image's own pixels that are not opaque, lays partly transparent ones over
                 what was filled, and makes all opaque.
             max_pixels: the largest image file to decode, in pixels.
+            progress: called with the share done, in (0, 1].
 
         Returns:
-            An image like the one given, see :meth:`denoise`; unchanged where nothing is masked.
+            An image like the one given, as :meth:`denoise` returns; unchanged where nothing is masked.
 
         Raises:
             UsageError: an argument is none of these, or the mask has another size.
             ImageError: a file cannot be decoded, every pixel is masked, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
-        resolve.require_task(self.config, "restoration", "inpaint")
-        check_options(1.0, None, None, None, None, max_pixels)
-        with _named(mask, "mask"):
-            holes, said = (None, None) if mask is None else inpaint.load_mask(mask, max_pixels=max_pixels)
-        if not isinstance(image, np.ndarray):
-            with _named(image):
-                picture = images.to_picture(image, max_pixels=max_pixels)
-            inpaint.inpaint_picture(self, picture, holes, said and f"mask: {said}")
-            return picture.to_pil() if images.is_pil(image) else picture
-        clear = holes is None and image.ndim == 3 and image.shape[2] == 4
-        if holes is None:
-            holes = inpaint.transparent(image[..., 3]) if clear else np.zeros(image.shape[:2], bool)
-
-        def fill(pixels: NDArray[Any]) -> NDArray[Any]:
-            inpaint.check_mask(holes, pixels.shape[1::-1], said and f"mask: {said}")
-            filled = inpaint.fill(self, pixels, holes)
-            if clear:
-                inpaint.lay_over(filled, pixels, image[..., 3], holes)
-            return filled
-
-        result = _restore_array(image, fill)
-        if clear:
-            result[holes, 3] = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-        return result
-
-    def restore(
-        self,
-        pixels: NDArray[Any],
-        *,
-        strength: float = 1.0,
-        luma: float | None = None,
-        chroma: float | None = None,
-        tile: int | None = None,
-        halo: int | None = None,
-        progress: Callable[[float], None] | None = None,
-    ) -> NDArray[Any]:
-        """Restore pixels [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1], in bounded memory.
-
-        ``progress`` is called with the share done, in (0, 1], after each window.  Other arguments, result and
-        errors: see :meth:`denoise`.
-        """
-        architecture = self.config.architecture
-        left = max(LEAST_MEMORY, MEMORY[self.device.kind] - 2 * pixels.nbytes)
-        return tiling.restore(
-            self._restoration.run,
-            pixels,
-            stride=architecture.total_stride,
-            halo=self.config.halo if halo is None else halo,
-            area=min(self._area, left // _bytes_per_pixel(self.config)),
-            tile=tile,
-            luma=strength if luma is None else luma,
-            chroma=strength if chroma is None else chroma,
-            progress=progress,
-            shrunk=self._shrink,
-        )
-
-    def _shrink(self, windows: tiling.Plan) -> None:
-        self._area = windows.area  # the next images start with it
-        log.warning(
-            "%s is out of memory: going on with windows of %d x %d pixels",
-            self.device,
-            windows.columns.size,
-            windows.rows.size,
-        )
-
-    @overload
-    def features(
-        self,
-        images: Iterator[Any],
-        *,
-        layers: str | Sequence[str] | None = ...,
-        pool: str = ...,
-        l2: bool = ...,
-        dtype: str = ...,
-        resize: int | None = ...,
-        crop: int | None = ...,
-        batch_size: int | None = ...,
-        max_pixels: int = ...,
-    ) -> Iterator[features.Features]: ...
-
-    @overload
-    def features(
-        self,
-        images: Any,
-        *,
-        layers: str | Sequence[str] | None = ...,
-        pool: str = ...,
-        l2: bool = ...,
-        dtype: str = ...,
-        resize: int | None = ...,
-        crop: int | None = ...,
-        batch_size: int | None = ...,
-        max_pixels: int = ...,
-    ) -> dict[str, Any]: ...
+        self._require("restoration", "inpaint")
+        check_max_pixels(max_pixels)
+        return inpaint.inpaint(self.net, image, mask, max_pixels=max_pixels, progress=progress)
 
     def features(
         self,
         images: Any,
+        spec: FeatureSpec | None = None,
         *,
-        layers: str | Sequence[str] | None = None,
-        pool: str = "avg",
-        l2: bool = False,
-        dtype: str = "float32",
-        resize: int | None = None,
-        crop: int | None = None,
         batch_size: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
-    ) -> dict[str, Any] | Iterator[features.Features]:
-        """What layers of the encoder give for images, after ReLU.
+        **keywords: Unpack[FeatureKeywords],
+    ) -> dict[str, Any]:
+        """Encoder features of images, after ReLU.
 
-        Images are scaled and cropped as the checkpoint's ``config.json`` says.  Alpha is left out, grey becomes
-        three equal channels.  Only the part of the net up to the deepest layer is run, and results do not depend on
-        the batch.
+        Images are scaled and cropped as the checkpoint's ``config.json`` says.  Alpha is left out, gray becomes
+        three equal channels.  Only the part of the network up to the deepest layer is run, and results do not depend
+        on the batch.
 
         Args:
-            images: an image (see :meth:`denoise`), a list of images, or an array [N, H, W, C].  For an iterator an
-                iterator comes back, which gives a dict for each image and reads ahead by no more than a batch.
-            layers: names of layers, see :attr:`layers`; by default the one that ``config.json`` names, else the last.
-            pool: over the layer's height and width: ``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N),
-                or ``none``.
-            l2: whether to scale each image's values of a layer to Euclidean length 1.
-            dtype: of the results, ``float32`` or ``float16``.
-            resize: short side in pixels to scale to instead of the checkpoint's; 0 leaves the size.
-            crop: side in pixels of the centre crop instead of the checkpoint's; 0 takes the whole.
-            batch_size: most images of one size in one run; by default 16, fewer where memory asks for it.
+            images: an image (of any kind that :meth:`denoise` takes), several of them, or an array [N, H, W, C].
+            spec: all that can also be given by keywords, as one value.
+            batch_size: most images of one size in one run; by default 16, fewer where memory is short.
             max_pixels: the largest image file to decode, in pixels.
+            **keywords: ``layers``, ``pool``, ``l2``, ``dtype``, ``resize`` and ``crop`` of
+                :class:`skipae.FeatureSpec`.
 
         Returns:
             Layer name to array: [N, C] for ``avg`` and ``max``, [N, C, n, n] for ``spatial:n``, [N, C, h, w] for
@@ -351,24 +242,37 @@ class Model:
             ImageError: a file cannot be decoded, an image is smaller than the crop, or memory runs out.
             ModelError: the checkpoint has no features.
         """
-        settings = features.Settings.check(self.config, layers, pool, l2, dtype, resize, crop)
-        check_options(1.0, None, None, None, None, max_pixels)
-        return features.extract(features.Extractor(self, settings, batch_size), images, max_pixels)
+        check_max_pixels(max_pixels)
+        return extract(self._batcher(spec, batch_size, keywords), images, max_pixels)
 
-    def classify(
+    def iter_features(
         self,
-        image: NDArray[Any] | Image | images.Picture | images.Source,
-        top: int = 5,
+        images: Iterable[Any],
+        spec: FeatureSpec | None = None,
         *,
+        batch_size: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
-    ) -> list[labelling.Score]:
-        """What an image shows.
+        **keywords: Unpack[FeatureKeywords],
+    ) -> Iterator[Features]:
+        """Encoder features of images one at a time, in order, for more images than fit in memory.
+
+        Arguments and errors are those of :meth:`features`.  No more images are read ahead than fit in a batch.
+
+        Returns:
+            An iterator with a dict for each image, layer name to array: [C] for ``avg`` and ``max``, [C, n, n] for
+            ``spatial:n``, [C, h, w] for ``none``.
+        """
+        check_max_pixels(max_pixels)
+        return iterate(self._batcher(spec, batch_size, keywords), images, max_pixels)
+
+    def classify(self, image: AnyImage, top: int = 5, *, max_pixels: int = images.MAX_PIXELS) -> list[labels.Score]:
+        """Predict the classes of an image.
 
         It is scaled and cropped as the checkpoint's ``config.json`` says; alpha is left out.
 
         Args:
-            image: see :meth:`denoise`.
-            top: how many classes to give, at most.
+            image: any image that :meth:`denoise` takes.
+            top: how many classes to return, at most.
             max_pixels: the largest image file to decode, in pixels.
 
         Returns:
@@ -379,51 +283,51 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not classify images.
         """
-        resolve.require_task(self.config, "classification", "classify")
-        check_options(1.0, None, None, None, None, max_pixels)
-        with _named(image):
-            pixels = features.load(image, max_pixels)
-        return labelling.classify(self._restoration.run, self.config, pixels, top)
+        self._require("classification", "classify")
+        check_max_pixels(max_pixels)
+        with named(image):
+            pixels = load(image, max_pixels)
+        return labels.classify(self.net, pixels, top)
 
     @overload
     def segment(
         self,
         image: NDArray[Any],
+        options: TileOptions | None = ...,
         *,
-        tile: int | None = ...,
-        halo: int | None = ...,
         max_pixels: int = ...,
-        progress: Callable[[float], None] | None = ...,
-    ) -> labelling.LabelMap: ...
+        progress: Progress | None = ...,
+        **keywords: Unpack[TileKeywords],
+    ) -> labels.LabelMap: ...
 
     @overload
     def segment(
         self,
         image: Image | images.Picture | images.Source,
+        options: TileOptions | None = ...,
         *,
-        tile: int | None = ...,
-        halo: int | None = ...,
         max_pixels: int = ...,
-        progress: Callable[[float], None] | None = ...,
+        progress: Progress | None = ...,
+        **keywords: Unpack[TileKeywords],
     ) -> Image: ...
 
     def segment(
         self,
-        image: NDArray[Any] | Image | images.Picture | images.Source,
+        image: AnyImage,
+        options: TileOptions | None = None,
         *,
-        tile: int | None = None,
-        halo: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
-        progress: Callable[[float], None] | None = None,
-    ) -> labelling.LabelMap | Image:
-        """The class of each pixel, a number from 0 that ``config.labels`` names.
+        progress: Progress | None = None,
+        **keywords: Unpack[TileKeywords],
+    ) -> labels.LabelMap | Image:
+        """Label every pixel with a class, a number from 0 that ``config.labels`` names.
 
         Args:
-            image: see :meth:`denoise`; alpha is left out.
-            tile: as ``halo`` and ``max_pixels``, see :meth:`denoise`.
-            halo: see ``tile``.
-            max_pixels: see ``tile``.
-            progress: is called with the share done, in (0, 1], after each window.
+            image: any image that :meth:`denoise` takes; alpha is left out.
+            options: ``tile`` and ``halo``, which can also be given by keywords, as one value.
+            max_pixels: the largest image file to decode, in pixels.
+            progress: called with the share done, in (0, 1], after each window.
+            **keywords: ``tile`` and ``halo``, as for :meth:`denoise`.
 
         Returns:
             Of the image's height and width: for an array uint8 [H, W], else a ``PIL.Image`` of mode P whose indices
@@ -434,35 +338,60 @@ class Model:
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not segment images.
         """
-        resolve.require_task(self.config, "segmentation", "segment")
-        check_options(1.0, None, None, tile, halo, max_pixels)
-        with _named(image):
-            pixels = features.load(image, max_pixels)
-        labels = labelling.segment(
-            self._restoration.run,
-            self.config,
-            pixels,
-            area=self._area,
-            tile=tile,
-            halo=halo,
-            progress=progress,
-            shrunk=self._shrink,
-        )
-        return labels if isinstance(image, np.ndarray) else labelling.to_pil(labels, self.config.colors)
+        self._require("segmentation", "segment")
+        chosen = combine(TileOptions(), options, keywords)
+        check_max_pixels(max_pixels)
+        with named(image):
+            pixels = load(image, max_pixels)
+        found = labels.segment(self.net, pixels, chosen, progress)
+        return found if isinstance(image, np.ndarray) else labels.to_pil(found, self.config.colors)
 
-    def encoder(self, layers: tuple[str, ...]) -> runtime.Session:
-        """The net up to these layers, each an output; ``layers`` are in the net's order."""
-        session = runtime.Session(self.folder, self.config, features.FILE, self.device, layers)
-        return self._encoders.setdefault(layers, session)
+    def draw_features(
+        self,
+        image: AnyImage,
+        layer: str,
+        *,
+        maps: int = 8,
+        blocks: float = 0.25,
+        sigma: float = 0.0,
+        seed: int = 0,
+        resize: int | None = None,
+        crop: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> Image:
+        """Draw the maps of a layer with the most energy, for an image as it is and corrupted, side by side.
+
+        Args:
+            image: any image that :meth:`denoise` takes; alpha is left out.
+            layer: its name, see :attr:`layers`.
+            maps: how many, at most.
+            blocks: share of the pixels that blocks of the fill color cover in the corrupted image, in [0, 1).
+            sigma: Gaussian noise in the corrupted image, standard deviation on the scale from 0 to 255.
+            seed: the same one makes the same corruption.
+            resize: short side in pixels to scale to; 0 leaves the size; by default the checkpoint's, else at most 768.
+            crop: side in pixels of the center crop; 0 takes the whole; by default the checkpoint's.
+            max_pixels: the largest image file to decode, in pixels.
+
+        Raises:
+            UsageError: an argument is none of these.
+            ImageError: the file cannot be decoded, or memory runs out.
+            ModelError: the checkpoint has no features.
+        """
+        check_max_pixels(max_pixels)
+        with named(image):
+            pixels = load(image, max_pixels)
+        corruption: dict[str, Any] = {"blocks": blocks, "sigma": sigma, "seed": seed}
+        return feature_maps.figure(self.net, pixels, layer, maps=maps, resize=resize, crop=crop, **corruption)
 
     def trim(self) -> None:
-        """Give back the memory kept from the last image; the next one takes it anew."""
-        self._restoration.trim()
+        """Give back the memory kept from the last image; the next one takes it again."""
+        self.net.trim()
 
-    def open(self) -> None:
-        """Load the task graph now instead of at the first image; errors: see :func:`from_pretrained`."""
-        if self._restoration.file in self.config.files:  # else it gives features alone
-            self._restoration.open()
+    def _batcher(self, spec: FeatureSpec | None, batch_size: int | None, keywords: FeatureKeywords) -> SizeBatcher[int]:
+        return SizeBatcher(self.net, combine(FeatureSpec(), spec, keywords), batch_size)
+
+    def _require(self, task: Task, verb: str) -> None:
+        resolve.require_task(self.config, task, verb)
 
 
 def from_pretrained(
@@ -487,13 +416,16 @@ def from_pretrained(
         token: for private and gated repositories; by default the one of ``hf auth login`` or ``HF_TOKEN``.
         local_files_only: make no request, as with ``HF_HUB_OFFLINE=1``.
         threads: CPU threads; None takes the cores that this process may use.
-        notify: is told in one line what is fetched, and why ``auto`` took an unexpected device; by default the log
-            "skipae" is.
+        notify: is called with a line on what is fetched, and one where ``auto`` took an unexpected device; by default
+            they go to the log "skipae".
 
     Raises:
-        ModelError: the checkpoint cannot be had or is damaged.
+        ModelError: the checkpoint is unavailable or damaged.
         DeviceError: the device asked for does not work, or no runtime is installed.
         UsageError: an argument is none of these.
+
+    >>> from_pretrained("skipae-natural", device="cpu", threads=1)
+    <skipae.Model skipae-natural on cpu (1 thread)>
     """
     if not isinstance(name, str | os.PathLike):
         raise UsageError(f"name must be a checkpoint's name or folder, not {type(name).__name__}")
@@ -502,53 +434,6 @@ def from_pretrained(
         revision=revision,
         access=Access(cache_dir, token, local_files_only, notify),
     )
-    config = resolve.load_config(folder)
-    model = Model(folder, config, runtime.choose_device(device, threads, notify))
-    model.open()
-    return model
-
-
-def check_options(
-    strength: float, luma: float | None, chroma: float | None, tile: int | None, halo: int | None, max_pixels: int
-) -> None:
-    """Refuse options outside their range with a :class:`UsageError` that names them."""
-    for name, amount in (("strength", strength), ("luma", luma), ("chroma", chroma)):
-        if amount is not None and not 0 <= amount <= 1:
-            raise UsageError(f"{name} must be from 0 to 1, not {amount}")
-    if tile is not None and tile < 1:
-        raise UsageError(f"tile must be a number of pixels, at least 1, not {tile}")
-    if halo is not None and halo < 0:
-        raise UsageError(f"halo must be a number of pixels, at least 0, not {halo}")
-    if max_pixels < 1:
-        raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
-
-
-@contextmanager
-def _named(source: object, what: str = "image") -> Iterator[None]:
-    """Say of which file an error is."""
-    try:
-        yield
-    except ImageError as error:
-        if not isinstance(source, str | os.PathLike):
-            raise
-        raise ImageError(f"{what} {os.fspath(source)}: {error}") from error
-
-
-def _restore_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    images.check_array(array)
-    if array.ndim == 2 or array.shape[2] == 3:
-        return restore(array)
-    if array.shape[2] == 1:
-        return restore(array[..., 0])[..., None]
-    result = np.empty_like(array, order="C")
-    result[..., :3] = restore(array[..., :3])
-    result[..., 3] = array[..., 3]
-    return result
-
-
-def _bytes_per_pixel(config: CheckpointConfig) -> int:
-    """Estimate of what one run takes: the encoder's and the decoder's layers alive together, the image, the result."""
-    encoder = sum(layer.channels / layer.total_stride**2 for layer in config.architecture.layers)
-    return round(
-        4 * (2.2 * encoder + 3 + 2 * (len(config.labels) or 3))
-    )  # 2.2 as measured on several networks, 2 without copies
+    net = Net.load(folder, device=device, threads=threads, notify=notify)
+    net.open()
+    return Model(net)

@@ -10,51 +10,34 @@ shard do not count, and ``--resume`` goes on from there, with the images of shar
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skipae import images
-from skipae.batch.pipeline import Advance, Job, Write, Written
+from skipae.batch.feature_formats import EXTENSIONS, WRITERS, need
 from skipae.engine.device import Device, load_runtime
 from skipae.errors import ImageError, UsageError
 from skipae.files import lock, remove_parts, write_atomically
-from skipae.tasks.features import Extractor, Features, Settings
-
-EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet", "hdf5": ".h5"}
-"""Each format's file name extension."""
+from skipae.options import FeatureSpec
+from skipae.tasks.features import Features
 
 _OTHERS = (".arrow", ".csv", ".feather", ".hdf5", ".json", ".jsonl", ".mat", ".pkl", ".pt", ".pth", ".txt")
 """Extensions of files that somebody may hope for; other names with a dot are folders."""
-
-EXTRAS = {"safetensors": "safetensors", "parquet": "pyarrow", "hdf5": "h5py"}
-"""Module that a format needs; the extra of this package that brings it has the format's name."""
-
-SHARD_IMAGES = 10_000
-"""Images in a shard, unless their values reach :data:`SHARD_BYTES` before."""
-
-SHARD_BYTES = 128 << 20
 
 _LAYER = re.compile(r"enc[1-9][0-9]{0,3}")
 """Names of layers, which are parts of names of files."""
 
 Entry = dict[str, Any]
 """A line of the manifest."""
-
-Row = tuple[Entry, list[str], Features | ImageError]
-"""An image's entry, notes on what was lost, and its features or why there are none."""
 
 _SAME = ("checkpoint", "layers", "pool", "l2", "dtype", "resize", "crop", "format")
 """What ``--resume`` refuses to mix; other versions of the programs are noted in the manifest."""
@@ -100,7 +83,7 @@ class Store:
         if not self._single and self.output.exists() and not self.output.is_dir():
             raise UsageError(f"-o {output} is a file: give a folder, or a name in {', '.join(EXTENSIONS.values())}")
         self.format = (named if self._single else format) or "npz"
-        _need(self.format)
+        need(self.format)
         self.folder = self.output.parent if self._single else self.output
         # What reads a folder of Parquet files passes over names that start with _.
         self.manifest = self.folder / (f"{self.output.name}.manifest.jsonl" if self._single else "_manifest.jsonl")
@@ -187,7 +170,7 @@ class Store:
             writes = [partial(np.save, arr=values) for values in arrays.values()]
         else:
             about = {"skipae": json.dumps(self.run)}
-            writes = [partial(_WRITERS[self.format], arrays=arrays, files=files, about=about)]
+            writes = [partial(WRITERS[self.format], arrays=arrays, files=files, about=about)]
         lines = [entry | {"shard": name, "row": row} for row, entry in enumerate(entries)]
         written: list[Path] = []
         try:
@@ -391,93 +374,17 @@ class Store:
         return [self.folder / file for file in dict.fromkeys(name.replace("{layer}", layer) for layer in named)]
 
 
-class Collection:
-    """Extracts features of images and hands them to a store, shard by shard; a :class:`Collector`."""
-
-    def __init__(
-        self, load: Callable[[], tuple[Extractor, dict[str, str]]], store: Store, shard_size: int | None = None
-    ) -> None:
-        """Args: ``load`` gives the extractor and the versions of programs; ``shard_size`` in images."""
-        self._load = load
-        self._store = store
-        self._size = SHARD_IMAGES if shard_size is None else shard_size
-        self._bytes = SHARD_BYTES if shard_size is None else None
-        self._waiting: list[tuple[Entry, list[str], NDArray[Any]]] = []
-        """Entry of the manifest, notes and pixels of images that did not go through the net yet."""
-        self._rows: list[Row] = []
-        """The same of those that did, with their features, or why there are none."""
-        self._held = 0
-        """Bytes of the features in them."""
-        self._shape: tuple[int, ...] = ()
-        """Height and width of the image that was taken in last."""
-
-    def load(self) -> None:
-        """Load the model."""
-        self._extractor, versions = self._load()
-        self._store.begin(versions)
-
-    def collect(self, job: Job, picture: images.Picture, advance: Advance) -> Write | None:
-        """Take an image in; it goes through the net when there are enough of its size."""
-        pixels = self._extractor.prepare(picture.rgb())
-        about = {"sha256": None} if job.source is None else identify(job.source)
-        # All work is done before the image is taken in, so that an interrupt leaves what was taken in complete.
-        write = None
-        changed = pixels.shape[:2] != self._shape
-        if changed or len(self._waiting) >= self._extractor.limit(pixels):
-            self._run()
-        mixed = changed and self._rows and self._extractor.settings.pool == "none"  # one shape in a shard
-        if mixed or len(self._rows) + len(self._waiting) >= self._size or self._is_heavy():
-            write = self.flush()
-        self._waiting.append(({"file": job.name} | about, picture.notes, pixels))
-        self._shape = pixels.shape[:2]
-        advance(1)
-        return write
-
-    def flush(self) -> Write:
-        """What writes all that was taken in; after an error of the net, by another call."""
-        self._run()
-        rows, self._rows, self._held = self._rows, [], 0
-        return lambda: _write(self._store, rows)
-
-    def fail(self, name: str, reason: str) -> None:
-        """Note it in the manifest."""
-        self._store.fail(name, reason)
-
-    def trim(self) -> None:
-        """Give back the memory kept from the last image."""
-        self._extractor.session.trim()
-
-    def _is_heavy(self) -> bool:
-        return self._bytes is not None and self._held >= self._bytes
-
-    def _run(self) -> None:
-        if not self._waiting:
-            return
-        found: list[Features | ImageError]
-        try:
-            found = self._extractor.run_each([pixels for _, _, pixels in self._waiting])
-        except Exception as error:  # that ends the run; what was found before is still to be written
-            self._rows += [(entry, notes, ImageError(str(error))) for entry, notes, _ in self._waiting]
-            self._waiting = []
-            raise
-        waiting, self._waiting = self._waiting, []
-        for (entry, notes, _), features in zip(waiting, found, strict=True):
-            self._rows.append((entry, notes, features))
-            if not isinstance(features, ImageError):
-                self._held += sum(values.nbytes for values in features.values())
-
-
-def describe(settings: Settings, model: str, checkpoint: str) -> dict[str, Any]:
-    """What values depend on, for the manifest; ``checkpoint`` is the sha256 of the net."""
+def describe(spec: FeatureSpec, model: str, checkpoint: str) -> dict[str, Any]:
+    """What values depend on, for the manifest; ``spec`` is resolved, ``checkpoint`` is the sha256 of its features."""
     return {
         "model": model,
         "checkpoint": checkpoint,
-        "layers": list(settings.names),
-        "pool": settings.pool,
-        "l2": settings.l2,
-        "dtype": settings.dtype,
-        "resize": settings.resize,
-        "crop": settings.crop,
+        "layers": list(spec.names),
+        "pool": spec.pool,
+        "l2": spec.l2,
+        "dtype": spec.dtype,
+        "resize": spec.resize or None,
+        "crop": spec.crop or None,
     }
 
 
@@ -528,67 +435,6 @@ def _unchanged(path: Path, about: object) -> bool:
         return status.st_mtime_ns == about.get("mtime") or identify(path)["sha256"] == about["sha256"]
     except (OSError, ImageError):
         return False
-
-
-def _write(store: Store, rows: list[Row]) -> list[Written | ImageError]:
-    good = [(entry, features) for entry, _, features in rows if not isinstance(features, ImageError)]
-    name = store.add([entry for entry, _ in good], [features for _, features in good]) if good else ""
-    numbers: Iterator[int] = iter(range(len(good)))
-    return [
-        features if isinstance(features, ImageError) else Written(notes, {"shard": name, "row": next(numbers)})
-        for _, notes, features in rows
-    ]
-
-
-def _write_npz(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
-    members: dict[str, Any] = {**arrays, "files": np.array(files), **about}
-    np.savez(file, **members)
-
-
-def _write_safetensors(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
-    from safetensors.numpy import save
-
-    file.write(save(arrays, about | {"files": json.dumps(files)}))
-
-
-def _write_parquet(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns: dict[str, Any] = {"file": pa.array(files, pa.string())}
-    fields = [pa.field("file", pa.string())]
-    for layer, values in arrays.items():
-        flat = values.reshape(len(values), -1)
-        columns[layer] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-        fields.append(pa.field(layer, columns[layer].type, metadata={"shape": json.dumps(values.shape[1:])}))
-    parquet.write_table(pa.table(list(columns.values()), pa.schema(fields, about)), file)
-
-
-def _write_hdf5(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
-    import h5py
-
-    buffer = io.BytesIO()  # the library reads what it writes
-    with h5py.File(buffer, "w") as root:
-        for layer, values in arrays.items():
-            root[layer] = values
-        root.create_dataset("files", data=files, dtype=h5py.string_dtype())
-        root.attrs.update(about)
-    file.write(buffer.getbuffer())
-
-
-_WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors, "parquet": _write_parquet, "hdf5": _write_hdf5}
-
-
-def _need(format: str) -> None:
-    module = EXTRAS.get(format)
-    if module is None:
-        return
-    try:
-        import_module(module)
-    except ImportError as error:
-        from skipae.install import install_command
-
-        raise UsageError(f"--format {format} needs {module} ({error}): {install_command(format)}") from error
 
 
 def _about(run: object) -> dict[str, Any]:

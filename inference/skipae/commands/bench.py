@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skipae.commands import options
-from skipae.console import echo
+from skipae.console import Console, echo
 from skipae.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def command(
     rounds: int,
     as_json: bool,
     child: bool,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
+    console: Console,
 ) -> int:
     """Measure speed and memory on the devices of this machine.
 
@@ -65,7 +63,6 @@ def command(
     Each device is measured in processes of its own, in turns with the others; the best of all rounds counts.  PyTorch
     runs the same network, eagerly, in float32, on the CPU.
     """
-    console = options.Console(quiet, debug, verbose)
     if child:
         echo(json.dumps(measure(model, devices[0], size, threads, console)))
         return 0
@@ -123,16 +120,16 @@ def _better(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def measure(name: str, device: str, size: int, threads: int | None, console: options.Console) -> dict[str, Any]:
+def measure(name: str, device: str, size: int, threads: int | None, console: Console) -> dict[str, Any]:
     """Measure one device in this process."""
     started = time.perf_counter()
-    folder = options.find_model(name, console, "restoration", "be measured")
-    model = options.load_model(folder, device, threads, console)
+    checkpoint = options.CheckpointOptions(name, device, threads)
+    model = checkpoint.load(checkpoint.find(console, "restoration", "be measured"), console)
     loaded = time.perf_counter() - started
     from skipae.engine.device import load_runtime
 
     engine = f"onnxruntime {load_runtime().__version__}"
-    return timing(model.restore, size, engine, model.device.threads, loaded)
+    return timing(model.denoise, size, engine, model.device.threads, loaded)
 
 
 def timing(restore: Restore, size: int, engine: str, threads: int, loaded: float) -> dict[str, Any]:

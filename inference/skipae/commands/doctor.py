@@ -17,9 +17,8 @@ from typing import Any
 
 import click
 
-from skipae.commands import options
-from skipae.console import echo, redact
-from skipae.engine import device as runtime
+from skipae.console import Console, echo, redact
+from skipae.engine import device as devices
 from skipae.errors import DeviceError, ModelError
 from skipae.install import requirement
 
@@ -67,7 +66,7 @@ def command(as_json: bool, debug: bool) -> int:
 
     Exit codes: 0 at least one device works, 3 none does, 4 one does, but the bundled model is damaged.
     """
-    options.Console(quiet=True, debug=debug)
+    Console(quiet=True, debug=debug)
     report = examine()
     echo(*(json.dumps(report.to_dict(), indent=2) if as_json else render(report)).split("\n"))
     return report.exit_code
@@ -97,21 +96,21 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
     report.facts["runtimes"], report.facts["providers"] = {}, []
     report.facts["gpus"] = gpus
     try:
-        module = runtime.load_runtime()
+        module = devices.load_runtime()
     except DeviceError as error:
-        report.problem(str(error), runtime.repair(wanted))
+        report.problem(str(error), devices.repair(wanted))
         return
-    names = runtime.installed_runtimes(module)
+    names = devices.installed_runtimes(module)
     report.facts["runtimes"] = {name: _version(name) or module.__version__ for name in names}
     report.facts["providers"] = providers = list(module.get_available_providers())
     if len(names) > 1:
         best = "cuda" if gpus else "openvino" if "onnxruntime-openvino" in names else "cpu"
         report.problem(
             f"{' and '.join(names)} are installed together: they fill the same folder and break each other",
-            runtime.repair(best),
+            devices.repair(best),
         )
     if "CUDAExecutionProvider" in providers:
-        missing = runtime.load_cuda_libraries(module)
+        missing = devices.load_cuda_libraries(module)
         built = getattr(module, "cuda_version", "") or "unknown"
         report.facts["cuda"] = {
             "onnxruntime is built for": built,
@@ -127,22 +126,22 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
     elif gpus and len(names) < 2:
         report.problem(
             f"there is a GPU ({gpus[0]['name']}), but {names[0] if names else 'the runtime'} has no CUDA",
-            runtime.repair("cuda"),
+            devices.repair("cuda"),
         )
-    threads = runtime.available_threads()
+    threads = devices.available_threads()
     for kind in ("cuda", "openvino", "cpu"):
-        if runtime.PROVIDERS[kind] not in providers:
+        if devices.PROVIDERS[kind] not in providers:
             continue
         for index in range(max(1, len(gpus)) if kind == "cuda" else 1):
             name = f"cuda:{index}" if kind == "cuda" else kind
             try:
-                runtime.check_device(runtime.Device(kind, index, threads))
+                devices.check_device(devices.Device(kind, index, threads))
                 report.devices[name] = "works"
             except DeviceError as error:
                 why, _, _ = str(error).partition("; ")
                 report.devices[name] = why
                 if kind != "cuda" or gpus:  # else it is said already
-                    report.problem(why, runtime.repair(kind))
+                    report.problem(why, devices.repair(kind))
 
 
 def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> None:
@@ -150,7 +149,7 @@ def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> N
         report.problem(
             "onnxruntime has CUDA, but nvidia-smi finds no GPU",
             "install NVIDIA's driver (in a container: start it with --gpus all), or, without a GPU, "
-            + runtime.repair("cpu"),
+            + devices.repair("cpu"),
         )
         return
     major = int(built.split(".")[0]) if built[:1].isdigit() else 0
@@ -226,12 +225,12 @@ def _library_version(what: str, built: str) -> str | None:
 
 def _threads() -> dict[str, Any]:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    quota = runtime.cgroup_cores()
+    quota = devices.cgroup_cores()
     return {
         "cores": os.cpu_count(),
         "affinity": affinity,
         "cgroup quota": None if math.isinf(quota) else quota,
-        "used": runtime.available_threads(),
+        "used": devices.available_threads(),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from skipae.commands import options
+from skipae.console import Console
 
 
 @click.command()
@@ -53,7 +54,6 @@ from skipae.commands import options
     help="Images in a file.  [default: 10000, or as many as have 128 MiB of features]",
 )
 @options.model_options("features")
-@options.max_pixels_option
 @options.result_options
 @options.batch_options
 @options.console_options
@@ -69,19 +69,10 @@ def command(
     batch_size: int | None,
     kind: str | None,
     shard_size: int | None,
-    model: str,
-    device: str,
-    threads: int | None,
-    max_pixels: int,
-    overwrite: bool,
-    resume: bool,
-    dry_run: bool,
-    lists: tuple[str, ...],
-    report: str | None,
-    fail_fast: bool,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
+    checkpoint: options.CheckpointOptions,
+    writing: options.WritingOptions,
+    batch: options.BatchOptions,
+    console: Console,
 ) -> int:
     """Write what layers of the encoder give for images.
 
@@ -95,23 +86,26 @@ def command(
     from pathlib import Path
 
     from skipae.batch import feature_store
-    from skipae.batch import pipeline as batch
+    from skipae.batch.feature_task import FeatureTask, Taken
+    from skipae.batch.job import STREAM, Job, Work
+    from skipae.batch.sources import find
     from skipae.checkpoints import resolve
-    from skipae.engine import device as runtime
+    from skipae.engine.net import Net
+    from skipae.engine.session import FEATURES
     from skipae.errors import UsageError
-    from skipae.model import Model
-    from skipae.tasks import features
+    from skipae.options import FeatureSpec
+    from skipae.tasks.features import SizeBatcher
 
-    if output == batch.STREAM:
+    if output == STREAM:
         raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
-    console = options.Console(quiet, debug, verbose)
-    folder = resolve.find_folder(model)
+    folder = checkpoint.find(console)
     config = resolve.load_config(folder)
     names = [name for text in layers for name in text.split(",")]
-    settings = features.Settings.check(config, names or None, pool, l2, dtype, resize, crop)
-    run = feature_store.describe(settings, config.name, config.files.get(features.FILE, ""))
+    spec = FeatureSpec(names or None, pool, l2, dtype, resize, crop).resolve(config)
+    run = feature_store.describe(spec, config.name, config.files.get(FEATURES, ""))
+    overwrite, resume = writing.overwrite, writing.resume
     store = feature_store.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
-    found = batch.find(inputs, lists, results=Path(output))
+    found = find(inputs, batch.lists, results=Path(output))
     if resume and None in found.single:
         raise UsageError(
             "--resume knows images by their names, and - (standard input) has none: give a file, or leave --resume out"
@@ -121,22 +115,20 @@ def command(
         store.check(path for path in paths if path is not None)
     for note in store.notes:
         console.say(note)
-    work = batch.Work(failed=found.failed)
+    work = Work(failed=found.failed)
     for path in paths:
-        job = batch.Job(path, store.output)
+        job = Job(path, store.output)
         (work.skipped if job.name in store.done else work.jobs).append(job)
-    if dry_run:
+    if writing.dry_run:
         return options.show(work, console)
 
-    def load() -> tuple[features.Extractor, dict[str, str]]:
-        chosen = runtime.choose_device(device, threads, console.remark)
-        extractor = features.Extractor(Model(folder, config, chosen), settings, batch_size)
-        extractor.session.open()
-        return extractor, feature_store.versions(chosen)
+    def load() -> tuple[SizeBatcher[Taken], dict[str, str]]:
+        net = Net.load(folder, device=checkpoint.device, threads=checkpoint.threads, notify=console.remark)
+        batcher = SizeBatcher[Taken](net, spec, batch_size)
+        batcher.extractor.session.open()
+        return batcher, feature_store.versions(net.device)
 
-    task = feature_store.Collection(load, store, shard_size)
     try:
-        outcome = batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast)
+        return batch.run(FeatureTask(load, store, shard_size), work, console)
     finally:
         store.end()
-    return outcome.exit_code

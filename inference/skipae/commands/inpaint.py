@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from skipae.commands import options
+from skipae.console import Console
 from skipae.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from skipae import images
-    from skipae.batch import pipeline as batch
+    from skipae.batch.job import Job, Work
+    from skipae.batch.pipeline import Advance
     from skipae.model import Model
     from skipae.tasks.inpaint import Mask
 
@@ -60,7 +62,6 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
 )
 @options.model_options()
 @options.picture_options
-@options.max_pixels_option
 @options.result_options
 @options.batch_options
 @options.console_options
@@ -69,22 +70,11 @@ def command(
     mask: str | None,
     boxes: list[Box],
     output: str | None,
-    model: str,
-    device: str,
-    threads: int | None,
-    format: str | None,
-    quality: images.Quality | None,
-    keep_times: bool,
-    max_pixels: int,
-    overwrite: bool,
-    resume: bool,
-    dry_run: bool,
-    lists: tuple[str, ...],
-    report: str | None,
-    fail_fast: bool,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
+    checkpoint: options.CheckpointOptions,
+    encoding: options.EncodingOptions,
+    writing: options.WritingOptions,
+    batch: options.BatchOptions,
+    console: Console,
 ) -> int:
     """Fill holes in images from their surroundings.
 
@@ -98,86 +88,65 @@ def command(
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage (a mask of the wrong size too, where there is one
     image), 3 the device is not available, 4 the model could not be had, 5 no input could be read, 130 interrupted.
     """
-    from skipae.batch import pipeline as batch
+    from skipae.batch.pipeline import Each
+    from skipae.batch.plan import plan
+    from skipae.batch.sinks import Written, write_picture
+    from skipae.tasks.inpaint import check_mask, transparent_pixels
 
-    console = options.Console(quiet, debug, verbose)
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
         raise UsageError(f"--mask {mask}: no such file or folder")
-    work = batch.plan(
+    work = plan(
         inputs,
         output,
         suffix="inpainted",
-        format=format,
-        lists=lists,
-        overwrite=overwrite,
-        resume=resume,
-        keep_times=keep_times,
+        format=encoding.format,
+        lists=batch.lists,
+        overwrite=writing.overwrite,
+        resume=writing.resume,
+        keep_times=encoding.keep_times,
     )
     if masks is not None:
         _set_masks_apart(work, masks)
     if work.left_out:
         console.remark(f"left out {work.left_out} result(s) of earlier runs (*.inpainted.*)")
-    if dry_run:
+    if writing.dry_run:
         return options.show(work, console)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
-    folder = options.find_model(model, console, "restoration", "inpaint")
-    task = _Inpainting(
-        lambda: options.load_model(folder, device, threads, console),
-        lambda job: None if masks is None else _find_mask(masks, job),
-        boxes,
-        max_pixels=max_pixels,
-        quality=quality,
-        overwrite=overwrite,
-    )
-    if not work.jobs and len(work.failed) == 1 and work.failed[0].job is not None:
-        task.check(work.failed[0].job)  # a wrong mask is worse than a result that exists
-    return batch.run(task, work, console, max_pixels=max_pixels, report=report, fail_fast=fail_fast).exit_code
+    folder = checkpoint.find(console, "restoration", "inpaint")
+    reader = _Masks(masks, boxes, batch.max_pixels)
 
-
-class _Inpainting:
-    """Fills each image's holes and writes it."""
-
-    def __init__(
-        self,
-        load: Callable[[], Model],
-        mask_of: Callable[[batch.Job], Path | None],
-        boxes: list[Box],
-        *,
-        max_pixels: int,
-        quality: images.Quality | None,
-        overwrite: bool,
-    ) -> None:
-        self._load = load
-        self._mask_of = mask_of
-        self._boxes = boxes
-        self._max_pixels = max_pixels
-        self._options: dict[str, Any] = {"quality": quality, "overwrite": overwrite}
-        self._last: tuple[Path, Mask, str | None] | None = None
-
-    def load(self) -> None:
-        """Load the model."""
-        self._model = self._load()
-
-    def process(self, job: batch.Job, picture: images.Picture, advance: batch.Advance) -> Callable[[], batch.Written]:
-        """Fill the picture."""
-        from skipae.batch import pipeline as batch
-        from skipae.tasks import inpaint
-
-        mask, said = self._mask(job, picture.size)
-        count = inpaint.inpaint_picture(self._model, picture, mask, said, advance)
-        if not count and mask is None:
+    def inpaint(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+        holes, said = reader.read(job, picture.size)
+        count = check_mask(transparent_pixels(picture) if holes is None else holes, picture.size, said)
+        if not count and holes is None:
             raise UsageError("every pixel is opaque: say by --mask or --box what to fill")
         if not count:
-            raise UsageError(f"--mask {self._mask_of(job)} is black all over: there is nothing to fill")
+            raise UsageError(f"--mask {reader.find(job)} is black all over: there is nothing to fill")
+        filled = model.inpaint(picture, holes, progress=advance)
+        filled.notes += [said] if said else []
         entry: dict[str, object] = {"masked_pixels": count}
-        return lambda: batch.Written(batch.write_picture(job, picture, **self._options), entry)
+        return lambda: Written(write_picture(job, filled, quality=encoding.quality, overwrite=writing.overwrite), entry)
 
-    def trim(self) -> None:
-        """Give back the memory kept from the last image."""
-        self._model.trim()
+    if not work.jobs and len(work.failed) == 1 and work.failed[0].job is not None:
+        reader.check(work.failed[0].job)  # a wrong mask is worse than an output that exists
+    return batch.run(Each(lambda: checkpoint.load(folder, console), inpaint), work, console)
 
-    def check(self, job: batch.Job) -> None:
+
+class _Masks:
+    """What is to be filled in each image."""
+
+    def __init__(self, masks: Path | None, boxes: list[Box], max_pixels: int) -> None:
+        self._masks = masks
+        self._boxes = boxes
+        self._max_pixels = max_pixels
+        self._last: tuple[Path, Mask, str | None] | None = None
+
+    def find(self, job: Job) -> Path | None:
+        """The mask file of an image; None where there are only boxes, or nothing."""
+        return None if self._masks is None else _find_mask(self._masks, job)
+
+    def check(self, job: Job) -> None:
         """Refuse a mask or box that does not suit the image, by its header; upright it may have its sides swapped."""
         from skipae import images
 
@@ -185,17 +154,17 @@ class _Inpainting:
             return
         with suppress(ImageError), images.read_header(job.source, max_pixels=self._max_pixels) as opened:
             with suppress(UsageError):
-                self._mask(job, opened.size[::-1])
+                self.read(job, opened.size[::-1])
                 return
-            self._mask(job, opened.size)
+            self.read(job, opened.size)
 
-    def _mask(self, job: batch.Job, size: tuple[int, int]) -> tuple[Mask | None, str | None]:
+    def read(self, job: Job, size: tuple[int, int]) -> tuple[Mask | None, str | None]:
         """What is to be filled, or None for what is transparent; and what is to be said of the mask."""
         import numpy as np
 
-        from skipae.tasks import inpaint
+        from skipae.tasks.inpaint import load_mask
 
-        path = self._mask_of(job)
+        path = self.find(job)
         said = None
         if path is None and not self._boxes:
             return None, None
@@ -204,7 +173,7 @@ class _Inpainting:
         else:
             if self._last is None or self._last[0] != path:
                 try:
-                    self._last = path, *inpaint.load_mask(path, max_pixels=self._max_pixels)
+                    self._last = path, *load_mask(path, max_pixels=self._max_pixels)
                 except ImageError as error:
                     raise UsageError(f"--mask {path}: {error}") from error
             mask = self._last[1].copy() if self._boxes else self._last[1]
@@ -224,7 +193,7 @@ class _Inpainting:
         return mask, said
 
 
-def _find_mask(masks: Path, job: batch.Job) -> Path:
+def _find_mask(masks: Path, job: Job) -> Path:
     """The mask file of an input."""
     from skipae.images import SUFFIXES
 
@@ -246,7 +215,7 @@ def _find_mask(masks: Path, job: batch.Job) -> Path:
     return found[0]
 
 
-def _set_masks_apart(work: batch.Work, masks: Path) -> None:
+def _set_masks_apart(work: Work, masks: Path) -> None:
     """Masks are no inputs, where they lie in an input folder, and no results."""
     root = masks.resolve()
 

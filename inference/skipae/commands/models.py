@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skipae.commands import options
-from skipae.console import echo
+from skipae.console import Console, echo
 from skipae.errors import ModelError
 
 if TYPE_CHECKING:
@@ -85,15 +85,7 @@ def info(name: str, as_json: bool) -> None:
 @click.option("--revision", help="Commit sha, branch or tag on the Hub.  [default: the one this release pins, or main]")
 @click.option("--safetensors", is_flag=True, help="With the weights for training frameworks.")
 @options.console_options
-def pull(
-    names: tuple[str, ...],
-    target: str | None,
-    revision: str | None,
-    safetensors: bool,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
-) -> int:
+def pull(names: tuple[str, ...], target: str | None, revision: str | None, safetensors: bool, console: Console) -> int:
     """Fetch models into the cache, check them, and print their folders.
 
     NAME is a named model, or org/name of a repository on the Hub.  A damaged file of the cache is fetched again.
@@ -101,7 +93,6 @@ def pull(
     from skipae.checkpoints import resolve
     from skipae.checkpoints.hub import Access
 
-    console = options.Console(quiet, debug, verbose)
     code = 0
     for name in names:
         try:
@@ -128,7 +119,7 @@ def pull(
 @command.command()
 @click.argument("names", metavar="[NAME|DIR]...", nargs=-1)
 @options.console_options
-def verify(names: tuple[str, ...], quiet: bool, verbose: bool, debug: bool) -> int:
+def verify(names: tuple[str, ...], console: Console) -> int:
     """Check the files of models by their sha256.  [default: all named models that are here]
 
     DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
@@ -136,7 +127,6 @@ def verify(names: tuple[str, ...], quiet: bool, verbose: bool, debug: bool) -> i
     from skipae.checkpoints import resolve
     from skipae_zoo import CHECKPOINTS, find_checkpoint
 
-    console = options.Console(quiet, debug, verbose)
     folders: dict[str, Path] = {}
     for name in names or [entry.name for entry in CHECKPOINTS]:
         here = Path(name).is_dir() and find_checkpoint(name) is None

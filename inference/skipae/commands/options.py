@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from skipae.console import Console
+from skipae.options import DenoiseOptions, TileOptions
 from skipae_zoo import DEFAULTS, Task
 
 if TYPE_CHECKING:
@@ -17,10 +20,78 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-    from skipae.batch.pipeline import Progress, Work
+    from skipae.batch import pipeline
+    from skipae.batch.job import Work
+    from skipae.images import Quality
     from skipae.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Which checkpoint runs where."""
+
+    model: str
+    device: str
+    threads: int | None
+
+    def find(self, console: Console, task: Task | None = None, verb: str = "") -> Path:
+        """Its folder; made for another ``task``, the :class:`ModelError` names those that can ``verb``.
+
+        It is looked at before the inputs are, so that a mistyped name is the first thing to be said.
+        """
+        from skipae.checkpoints import resolve
+        from skipae.checkpoints.hub import Access
+
+        folder = resolve.find_folder(self.model, access=Access(notify=console.remark))
+        config = resolve.load_config(folder)
+        if task is not None:
+            resolve.require_task(config, task, verb)
+        return folder
+
+    def load(self, folder: Path, console: Console) -> Model:
+        """The model in the folder that :meth:`find` found."""
+        from skipae.model import from_pretrained
+
+        return from_pretrained(folder, device=self.device, threads=self.threads, notify=console.remark)
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How pictures are written."""
+
+    format: str | None
+    quality: Quality | None
+    keep_times: bool
+
+
+@dataclass(frozen=True)
+class WritingOptions:
+    """What happens where an output exists."""
+
+    overwrite: bool
+    resume: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How many inputs are processed."""
+
+    lists: tuple[str, ...]
+    report: str | None
+    fail_fast: bool
+    max_pixels: int
+
+    def run(self, task: pipeline.Task, work: Work, console: Console) -> int:
+        """Process all images, and return the exit code."""
+        from skipae.batch import pipeline
+
+        found = pipeline.run(
+            task, work, console, max_pixels=self.max_pixels, report=self.report, fail_fast=self.fail_fast
+        )
+        return found.exit_code
 
 
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -28,6 +99,21 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
         for option in reversed(options):
             command = option(command)
         return command
+
+    return decorate
+
+
+def _group(name: str, make: Callable[..., Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options whose values a command takes as one value ``name``, which ``make`` makes of them."""
+    fields = list(inspect.signature(make).parameters)
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def call(**values: Any) -> Any:
+            chosen = {field: values.pop(field) for field in fields}
+            return command(**values, **{name: make(**chosen)})
+
+        return _together(*options)(cast("Command", call))
 
     return decorate
 
@@ -95,8 +181,10 @@ threads_option = click.option(
 
 
 def model_options(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
-    """``--model``, ``--device`` and ``--threads``."""
-    return _together(
+    """``--model``, ``--device`` and ``--threads``, as ``checkpoint``."""
+    return _group(
+        "checkpoint",
+        CheckpointOptions,
         model_option(task),
         click.option(
             "--device",
@@ -110,7 +198,7 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
     )
 
 
-tile_options = _together(
+_TILES = (
     click.option(
         "--tile",
         type=click.IntRange(min=1),
@@ -125,7 +213,25 @@ tile_options = _together(
         "model's, for the same result as without windows]",
     ),
 )
-"""``--tile`` and ``--halo``, of the commands that restore images."""
+
+tile_options = _group("tiling", TileOptions, *_TILES)
+"""``--tile`` and ``--halo``, as ``tiling``."""
+
+denoise_options = _group(
+    "denoising",
+    DenoiseOptions,
+    click.option(
+        "--strength",
+        type=click.FloatRange(0, 1),
+        default=1.0,
+        show_default=True,
+        help="0 leaves the image as it is, 1 removes all noise.",
+    ),
+    click.option("--luma", type=click.FloatRange(0, 1), help="Strength in brightness alone.  [default: --strength]"),
+    click.option("--chroma", type=click.FloatRange(0, 1), help="Strength in colour alone.  [default: --strength]"),
+    *_TILES,
+)
+"""How much noise is removed, as ``denoising``."""
 
 resize_options = _together(
     click.option(
@@ -181,7 +287,9 @@ def _format(context: click.Context, option: click.Parameter, text: str | None) -
     return found
 
 
-picture_options = _together(
+picture_options = _group(
+    "encoding",
+    EncodingOptions,
     click.option(
         "--format",
         callback=_format,
@@ -191,13 +299,16 @@ picture_options = _together(
     quality_option,
     click.option("--keep-times", is_flag=True, help="Give each output the modification time of its input."),
 )
-"""``--format``, ``--quality`` and ``--keep-times``, of the commands that write a picture for each input."""
+"""``--format``, ``--quality`` and ``--keep-times``, as ``encoding``."""
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace existing results; an input is never replaced."
 )
 
-batch_options = _together(
+batch_options = _group(
+    "batch",
+    BatchOptions,
+    max_pixels_option,
     click.option(
         "--list",
         "lists",
@@ -214,123 +325,30 @@ batch_options = _together(
     ),
     click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
 )
-"""``--list``, ``--report`` and ``--fail-fast``, of the commands that take many inputs."""
+"""``--max-pixels``, ``--list``, ``--report`` and ``--fail-fast``, as ``batch``."""
 
-result_options = _together(
+result_options = _group(
+    "writing",
+    WritingOptions,
     overwrite_option,
     click.option("--resume", is_flag=True, help="Leave out inputs whose result exists already."),
     click.option("--dry-run", is_flag=True, help="Say what would be written, and do nothing."),
 )
-"""``--overwrite``, ``--resume`` and ``--dry-run``, of the commands that write a file for each input."""
+"""``--overwrite``, ``--resume`` and ``--dry-run``, as ``writing``."""
 
-console_options = _together(
+console_options = _group(
+    "console",
+    Console,
     click.option("--quiet", is_flag=True, help="Hide progress, outputs and remarks; errors and losses are shown."),
     click.option("--verbose", is_flag=True, help="Say which device is used, and why."),
     click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from."),
 )
-"""``--quiet``, ``--verbose`` and ``--debug``, of the commands that say on standard error what they do."""
-
-
-class Console:
-    """Messages on standard error, and a progress bar where it is a terminal."""
-
-    def __init__(self, quiet: bool, debug: bool = False, verbose: bool = False) -> None:
-        import logging
-
-        if not debug:
-            import warnings
-
-            warnings.simplefilter("ignore")  # a library's remarks are not the user's
-            logging.getLogger().addHandler(logging.NullHandler())
-            os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read by the Hub's client when it is loaded
-        if quiet:
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        level = logging.INFO if verbose else logging.WARNING
-        handler = logging.Handler(level)
-        handler.emit = lambda record: self.say(record.getMessage())  # type: ignore[method-assign]
-        log = logging.getLogger("skipae")
-        log.handlers[:] = [handler]
-        log.setLevel(level)
-        self.quiet = quiet
-        self._watched = not quiet and sys.stderr.isatty()
-        self._bar: Any = None
-
-    def say(self, text: str) -> None:
-        """A loss, or a remark about an input."""
-        self._line(f"skipae: {text}")
-
-    def remark(self, text: str) -> None:
-        """What ``--quiet`` hides."""
-        if not self.quiet:
-            self.say(text)
-
-    def done(self, text: str) -> None:
-        """What went well, where standard error is a terminal."""
-        if self._watched:
-            self._line(text)
-
-    def error(self, text: str) -> None:
-        """Why an input failed."""
-        self._line(f"skipae: error: {text}")
-
-    def print(self, *lines: str) -> None:
-        """Lines on standard output; :class:`ImageError` where they cannot be written."""
-        from skipae.batch.pipeline import write_stdout
-        from skipae.console import clean
-
-        if self._bar is not None:
-            self._bar.clear()
-        write_stdout("".join(f"{clean(line)}\n" for line in lines).encode())
-
-    @contextmanager
-    def progress(self, total: int) -> Iterator[Progress]:
-        """A bar over ``total`` images."""
-        from skipae.batch.pipeline import NoProgress
-
-        if not self._watched or not total:
-            yield NoProgress()
-            return
-        from tqdm import tqdm
-
-        shape = "{percentage:3.0f}% |{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
-        with tqdm(total=total, bar_format=shape, file=sys.stderr) as self._bar:
-            yield self._bar
-        self._bar = None
-
-    def _line(self, text: str) -> None:
-        from skipae.console import one_line
-
-        if self._bar is not None:
-            self._bar.write(one_line(text), file=sys.stderr)
-        else:
-            click.echo(one_line(text), err=True)
-
-
-def find_model(name: str, console: Console, task: Task | None = None, verb: str = "") -> Path:
-    """Folder of the checkpoint; made for another ``task``, the :class:`ModelError` names those that can ``verb``.
-
-    It is looked at before the inputs are, so that a mistyped name is the first thing to be said.
-    """
-    from skipae.checkpoints import resolve
-    from skipae.checkpoints.hub import Access
-
-    folder = resolve.find_folder(name, access=Access(notify=console.remark))
-    config = resolve.load_config(folder)
-    if task is not None:
-        resolve.require_task(config, task, verb)
-    return folder
-
-
-def load_model(folder: Path, device: str, threads: int | None, console: Console) -> Model:
-    """The checkpoint that :func:`find_model` found."""
-    from skipae.model import from_pretrained
-
-    return from_pretrained(folder, device=device, threads=threads, notify=console.remark)
+"""``--quiet``, ``--verbose`` and ``--debug``, as ``console``."""
 
 
 def show(work: Work, console: Console) -> int:
     """``--dry-run``: print which result each input would have; the exit code that is known by now."""
-    from skipae.batch import pipeline as batch
+    from skipae.batch.pipeline import Outcome
     from skipae.console import echo
 
     for job in work.jobs:
@@ -340,7 +358,7 @@ def show(work: Work, console: Console) -> int:
     for failure in work.failed:
         console.error(f"{failure.name}: {failure.reason}")
     unread = sum(failure.unread for failure in work.failed)
-    return batch.Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
+    return Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
 
 
 def refuse_terminal(streams: bool) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from skipae.commands import options
+from skipae.console import Console
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.Image import Image
-
-    from skipae.batch.pipeline import Advance, Job, Written
-    from skipae.images import Picture
+    from skipae import images
+    from skipae.batch.job import Job
+    from skipae.batch.pipeline import Advance
+    from skipae.batch.sinks import Written
     from skipae.model import Model
 
 
@@ -65,14 +65,10 @@ def command(
     seed: int,
     resize: int | None,
     crop: int | None,
-    model: str,
-    device: str,
-    threads: int | None,
+    checkpoint: options.CheckpointOptions,
     max_pixels: int,
     overwrite: bool,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
+    console: Console,
 ) -> int:
     """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
 
@@ -83,52 +79,26 @@ def command(
     Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 the device is not available, 4 the model
     could not be had, 5 IMAGE could not be read, 130 interrupted.
     """
-    from skipae.batch import pipeline as batch
-    from skipae.tasks.feature_maps import figure
+    from skipae import images
+    from skipae.batch.pipeline import Each, run
+    from skipae.batch.plan import plan
+    from skipae.batch.sinks import Written, write_result
 
-    console = options.Console(quiet, debug, verbose)
-    work = batch.plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
+    work = plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
-    folder = options.find_model(model, console)
+    corruption: dict[str, Any] = {"blocks": blocks, "sigma": sigma, "seed": seed}
 
-    def load() -> Model:
-        return options.load_model(folder, device, threads, console)
-
-    def draw(loaded: Model, pixels: NDArray[Any]) -> Image:
-        return figure(loaded, pixels, layer, maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
-
-    return batch.run(_Drawing(load, draw, overwrite), work, console, max_pixels=max_pixels).exit_code
-
-
-class _Drawing:
-    """Draws a figure of each image; a :class:`skipae.batch.pipeline.Task`."""
-
-    def __init__(
-        self, load: Callable[[], Model], draw: Callable[[Model, NDArray[Any]], Image], overwrite: bool
-    ) -> None:
-        self._load = load
-        self._draw = draw
-        self._overwrite = overwrite
-
-    def load(self) -> None:
-        """Load the model."""
-        self._model = self._load()
-
-    def process(self, job: Job, picture: Picture, advance: Advance) -> Callable[[], Written]:
-        """Draw the figure."""
-        from skipae import images
-        from skipae.batch import pipeline as batch
-
-        sheet = self._draw(self._model, picture.rgb())
+    def draw(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+        sheet = model.draw_features(picture, layer, maps=maps, resize=resize, crop=crop, **corruption)
 
         def encode(file: BinaryIO) -> None:
             sheet.save(file, job.format or "PNG", quality=images.QUALITY)
 
         def write() -> Written:
-            batch.write_result(job, encode, overwrite=self._overwrite)
-            return batch.Written(picture.notes)
+            write_result(job, encode, overwrite=overwrite)
+            return Written(picture.notes)
 
         return write
 
-    def trim(self) -> None:
-        """Nothing is kept."""
+    folder = checkpoint.find(console)
+    return run(Each(lambda: checkpoint.load(folder, console), draw), work, console, max_pixels=max_pixels).exit_code

@@ -10,16 +10,20 @@ an edge that is not the image's is kept.  With the net's reach as the halo the r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipae.errors import ImageError, UsageError
+from skipae.options import TileOptions
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped, or to logits."""
+
+Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
+"""Makes values [h, w, ...] of a result from a network's input [3, h, w] and output [C, h, w]."""
 
 NOT_FINITE = "the model gave values that are not finite numbers: try the device cpu, or another model"
 
@@ -97,45 +101,93 @@ def axes(length: int, stride: int, halo: int) -> list[Axis]:
     return found
 
 
-def plan(height: int, width: int, *, stride: int, halo: int, area: int, tile: int | None = None) -> Plan:
-    """The cheapest windows for an image.
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Processes an image of any size in windows, with the result of one run on the whole.
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        stride: total stride of the net.
-        halo: pixels around what is kept of a window.
-        area: most pixels in a window; exceeded where the halo leaves no smaller window.
-        tile: longest side of a window in pixels, instead of ``area``.
+    It suits every function of pixels whose outputs have the input's size and see no farther than ``halo``, and that
+    treats all positions alike that are a multiple of ``stride`` apart: convolutional networks, and filters.
 
-    Raises:
-        UsageError: ``tile`` leaves nothing of a window to keep.
+    >>> def blur(batch):  # 3 x 3, zeros around the image: [1, 3, H, W] in, the same shape out
+    ...     padded = np.pad(batch, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    ...     height, width = batch.shape[2:]
+    ...     return sum(padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
+    >>> pixels = np.random.default_rng(0).random((300, 200, 3), np.float32)
+    >>> blurred = Tiling(halo=1, tile=64).run(blur, pixels)
+    >>> np.abs(blurred - Tiling(halo=1).run(blur, pixels)).max() < 1e-6
+    True
     """
-    rows, columns = axes(height, stride, halo), axes(width, stride, halo)
-    if tile is not None:
-        rows = [axis for axis in rows if axis.size <= tile]
-        columns = [axis for axis in columns if axis.size <= tile]
-        if not rows or not columns:
-            smallest = 2 * halo + 2 * stride - 1
-            raise UsageError(
-                f"tile is {tile} pixels, but a halo of {halo} and a stride of {stride} need at least {smallest}: "
-                "give a larger tile or a smaller halo"
-            )
-    plans = [Plan(row, column) for row in rows for column in columns]
-    if tile is None:
-        smallest = min(plan.area for plan in plans)
-        plans = [plan for plan in plans if plan.area <= max(area, smallest)]
-    return min(plans, key=lambda plan: (plan.cost, plan.area))
+
+    stride: int = 1
+    """Total stride of the function, in pixels: windows start at its multiples."""
+    halo: int = 0
+    """Pixels around what is kept of a window: how far the function sees."""
+    area: int = 1 << 20
+    """Most pixels in a window; exceeded where the halo leaves no smaller window, halved when memory runs out."""
+    tile: int | None = None
+    """Longest side of a window in pixels, instead of ``area``."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range with a :class:`UsageError`."""
+        for name, value, least in (("stride", self.stride, 1), ("halo", self.halo, 0), ("area", self.area, 1)):
+            if value < least:
+                raise UsageError(f"{name} must be at least {least}, not {value}")
+        TileOptions(tile=self.tile)
+
+    def plan(self, height: int, width: int) -> Plan:
+        """The cheapest windows for an image of this size.
+
+        Raises:
+            UsageError: ``tile`` leaves nothing of a window to keep.
+        """
+        rows, columns = axes(height, self.stride, self.halo), axes(width, self.stride, self.halo)
+        if self.tile is not None:
+            rows = [axis for axis in rows if axis.size <= self.tile]
+            columns = [axis for axis in columns if axis.size <= self.tile]
+            if not rows or not columns:
+                smallest = 2 * self.halo + 2 * self.stride - 1
+                raise UsageError(
+                    f"tile is {self.tile} pixels, but a halo of {self.halo} and a stride of {self.stride} need at "
+                    f"least {smallest}: give a larger tile or a smaller halo"
+                )
+        plans = [Plan(row, column) for row in rows for column in columns]
+        if self.tile is None:
+            smallest = min(plan.area for plan in plans)
+            plans = [plan for plan in plans if plan.area <= max(self.area, smallest)]
+        return min(plans, key=lambda plan: (plan.cost, plan.area))
+
+    def smaller(self, windows: Plan) -> Plan | None:
+        """Windows for the same image of half the area at most; None where there are none."""
+        half = replace(self, area=max(1, windows.area // 2), tile=None)
+        found = half.plan(windows.rows.length, windows.columns.length)
+        return found if found.area < windows.area else None
+
+    def run(
+        self, run: Run, pixels: NDArray[Any], *, channels: int = 3, progress: Callable[[float], None] | None = None
+    ) -> NDArray[np.float32]:
+        """The function's output for the whole image, float32 [H, W, C].
+
+        Args:
+            run: takes float32 [1, 3, h, w] in [0, 1] and returns float32 [1, C, h, w].
+            pixels: [H, W] (gray, given as three equal channels) or [H, W, 3] (RGB) of uint8, uint16, or float in
+                [0, 1].
+            channels: how many ``run`` returns.
+            progress: called after each window with the share done, in (0, 1].
+
+        Raises:
+            ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
+            UsageError: ``tile`` leaves nothing of a window to keep, or floats are far out of [0, 1].
+        """
+        result = np.empty((*pixels.shape[:2], channels), np.float32)
+        sweep(run, pixels, result, _channels_last, self, progress=progress)
+        return result
 
 
 def restore(
     run: Run,
     pixels: NDArray[Any],
+    tiling: Tiling,
     *,
-    stride: int,
-    halo: int,
-    area: int,
-    tile: int | None = None,
     luma: float = 1.0,
     chroma: float = 1.0,
     progress: Callable[[float], None] | None = None,
@@ -144,15 +196,12 @@ def restore(
     """Restore an image of any size in bounded memory.
 
     Args:
-        run: the net.
-        pixels: [H, W] (grey, run as three equal channels) or [H, W, 3] (RGB); uint8, uint16, or float in
+        run: the network.
+        pixels: [H, W] (gray, run as three equal channels) or [H, W, 3] (RGB); uint8, uint16, or float in
             [0, 1].  Only windows of it are ever converted to float.
-        stride: total stride of the net.
-        halo: pixels around what is kept of a window; the net's reach gives exact results.
-        area: most pixels in a window; halved when memory runs out.
-        tile: longest side of a window in pixels, instead of ``area``.
-        luma: of the change in brightness (Y of ITU-R BT.601) 0 takes nothing, 1 all, linear in between.
-        chroma: the same of the change in colour.
+        tiling: the windows; with the network's reach as the halo the result is exact.
+        luma: share of the change in brightness (Y of ITU-R BT.601) that is taken, from 0 to 1.
+        chroma: share of the change in color that is taken, from 0 to 1.
         progress: called after each window with the share done, in (0, 1].
         shrunk: called with the smaller windows to come when memory has run out.
 
@@ -160,8 +209,8 @@ def restore(
         An array of the shape and dtype of ``pixels``, floats clipped to [0, 1]; three equal channels stay equal.
 
     Raises:
-        ImageError: memory runs out with the smallest window too, or the net gives values that are not finite.
-        UsageError: ``tile`` leaves nothing of a window to keep, or floats are far out of [0, 1].
+        ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
+        UsageError: the tile leaves nothing of a window to keep, or floats are far out of [0, 1].
     """
     height, width = pixels.shape[:2]
     try:
@@ -169,8 +218,8 @@ def restore(
     except MemoryError:
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
     if is_gray(pixels):  # a net would color it, if ever so little
-        options = {"stride": stride, "halo": halo, "area": area, "tile": tile, "luma": luma, "chroma": chroma}
-        result[...] = restore(run, pixels[..., 0], **options, progress=progress, shrunk=shrunk)[..., None]  # type: ignore[arg-type]
+        light = restore(run, pixels[..., 0], tiling, luma=luma, chroma=chroma, progress=progress, shrunk=shrunk)
+        result[...] = light[..., None]
         return result
     scale = _top(pixels)
 
@@ -181,18 +230,7 @@ def restore(
             part = source + np.float32(chroma) * change + np.float32(luma - chroma) * brightness
         return _from_net(part, scale, grey=pixels.ndim == 2)
 
-    sweep(
-        run,
-        pixels,
-        result,
-        blend,
-        stride=stride,
-        halo=halo,
-        area=area,
-        tile=tile,
-        progress=progress,
-        shrunk=shrunk,
-    )
+    sweep(run, pixels, result, blend, tiling, progress=progress, shrunk=shrunk)
     return result
 
 
@@ -200,39 +238,36 @@ def sweep(
     run: Run,
     pixels: NDArray[Any],
     result: NDArray[Any],
-    finish: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]],
+    finish: Finish,
+    tiling: Tiling,
     *,
-    stride: int,
-    halo: int,
-    area: int,
-    tile: int | None = None,
     progress: Callable[[float], None] | None = None,
     shrunk: Callable[[Plan], None] | None = None,
 ) -> None:
-    """Run a net over an image window by window.
+    """Run a network over an image window by window.
 
     Args:
-        run: the net; its output has the input's height and width, and any number C of channels.
-        pixels: see :func:`restore`.
+        run: the network; its output has the input's height and width, and any number C of channels.
+        pixels: as for :func:`restore`.
         result: [H, W, ...], is filled.
-        finish: gives values [h, w, ...] of ``result`` for a part of an image, from the net's input [3, h, w] and
-            output [C, h, w].
-        stride: see :func:`restore` for this and all below, and for the errors.
-        halo: see ``stride``.
-        area: see ``stride``.
-        tile: see ``stride``.
-        progress: see ``stride``.
-        shrunk: see ``stride``.
+        finish: returns values [h, w, ...] of ``result`` for a part of an image, from the network's input [3, h, w]
+            and output [C, h, w].
+        tiling: the windows.
+        progress: called after each window with the share done, in (0, 1].
+        shrunk: called with the smaller windows to come when memory has run out.
+
+    Raises:
+        ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
+        UsageError: the tile leaves nothing of a window to keep, or floats are far out of [0, 1].
     """
-    height, width = pixels.shape[:2]
-    windows = plan(height, width, stride=stride, halo=halo, area=area, tile=tile)
+    windows = tiling.plan(*pixels.shape[:2])
     while True:
         try:
             _sweep(run, pixels, result, finish, windows, progress)
             return
         except MemoryError:
-            smaller = plan(height, width, stride=stride, halo=halo, area=windows.area // 2)
-            if smaller.area >= windows.area:
+            smaller = tiling.smaller(windows)
+            if smaller is None:
                 raise ImageError(
                     f"not enough memory for a window of {windows.columns.size} x {windows.rows.size} pixels: "
                     "free some memory, or give a smaller halo"
@@ -246,7 +281,7 @@ def _sweep(
     run: Run,
     pixels: NDArray[Any],
     result: NDArray[Any],
-    finish: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]],
+    finish: Finish,
     windows: Plan,
     progress: Callable[[float], None] | None,
 ) -> None:
@@ -308,6 +343,10 @@ def to_net(window: NDArray[Any]) -> NDArray[np.float32]:
     channels = window[None] if window.ndim == 2 else window.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
     np.divide(channels, _top(window), out=batch[0], dtype=np.float32, casting="unsafe")
     return batch
+
+
+def _channels_last(_: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
+    return part.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
 
 
 def _top(pixels: NDArray[Any]) -> np.float32:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Unpack
 
 from skipae import images
 from skipae.batch import feature_store
-from skipae.batch import pipeline as batch
-from skipae.batch.feature_store import Entry
+from skipae.batch.feature_store import Entry, identify
+from skipae.batch.feature_task import Shards
+from skipae.batch.pipeline import Outcome
+from skipae.batch.sources import find
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
-from skipae.engine import device as runtime
+from skipae.engine.net import Net
+from skipae.engine.session import FEATURES
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
-from skipae.model import Model
-from skipae.tasks import features
-from skipae.tasks.features import Extractor, Features, Settings
+from skipae.options import FeatureKeywords, FeatureSpec, combine
+from skipae.tasks.features import BATCH_SIZE, Features, SizeBatcher
 
 try:
     import pyarrow as pa
@@ -51,12 +50,7 @@ def extract(
     output: str | os.PathLike[str],
     model: str = DEFAULT_OF_FEATURES,
     *,
-    layers: str | Sequence[str] | None = None,
-    pool: str = "avg",
-    l2: bool = False,
-    dtype: str = "float32",
-    resize: int | None = None,
-    crop: int | None = None,
+    spec: FeatureSpec | None = None,
     batch_size: int | None = None,
     max_pixels: int = images.MAX_PIXELS,
     format: str | None = None,
@@ -66,7 +60,8 @@ def extract(
     workers: int | None = None,
     cpus: int = 1,
     gpus: float = 0,
-) -> batch.Outcome:
+    **keywords: Unpack[FeatureKeywords],
+) -> Outcome:
     """Write what layers of the encoder give for images, computed on a Ray cluster.
 
     It is the cluster that ``ray.init`` was told of or that ``RAY_ADDRESS`` names, else this machine.  The files and
@@ -77,14 +72,9 @@ def extract(
             the columns ``path`` and ``bytes``, as ``ray.data.read_binary_files(..., include_paths=True)`` gives.
         output: a folder, or a file whose extension names the format; written here, not by the workers.
         model: a checkpoint's name, or a folder that all machines see.
-        layers: see :meth:`skipae.Model.features`.
-        pool: the same.
-        l2: the same.
-        dtype: the same.
-        resize: the same.
-        crop: the same.
-        batch_size: the same.
-        max_pixels: the same.
+        spec: what is extracted; its fields can also be given by keywords.
+        batch_size: most images of one size in one run; by default 16, fewer where memory is short.
+        max_pixels: the largest image file to decode, in pixels.
         format: npz (default), npy, safetensors, parquet or hdf5.
         shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
         overwrite: whether what an earlier run wrote to ``output`` may be replaced.
@@ -94,6 +84,7 @@ def extract(
         cpus: cores of a worker, and the threads that its net runs on.
         gpus: GPUs of a worker, also a part of one: 0.25 lets four workers, which decode one image at a time, share a
             GPU.  0 computes on the CPU.
+        **keywords: ``layers``, ``pool``, ``l2``, ``dtype``, ``resize`` and ``crop`` of :class:`skipae.FeatureSpec`.
 
     Returns:
         How many images went well, those that were done before included.  The manifest says which failed, and why.
@@ -114,12 +105,12 @@ def extract(
     if here == Path(model).expanduser():
         model = str(here.absolute())
     config = load_config(here)
-    settings = Settings.check(config, layers, pool, l2, dtype, resize, crop)
-    checkpoint = config.files.get(features.FILE, "")
-    run = feature_store.describe(settings, config.name, checkpoint)
+    spec = combine(FeatureSpec(), spec, keywords).resolve(config)
+    checkpoint = config.files.get(FEATURES, "")
+    run = feature_store.describe(spec, config.name, checkpoint)
     store = feature_store.Store(os.fspath(output), run, format=format, overwrite=overwrite, resume=resume)
-    outcome = batch.Outcome()
-    rows = batch_size or features.BATCH_SIZE
+    outcome = Outcome()
+    rows = batch_size or BATCH_SIZE
     if isinstance(sources, ray.data.Dataset):
         dataset = sources
     else:
@@ -136,7 +127,7 @@ def extract(
         fn_constructor_args=(
             model,
             checkpoint,
-            settings,
+            spec,
             batch_size,
             "cuda" if gpus else "cpu",
             cpus,
@@ -154,12 +145,12 @@ def extract(
     return outcome
 
 
-def _find(sources: Any, output: Path, store: feature_store.Store, outcome: batch.Outcome) -> list[str]:
+def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outcome) -> list[str]:
     """Paths of images, as the command line takes them; those that are missing are noted."""
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     if not isinstance(named, Iterable):
         raise UsageError(f"sources must be paths or a data set of Ray's, not {type(sources).__name__}")
-    found = batch.find([os.fspath(source) for source in named], results=output)
+    found = find([os.fspath(source) for source in named], results=output)
     paths = [*found.single, *(path for _, files in found.trees for path in files)]
     if None in paths:
         raise UsageError("- (standard input) is not seen by a cluster: give files, folders or patterns")
@@ -182,18 +173,16 @@ def _deal(paths: list[str], batch_size: int) -> Dataset:
 def _write(
     answers: Iterable[Answer | SkipaeError],
     store: feature_store.Store,
-    outcome: batch.Outcome,
+    outcome: Outcome,
     shard_size: int | None,
 ) -> None:
     """Write answers as they come, a shard at a time; also where the run is broken off, what came until then."""
-    held: defaultdict[tuple[Any, ...], list[tuple[Entry, Features]]] = defaultdict(list)  # a shard has one shape
-    count = size = 0
+    shards = Shards(shard_size)
 
     def flush() -> None:
-        while held:
-            _, rows = held.popitem()
-            store.add([entry for entry, _ in rows], [values for _, values in rows])
-            outcome.done += len(rows)
+        for shard in shards.take():
+            store.add([entry for entry, _ in shard], [values for _, values in shard])
+            outcome.done += len(shard)
 
     begun = False
     try:
@@ -211,13 +200,9 @@ def _write(
                     outcome.failed += 1
                     outcome.unread += "sha256" not in entry
                     continue
-                held[tuple(value.shape for value in values.values())].append((entry, values))
-                count += 1
-                size += sum(value.nbytes for value in values.values())
-                full = size >= feature_store.SHARD_BYTES if shard_size is None else count >= shard_size
-                if full or count >= feature_store.SHARD_IMAGES:
+                shards.add(entry, values)
+                if shards.is_full:
                     flush()
-                    count = size = 0
     finally:
         flush()
         store.end()
@@ -230,7 +215,7 @@ class _Worker:
     model: str
     checkpoint: str
     """Sha256 that the model's net must have."""
-    settings: Settings
+    spec: FeatureSpec
     batch_size: int | None
     device: str
     threads: int
@@ -239,7 +224,7 @@ class _Worker:
     done: set[str]
     """Images that are left out."""
     max_pixels: int
-    extractor: Extractor | None = None
+    net: Net | None = None
     """Loaded with the first image."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -260,15 +245,9 @@ class _Worker:
             )
         paths = [os.fsdecode(path) for path in table.column("path").to_pylist()]
         contents = table.column("bytes").to_pylist() if "bytes" in names else [None] * len(paths)
-        extractor = self._load()
+        net = self._load()
+        batcher = SizeBatcher[Entry](net, self.spec, self.batch_size)
         rows: list[tuple[Entry, Features | ImageError]] = []
-        waiting: list[tuple[Entry, NDArray[Any]]] = []
-
-        def run() -> None:
-            found = extractor.run_each([pixels for _, pixels in waiting]) if waiting else []
-            rows.extend((entry, values) for (entry, _), values in zip(waiting, found, strict=True))
-            waiting.clear()
-
         for path, content in zip(paths, contents, strict=True):
             if path in self.done:
                 continue
@@ -276,28 +255,21 @@ class _Worker:
             source = self.folder / path if content is None else content
             try:
                 picture = images.to_picture(source, max_pixels=self.max_pixels)
-                entry |= feature_store.identify(source)
-                pixels = extractor.prepare(picture.rgb())
+                entry |= identify(source)
+                rows += batcher.push(entry, picture.rgb())
             except ImageError as error:
                 rows.append((entry, error))
-                continue
-            if waiting and (pixels.shape[:2] != waiting[0][1].shape[:2] or len(waiting) >= extractor.limit(pixels)):
-                run()
-            waiting.append((entry, pixels))
-        run()
-        return feature_store.versions(extractor.session.device), rows, len(paths) - len(rows)
+        rows += batcher.flush()
+        return feature_store.versions(net.device), rows, len(paths) - len(rows)
 
-    def _load(self) -> Extractor:
-        if self.extractor is None:
+    def _load(self) -> Net:
+        if self.net is None:
             folder = find_folder(self.model)
-            config = load_config(folder)
-            if config.files.get(features.FILE, "") != self.checkpoint:
+            net = Net.load(folder, device=self.device, threads=self.threads)
+            if net.config.files.get(FEATURES, "") != self.checkpoint:
                 raise ModelError(
                     f"model {self.model} of a worker, in {folder}, is not the one where the run was started: give "
                     "all machines the same"
                 )
-            device = runtime.choose_device(self.device, self.threads)
-            extractor = Extractor(Model(folder, config, device), self.settings, self.batch_size)
-            extractor.session.open()
-            self.extractor = extractor
-        return self.extractor
+            self.net = net
+        return self.net

@@ -13,8 +13,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
 from skipae.errors import UsageError
 from skipae.images import MAX_PIXELS
-from skipae.model import Model, check_options, from_pretrained
-from skipae.tasks.features import Settings
+from skipae.model import Model, from_pretrained
+from skipae.options import FeatureSpec, check_max_pixels
+from skipae_zoo import CheckpointConfig
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -76,7 +77,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             UsageError: a parameter cannot be used.
             ModelError: the checkpoint could not be had.
         """
-        self._settings()
+        self._spec()
         return self
 
     def transform(self, X: Any) -> NDArray[Any]:
@@ -85,31 +86,22 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: images, see :meth:`skipae.Model.features`; a column [N, 1] of paths too.
         """
-        settings = self._settings()
+        spec = self._spec()
         if isinstance(X, str | bytes) or not isinstance(X, Iterable):
             raise UsageError(f"X must be a list or an array of images, not {type(X).__name__}")
         images = np.asarray(X, object).ravel() if getattr(X, "ndim", 0) == 2 and not _is_number(X) else X
-        found = self._loaded().features(
-            list(images),
-            layers=list(settings.names),
-            pool=self.pool,
-            l2=self.l2,
-            dtype=self.dtype,
-            resize=self.resize,
-            crop=self.crop,
-            batch_size=self.batch_size,
-            max_pixels=self.max_pixels,
-        )
+        found = self._loaded().features(list(images), spec, batch_size=self.batch_size, max_pixels=self.max_pixels)
         rows = [values.reshape(len(values), math.prod(values.shape[1:])) for values in found.values()]
         return np.concatenate(rows, axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """A name for each column: ``enc6_0``, ``enc6_1``, ..., with row and column for ``spatial:n``."""
-        settings = self._settings()
+        spec = self._spec()
+        channels = {layer.name: layer.channels for layer in self._config().architecture.layers}
         names = [
-            "_".join(map(str, (layer.name, *place)))
-            for layer in settings.layers
-            for place in np.ndindex(*settings.shape(layer))
+            "_".join(map(str, (layer, *place)))
+            for layer in spec.names
+            for place in np.ndindex(*spec.shape(channels[layer]))
         ]
         return np.array(names, object)
 
@@ -129,12 +121,15 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         return {key: value for key, value in state.items() if key != "_model"}
 
-    def _settings(self) -> Settings:
-        config = load_config(find_folder(self.model))
+    def _config(self) -> CheckpointConfig:
+        return load_config(find_folder(self.model))
+
+    def _spec(self) -> FeatureSpec:
         if self.pool == "none":
             raise UsageError("pool none gives no rows of one length: give avg, max or spatial:N")
-        check_options(1.0, None, None, None, None, self.max_pixels)
-        return Settings.check(config, self.layers, self.pool, self.l2, self.dtype, self.resize, self.crop)
+        check_max_pixels(self.max_pixels)
+        spec = FeatureSpec(self.layers, self.pool, self.l2, self.dtype, self.resize, self.crop)
+        return spec.resolve(self._config())
 
     def _loaded(self) -> Model:
         wanted = (self.model, self.device, self.threads)

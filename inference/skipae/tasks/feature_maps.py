@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae.engine import tiling
-from skipae.tasks import features
+from skipae.engine.net import Net
+from skipae.engine.tiling import to_net
+from skipae.options import FeatureSpec
+from skipae.tasks.features import Extractor
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from skipae.model import Model
 
 COLUMNS = 4
 """Maps beside each other in each half."""
@@ -45,8 +45,8 @@ COLOURS = np.array(
 
 
 def figure(
-    model: Model,
-    image: Any,
+    net: Net,
+    pixels: NDArray[Any],
     layer: str,
     *,
     maps: int = 8,
@@ -59,8 +59,8 @@ def figure(
     """Draw the maps of a layer with the most energy on the clean image; each pair has one scale.
 
     Args:
-        model: a checkpoint.
-        image: of any kind that :meth:`skipae.Model.features` takes.
+        net: of a checkpoint with features.
+        pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
         layer: its name.
         maps: how many, at most.
         blocks: see :func:`corrupt`.
@@ -72,17 +72,15 @@ def figure(
 
     Raises:
         UsageError: an argument is none of these.
-        ImageError: the image cannot be decoded, or memory runs out.
+        ImageError: memory runs out.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    pixels = features.load(image)
-    if resize is None and not model.config.preprocessing.resize and min(pixels.shape[:2]) > LARGEST:
+    if resize is None and not net.config.preprocessing.resize and min(pixels.shape[:2]) > LARGEST:
         resize = LARGEST
-    settings = features.Settings.check(model.config, layer, "none", resize=resize, crop=crop)
-    extractor = features.Extractor(model, settings)
-    clean = tiling.to_net(extractor.prepare(pixels))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
-    corrupted = corrupt(clean, model.config.preprocessing.fill, blocks=blocks, sigma=sigma, seed=seed)
+    extractor = Extractor(net, FeatureSpec(layer, "none", resize=resize, crop=crop))
+    clean = to_net(extractor.prepare(pixels))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    corrupted = corrupt(clean, net.config.preprocessing.fill, blocks=blocks, sigma=sigma, seed=seed)
     pair = [extractor.run([pixels])[0][layer] for pixels in (clean, corrupted)]
     strongest = np.argsort(-np.square(pair[0]).mean((1, 2)), kind="stable")[:maps]
 
@@ -96,7 +94,7 @@ def figure(
     shares = [f"{blocks:.0%} of the pixels in blocks"] if blocks else []
     shares += [f"noise of sigma {sigma:g}"] if sigma else []
     titles = [
-        f"{model.name}, {layer}: the {len(strongest)} strongest of {len(pair[0])} maps",
+        f"{net.config.name}, {layer}: the {len(strongest)} strongest of {len(pair[0])} maps",
         f"{' and '.join(shares) or 'not corrupted'}: cosine similarity of the layer {_cosine(*pair):.3f}",
     ]
     for side, (pixels, layer_maps, title) in enumerate(zip((clean, corrupted), pair, titles, strict=True)):

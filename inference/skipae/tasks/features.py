@@ -8,27 +8,21 @@ halo of that half give exactly what one run on the whole image gives.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipae import images
-from skipae.engine import device as runtime
-from skipae.engine import tiling
+from skipae.engine.net import Net
+from skipae.engine.tiling import NOT_FINITE, Plan, to_net
 from skipae.errors import ImageError, UsageError
-from skipae_zoo import CheckpointConfig, Layer
+from skipae.options import FeatureSpec
+from skipae.tasks.pixels import load, prepare
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+Key = TypeVar("Key")
 
-    from skipae.model import Model
-
-FILE = runtime.FEATURES
-DTYPES = ("float32", "float16")
 BATCH_SIZE = 16
 """Images of one size that go through the net together, where memory allows it."""
 
@@ -36,99 +30,36 @@ Features = dict[str, NDArray[Any]]
 """Layer name to values: [C] for ``avg`` and ``max``, [C, N, N] for ``spatial:N``, [C, h, w] for ``none``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What is extracted; made by :meth:`check`."""
-
-    layers: tuple[Layer, ...]
-    """In the order asked for."""
-    pool: str
-    l2: bool
-    dtype: str
-    resize: int | None
-    """Short side in pixels that images are scaled to (bicubic, antialiased); None leaves the size."""
-    crop: int | None
-    """Side of the centre crop after it; None takes the whole image."""
-
-    @classmethod
-    def check(
-        cls,
-        config: CheckpointConfig,
-        layers: str | Sequence[str] | None = None,
-        pool: str = "avg",
-        l2: bool = False,
-        dtype: str = "float32",
-        resize: int | None = None,
-        crop: int | None = None,
-    ) -> Settings:
-        """Check the arguments of :meth:`skipae.Model.features`; :class:`UsageError` names the one that is wrong."""
-        known = {layer.name: layer for layer in config.architecture.layers}
-        if layers is None:
-            layers = [config.default_layer or config.architecture.layers[-1].name]
-        names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
-        if not names:
-            raise UsageError(f"layers is empty: give some of {', '.join(known)}")
-        for name in names:
-            if name not in known:
-                raise UsageError(f"{config.name} has no layer {name!r}{_nearest(name, known)}: give {', '.join(known)}")
-        if pool not in ("none", "avg", "max") and re.fullmatch(r"spatial:[1-9]\d{0,2}", pool) is None:
-            raise UsageError(f"pool must be none, avg, max or spatial:N with N from 1 to 999, not {pool!r}")
-        if dtype not in DTYPES:
-            raise UsageError(f"dtype must be {' or '.join(DTYPES)}, not {dtype!r}")
-        for option, value in (("resize", resize), ("crop", crop)):
-            if value is not None and value < 0:
-                raise UsageError(f"{option} must be a number of pixels, or 0 for none, not {value}")
-        stored = config.preprocessing
-        return cls(
-            tuple(known[name] for name in names),
-            pool,
-            l2,
-            dtype,
-            stored.resize if resize is None else resize or None,
-            stored.crop if crop is None else crop or None,
-        )
-
-    @property
-    def grid(self) -> int:
-        """Cells along a side that a layer is pooled to; 0 where it is not."""
-        _, _, cells = self.pool.partition(":")
-        return int(cells) if cells else int(self.pool != "none")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The layers' names."""
-        return tuple(layer.name for layer in self.layers)
-
-    def shape(self, layer: Layer) -> tuple[int, ...]:
-        """Shape of a layer's pooled values; not for the pool ``none``."""
-        return (layer.channels, self.grid, self.grid) if self.pool.startswith("spatial") else (layer.channels,)
-
-
 class Extractor:
-    """Runs a model's encoder, as far as the settings ask for it."""
+    """Runs a net's encoder, as far as a spec asks for it."""
 
-    def __init__(self, model: Model, settings: Settings, batch_size: int | None = None) -> None:
-        """Args: ``batch_size`` is the most images in one run, :data:`BATCH_SIZE` by default."""
+    def __init__(self, net: Net, spec: FeatureSpec, batch_size: int | None = None) -> None:
+        """Choose the part of the network; nothing is loaded yet.
+
+        Args:
+            net: of a checkpoint with features.
+            spec: what is extracted.
+            batch_size: most images in one run, :data:`BATCH_SIZE` by default.
+
+        Raises:
+            UsageError: the checkpoint has no such layer, or ``batch_size`` is not positive.
+        """
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
-        self.settings = settings
-        architecture = model.config.architecture
-        depth = max(architecture.layers.index(layer) for layer in settings.layers) + 1
-        used = architecture.layers[:depth]
-        self.session = model.encoder(tuple(layer.name for layer in used if layer in settings.layers))
-        self._stride = used[-1].total_stride
-        self._halo = used[-1].receptive_field // 2
-        from skipae.model import MEMORY
-
-        # An estimate of what one pixel takes: the layers' outputs alive together, and the image thrice.
-        bytes_per_pixel: int = round(4 * (1.1 * sum(layer.channels / layer.total_stride**2 for layer in used) + 9))
-        self._area = MEMORY[model.device.kind] // bytes_per_pixel
-        self._batch_size = BATCH_SIZE if batch_size is None else batch_size
+        self.spec = spec = spec.resolve(net.config)
+        """With all that it leaves to the checkpoint."""
+        known = net.config.architecture.layers
+        by_name = {layer.name: layer for layer in known}
+        self.layers = tuple(by_name[name] for name in spec.names)
+        used = known[: max(map(known.index, self.layers)) + 1]
+        self.session = net.encoder(tuple(layer.name for layer in used if layer in self.layers))
+        self.tiling = net.encoder_tiling(used)
+        self.batch_size = BATCH_SIZE if batch_size is None else batch_size
 
     def limit(self, pixels: NDArray[Any]) -> int:
         """How many images of this size one run takes."""
         area: int = pixels.shape[0] * pixels.shape[1]
-        return max(1, min(self._batch_size, self._area // area))
+        return max(1, min(self.batch_size, self.tiling.area // area))
 
     def prepare(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Resize and crop pixels [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
@@ -136,7 +67,7 @@ class Extractor:
         Raises:
             ImageError: the image is smaller than the crop.
         """
-        return prepare(pixels, self.settings.resize, self.settings.crop)
+        return prepare(pixels, self.spec.resize, self.spec.crop)
 
     def run(self, batch: Sequence[NDArray[Any]]) -> list[Features]:
         """Features of prepared images of one size.
@@ -145,7 +76,7 @@ class Extractor:
             ImageError: memory runs out with one image too, or the values are not finite.
         """
         height, width = batch[0].shape[:2]
-        windows = tiling.plan(height, width, stride=self._stride, halo=self._halo, area=self._area)
+        windows = self.tiling.plan(height, width)
         while True:
             try:
                 return self._run(batch, windows)
@@ -153,8 +84,8 @@ class Extractor:
                 if len(batch) > 1:
                     half = len(batch) // 2
                     return self.run(batch[:half]) + self.run(batch[half:])
-                smaller = tiling.plan(height, width, stride=self._stride, halo=self._halo, area=windows.area // 2)
-                if smaller.area >= windows.area:
+                smaller = self.tiling.smaller(windows)
+                if smaller is None:
                     raise ImageError(f"not enough memory for features of {width} x {height} pixels") from None
                 windows = smaller
 
@@ -165,35 +96,16 @@ class Extractor:
         except ImageError as error:
             return [error] if len(batch) == 1 else [self.run_each([pixels])[0] for pixels in batch]
 
-    def stream(self, sources: Iterable[Any], max_pixels: int) -> Iterator[Features]:
-        """Features of images of all kinds, in order; neighbours of one size share a run."""
-        waiting: list[NDArray[Any]] = []
-        for number, source in enumerate(sources):
-            try:
-                pixels = self.prepare(load(source, max_pixels))
-            except (ImageError, UsageError) as error:
-                named = f" ({os.fspath(source)!r})" if isinstance(source, str | os.PathLike) else ""
-                raise type(error)(f"images[{number}]{named}: {error}") from error
-            if waiting and pixels.shape[:2] != waiting[0].shape[:2]:
-                yield from self.run(waiting)
-                waiting = []
-            waiting.append(pixels)
-            if len(waiting) >= self.limit(pixels):
-                yield from self.run(waiting)
-                waiting = []
-        if waiting:
-            yield from self.run(waiting)
-
-    def _run(self, batch: Sequence[NDArray[Any]], windows: tiling.Plan) -> list[Features]:
+    def _run(self, batch: Sequence[NDArray[Any]], windows: Plan) -> list[Features]:
         height, width = batch[0].shape[:2]
         pools = {
-            layer: _Pool(self.settings, (len(batch), layer.channels, *layer.output_size(height, width)))
-            for layer in self.settings.layers
+            layer: _Pool(self.spec, (len(batch), layer.channels, *layer.output_size(height, width)))
+            for layer in self.layers
         }
         for top, first_row, end_row in windows.rows.spans():
             for left, first_column, end_column in windows.columns.spans():
                 rows, columns = slice(top, top + windows.rows.size), slice(left, left + windows.columns.size)
-                found = self.session.run_all(np.concatenate([tiling.to_net(image[rows, columns]) for image in batch]))
+                found = self.session.run_all(np.concatenate([to_net(image[rows, columns]) for image in batch]))
                 for layer, pool in pools.items():
                     stride = layer.total_stride
                     y, y_end, x, x_end = (-(-edge // stride) for edge in (first_row, end_row, first_column, end_column))
@@ -207,95 +119,104 @@ class Extractor:
 
     def _finish(self, values: NDArray[np.float32]) -> NDArray[Any]:
         if not np.isfinite(values.sum()):
-            raise ImageError("the model gave values that are not finite numbers: try the device cpu, or another model")
-        if self.settings.l2:
+            raise ImageError(NOT_FINITE)
+        if self.spec.l2:
             length = np.sqrt(np.square(values, dtype=np.float64).sum(tuple(range(1, values.ndim)), keepdims=True))
             values = (values / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
-        return values.astype(self.settings.dtype, copy=False)
+        return values.astype(self.spec.dtype, copy=False)
 
 
-def extract(
-    extractor: Extractor, sources: Any, max_pixels: int
-) -> dict[str, NDArray[Any] | list[NDArray[Any]]] | Iterator[Features]:
-    """See :meth:`skipae.Model.features`."""
-    if isinstance(sources, Iterator):
-        return extractor.stream(sources, max_pixels)
+class SizeBatcher(Generic[Key]):
+    """Extracts features of images as they come; neighbors of one size share a run, and results do not depend on it.
+
+    Images go in with a key and come out with it, in the same order, each with its features or its error.
+    """
+
+    def __init__(self, net: Net, spec: FeatureSpec, batch_size: int | None = None) -> None:
+        """Arguments and errors are those of :class:`Extractor`."""
+        self.extractor = Extractor(net, spec, batch_size)
+        self._waiting: list[tuple[Key, NDArray[Any]]] = []
+        """Prepared images of one size."""
+        self._done: list[tuple[Key, Features | ImageError]] = []
+
+    def push(self, key: Key, pixels: NDArray[Any]) -> list[tuple[Key, Features | ImageError]]:
+        """Take an image in, and return what is ready.
+
+        Args:
+            key: comes back with the image's features.
+            pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1], not resized yet.
+
+        Raises:
+            ImageError: the image is smaller than the crop; it was not taken in.
+            DeviceError: the device failed.  All images that waited have this error, which the next call returns.
+        """
+        prepared = self.extractor.prepare(pixels)
+        if self._waiting and prepared.shape[:2] != self._waiting[0][1].shape[:2]:
+            self._run()
+        self._waiting.append((key, prepared))
+        if len(self._waiting) >= self.extractor.limit(prepared):
+            self._run()
+        return self._take()
+
+    def flush(self) -> list[tuple[Key, Features | ImageError]]:
+        """Run what waits, and return what is ready; errors: see :meth:`push`."""
+        self._run()
+        return self._take()
+
+    def _run(self) -> None:
+        if not self._waiting:
+            return
+        found: list[Features | ImageError]
+        try:
+            found = self.extractor.run_each([pixels for _, pixels in self._waiting])
+        except Exception as error:  # that ends the run; an interrupt leaves the images to be run by the next call
+            self._done += [(key, ImageError(str(error))) for key, _ in self._waiting]
+            self._waiting = []
+            raise
+        waiting, self._waiting = self._waiting, []
+        self._done += [(key, features) for (key, _), features in zip(waiting, found, strict=True)]
+
+    def _take(self) -> list[tuple[Key, Features | ImageError]]:
+        done, self._done = self._done, []
+        return done
+
+
+def iterate(batcher: SizeBatcher[int], sources: Iterable[Any], max_pixels: int) -> Iterator[Features]:
+    """Features of images of all kinds, one at a time and in order; see :meth:`skipae.Model.iter_features`."""
+    for number, source in enumerate(sources):
+        try:
+            ready = batcher.push(number, load(source, max_pixels))
+        except (ImageError, UsageError) as error:
+            named = f" ({os.fspath(source)!r})" if isinstance(source, str | os.PathLike) else ""
+            raise type(error)(f"images[{number}]{named}: {error}") from error
+        yield from _good(ready)
+    yield from _good(batcher.flush())
+
+
+def extract(batcher: SizeBatcher[int], sources: Any, max_pixels: int) -> dict[str, NDArray[Any] | list[NDArray[Any]]]:
+    """Features of an image or of several; see :meth:`skipae.Model.features`."""
     many: Iterable[Any] = [sources] if _is_one(sources) else sources
     if not isinstance(many, Iterable):
-        raise UsageError(f"images must be an image, or a list or an iterator of them, not {type(sources).__name__}")
-    results = list(extractor.stream(many, max_pixels))
-    settings = extractor.settings
+        raise UsageError(f"images must be an image, or several of them, not {type(sources).__name__}")
+    results = list(iterate(batcher, many, max_pixels))
+    spec = batcher.extractor.spec
     joined: dict[str, NDArray[Any] | list[NDArray[Any]]] = {}
-    for layer in settings.layers:
+    for layer in batcher.extractor.layers:
         arrays = [result.pop(layer.name) for result in results]
         if arrays and len({array.shape for array in arrays}) == 1:
             joined[layer.name] = np.stack(arrays)
-        elif settings.pool == "none":
+        elif spec.pool == "none":
             joined[layer.name] = arrays
         else:
-            joined[layer.name] = np.empty((0, *settings.shape(layer)), settings.dtype)
+            joined[layer.name] = np.empty((0, *spec.shape(layer.channels)), spec.dtype)
     return joined
 
 
-def load(
-    image: NDArray[Any] | Image | images.Picture | images.Source, max_pixels: int = images.MAX_PIXELS
-) -> NDArray[Any]:
-    """Pixels [H, W] (grey) or [H, W, 3] (RGB), uint8, uint16 or float, of an image of any kind; alpha is left out.
-
-    Raises:
-        ImageError: the file cannot be decoded.
-        UsageError: it is no image.
-    """
-    if isinstance(image, np.ndarray):
-        images.check_array(image)
-        if image.ndim == 2:
-            return image
-        return image[..., 0] if image.shape[2] == 1 else image[..., :3]
-    return images.to_picture(image, max_pixels=max_pixels).rgb()
-
-
-def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArray[Any]:
-    """Scale the short side to ``resize`` pixels (bicubic, antialiased), then cut out the middle ``crop`` x ``crop``.
-
-    Args:
-        pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
-        resize: None leaves the size.
-        crop: None takes the whole image.
-
-    Returns:
-        uint8 pixels for uint8; else, where they were scaled, float32 in [0, 1].
-
-    Raises:
-        ImageError: the image is smaller than the crop, or so narrow that it would be scaled to too many pixels.
-    """
-    height, width = pixels.shape[:2]
-    if resize is not None and min(height, width) != resize:
-        scale = resize / min(height, width)
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        if height * width > images.MAX_PIXELS:  # a strip, whose middle alone may be wanted
-            raise ImageError(
-                f"is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {width} x {height} with its short side scaled "
-                f"to {resize}, more than {images.MAX_PIXELS} pixels: cut out the part that matters first"
-            )
-        pixels = _scaled(pixels, height, width)
-    if crop is not None:
-        if min(height, width) < crop:
-            raise ImageError(f"is {width} x {height} pixels, less than the crop of {crop}: give a larger resize")
-        top, left = (height - crop) // 2, (width - crop) // 2
-        pixels = pixels[top : top + crop, left : left + crop]
-    return pixels
-
-
-def _scaled(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    from PIL import Image
-
-    if pixels.dtype == np.uint8:
-        return np.asarray(
-            Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
-        )
-    channels: NDArray[np.float32] = tiling.to_net(pixels)[0]  # Pillow scales floats one channel at a time
-    scaled = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC) for channel in channels]
-    return np.stack([np.asarray(channel) for channel in scaled], axis=-1).clip(0, 1)
+def _good(ready: list[tuple[int, Features | ImageError]]) -> Iterator[Features]:
+    for _, features in ready:
+        if isinstance(features, ImageError):
+            raise features
+        yield features
 
 
 class _Pool:
@@ -304,10 +225,10 @@ class _Pool:
     Cell i of N takes the rows from ``floor(i * h / N)`` to ``ceil((i + 1) * h / N)``, as adaptive pooling does.
     """
 
-    def __init__(self, settings: Settings, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, spec: FeatureSpec, shape: tuple[int, int, int, int]) -> None:
         """Args: ``shape`` of the whole layer, [N, C, h, w]."""
-        self.pool = settings.pool
-        self.grid = grid = settings.grid
+        self.pool = spec.pool
+        self.grid = grid = spec.grid
         n, channels, height, width = shape
         self.rows = [(k * height // grid, -(-(k + 1) * height // grid)) for k in range(grid)]
         self.columns = [(k * width // grid, -(-(k + 1) * width // grid)) for k in range(grid)]
@@ -353,10 +274,3 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | images.Picture) or images.is_pil(
         value
     )
-
-
-def _nearest(name: str, known: dict[str, Layer]) -> str:
-    number = re.search(r"\d+", name)
-    if number is None:
-        return ""
-    return f" (did you mean enc{min(max(int(number[0]), 1), len(known))}?)"

@@ -16,20 +16,20 @@ a large photo is fast and memory is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipae import images
-from skipae.engine import tiling
+from skipae.engine.net import Net
+from skipae.engine.tiling import check_range, is_gray
 from skipae.errors import ImageError, UsageError
+from skipae.tasks.pixels import Progress, named, on_array, on_planes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from skipae.model import Model
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -123,51 +123,52 @@ def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
     )
 
 
-def inpaint_picture(
-    model: Model,
-    picture: images.Picture,
-    mask: Mask | None,
-    said: str | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> int:
+def inpaint(
+    net: Net,
+    image: NDArray[Any] | Image | images.Picture | images.Source,
+    mask: NDArray[Any] | Image | images.Picture | images.Source | None = None,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    progress: Progress | None = None,
+) -> NDArray[Any] | Image | images.Picture:
+    """Fill the masked pixels of an image of any kind; see :meth:`skipae.Model.inpaint`."""
+    holes, said = None, None
+    if mask is not None:
+        with named(mask, "mask"):
+            holes, faint = load_mask(mask, max_pixels=max_pixels)
+        said = faint and f"mask: {faint}"
+    if isinstance(image, np.ndarray):
+        return _inpaint_array(net, image, holes, said, progress)
+    with named(image):
+        picture = images.to_picture(image, max_pixels=max_pixels)
+    _inpaint_picture(net, picture, holes, said, progress)
+    return picture.to_pil() if images.is_pil(image) else picture
+
+
+def _inpaint_picture(
+    net: Net, picture: images.Picture, mask: Mask | None, said: str | None, progress: Progress | None
+) -> None:
     """Fill the masked pixels of a picture; without a mask those that are not opaque, which become so.
 
     What is partly transparent is laid over what was filled.  ``said`` of the mask becomes one of the picture's notes.
-
-    Returns:
-        How many pixels were filled.
-
-    Raises:
-        UsageError: the mask has another size.
-        ImageError: every pixel is masked, or memory runs out.
     """
     from PIL import Image
 
     alpha = None if mask is not None or picture.alpha is None else np.array(picture.alpha)
-    if mask is not None:
-        holes = mask
-    elif alpha is not None:
-        holes = transparent(alpha)
-    else:
-        holes = np.zeros(picture.size[::-1], bool)
+    holes = transparent_pixels(picture) if mask is None else mask
     count = check_mask(holes, picture.size, said)
     if said is not None:
         picture.notes.append(said)
     if not count:
-        return 0
-    planes = len(picture.planes)
-    before = 0
+        return
 
-    def restore(pixels: NDArray[Any]) -> NDArray[Any]:
-        nonlocal before
-        tell = None if progress is None else lambda done: progress((before + done) / planes)
-        filled = fill(model, pixels, holes, tell)
+    def one(plane: NDArray[Any], share: Progress | None) -> NDArray[Any]:
+        filled = fill(net, plane, holes, share)
         if alpha is not None:
-            lay_over(filled, pixels, alpha, holes)
-        before += 1
+            lay_over(filled, plane, alpha, holes)
         return filled
 
-    picture.restore(restore)
+    on_planes(picture, one, progress)
     picture.drop_thumbnails()
     if alpha is not None:
         alpha[holes] = np.iinfo(alpha.dtype).max
@@ -175,7 +176,34 @@ def inpaint_picture(
         partial = int((alpha != np.iinfo(alpha.dtype).max).sum())
         if partial:
             picture.notes.append(f"{partial} pixels stay partly transparent: none is opaque to fill them from")
-    return count
+
+
+def _inpaint_array(
+    net: Net, image: NDArray[Any], mask: Mask | None, said: str | None, progress: Progress | None
+) -> NDArray[Any]:
+    images.check_array(image)
+    alpha = image[..., 3] if mask is None and image.ndim == 3 and image.shape[2] == 4 else None
+    none = np.zeros(image.shape[:2], bool)
+    holes = mask if mask is not None else none if alpha is None else transparent(alpha)
+    check_mask(holes, image.shape[1::-1], said)
+
+    def one(plane: NDArray[Any]) -> NDArray[Any]:
+        filled = fill(net, plane, holes, progress)
+        if alpha is not None:
+            lay_over(filled, plane, alpha, holes)
+        return filled
+
+    result = on_array(image, one)
+    if alpha is not None:
+        result[holes, 3] = _opaque(alpha)
+    return result
+
+
+def transparent_pixels(picture: images.Picture) -> Mask:
+    """Which pixels of a picture are to be filled where there is no mask, bool [H, W]."""
+    if picture.alpha is None:
+        return np.zeros(picture.size[::-1], bool)
+    return transparent(np.asarray(picture.alpha))
 
 
 def transparent(alpha: NDArray[Any]) -> Mask:
@@ -201,7 +229,17 @@ def _opaque(alpha: NDArray[Any]) -> int:
 
 
 def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> int:
-    """How many pixels are masked in an image of ``size`` (width, height); errors: see :func:`inpaint_picture`."""
+    """How many pixels are masked in an image of ``size`` (width, height).
+
+    Args:
+        mask: bool [H, W].
+        size: of the image.
+        said: of the mask, for the message.
+
+    Raises:
+        UsageError: the mask has another size.
+        ImageError: every pixel is masked.
+    """
     if mask.shape != size[::-1]:
         raise UsageError(
             f"mask: it has {mask.shape[1]} x {mask.shape[0]} pixels, but the image {size[0]} x {size[1]} (upright): "
@@ -214,13 +252,11 @@ def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> in
     return count
 
 
-def fill(
-    model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[float], None] | None = None
-) -> NDArray[Any]:
+def fill(net: Net, pixels: NDArray[Any], mask: Mask, progress: Progress | None = None) -> NDArray[Any]:
     """Fill masked pixels of one plane.
 
     Args:
-        model: a checkpoint that restores images.
+        net: of a checkpoint that restores images.
         pixels: [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1].
         mask: bool [H, W]; at least one pixel is known.
         progress: is called with the share done, in (0, 1].
@@ -239,26 +275,26 @@ def fill(
         height, width = mask.shape
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
     result[mask] = 0  # what is there, NaN too, is not known
-    tiling.check_range(result)
+    check_range(result)
     if mask.any():
-        if tiling.is_gray(result):
+        if is_gray(result):
             gray = np.ascontiguousarray(result[..., 0])
-            _fill(model, gray, mask, progress)
+            _fill(net, gray, mask, progress)
             result[...] = gray[..., None]
         else:
-            _fill(model, result, mask, progress)
+            _fill(net, result, mask, progress)
     return result
 
 
-def _fill(model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[float], None] | None = None) -> None:
+def _fill(net: Net, pixels: NDArray[Any], mask: Mask, progress: Progress | None = None) -> None:
     """Fill ``pixels`` in place."""
-    margin = max(model.config.halo, 2 * DEPTH)
+    margin = max(net.config.halo, 2 * DEPTH)
     deep = _deep(mask)
     if deep.any():
         rows, columns = _bounds(deep, 2 * margin)
         part = pixels[rows, columns]
         small, holes = _half_size(part, mask[rows, columns])
-        _fill(model, small, holes)
+        _fill(net, small, holes)
         _write_upscaled(small, part, _deep(mask[rows, columns], RIM))
         band = mask & ~deep
     else:
@@ -269,7 +305,7 @@ def _fill(model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[fl
         around = _widen(rows, margin, mask.shape[0]), _widen(columns, margin, mask.shape[1])
         values = pixels[around].astype(np.float32) / scale
         flat = values.reshape(*values.shape[:2], -1)
-        filled = _fill_window(model, flat, band[around], deep[around])
+        filled = _fill_window(net, flat, band[around], deep[around])
         coarse = _coarse_share(mask[around], deep[around])[..., None]
         filled += coarse * (flat - filled)
         inside = (
@@ -283,7 +319,7 @@ def _fill(model: Model, pixels: NDArray[Any], mask: Mask, progress: Callable[[fl
             progress(done / len(cells))
 
 
-def _fill_window(model: Model, values: Floats, hole: Mask, deep: Mask) -> Floats:
+def _fill_window(net: Net, values: Floats, hole: Mask, deep: Mask) -> Floats:
     """Fill ``hole`` in float32 [H, W, C]; decoys are cut neither there nor in ``deep``, which is a guess itself."""
     smooth = _plate(values, hole)
     decoy = _decoy(hole | deep)
@@ -291,20 +327,20 @@ def _fill_window(model: Model, values: Floats, hole: Mask, deep: Mask) -> Floats
         return smooth
     # What the net makes of holes like these, where the truth is known.
     base = _plate(smooth, decoy)
-    change = (_net(model, smooth, decoy) - base)[decoy]
+    change = (_guess(net, smooth, decoy) - base)[decoy]
     error = (smooth - base)[decoy]
     power = float((change * change).sum())
     weight = min(float((change * error).sum()) / power, 1.0) if power else 0.0
     if weight <= 0:
         return smooth
-    blended = smooth + np.float32(weight) * (_net(model, values, hole) - smooth)
+    blended = smooth + np.float32(weight) * (_guess(net, values, hole) - smooth)
     return np.where(hole[..., None], blended, smooth)
 
 
-def _net(model: Model, values: Floats, hole: Mask) -> Floats:
+def _guess(net: Net, values: Floats, hole: Mask) -> Floats:
     """The net's guess, with the hole painted in the colour it was trained to fill."""
-    colour = np.array(model.config.preprocessing.fill, np.float32)
-    restored = model.restore(np.where(hole[..., None], colour, np.clip(values, 0, 1)))
+    colour = np.array(net.config.preprocessing.fill, np.float32)
+    restored = net.restore(np.where(hole[..., None], colour, np.clip(values, 0, 1)))
     return cast("Floats", restored if values.shape[2] == 3 else restored.mean(axis=2, keepdims=True))
 
 

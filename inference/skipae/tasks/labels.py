@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skipae.engine import tiling
+from skipae.engine.net import Net
+from skipae.engine.tiling import NOT_FINITE, to_net
 from skipae.errors import ImageError, UsageError
-from skipae.tasks import features
-from skipae_zoo import CheckpointConfig
+from skipae.options import TileOptions
+from skipae.tasks.pixels import prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,21 +38,22 @@ class Area(NamedTuple):
     """Of the image, in (0, 1]."""
 
 
-def classify(run: tiling.Run, config: CheckpointConfig, pixels: NDArray[Any], top: int) -> list[Score]:
+def classify(net: Net, pixels: NDArray[Any], top: int) -> list[Score]:
     """The ``top`` classes of an image, the likeliest first; see :meth:`skipae.Model.classify`."""
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}")
+    config = net.config
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     if resize is None and crop is not None and min(pixels.shape[:2]) < crop:
         resize = crop
-    prepared = tiling.to_net(features.prepare(pixels, resize, crop))
+    prepared = to_net(prepare(pixels, resize, crop))
     try:
-        logits = run(prepared)[0].astype(np.float64)
+        logits = net.graph.run(prepared)[0].astype(np.float64)
     except MemoryError:
         height, width = prepared.shape[2:]
         raise ImageError(f"not enough memory to classify {width} x {height} pixels") from None
     if not np.isfinite(logits.sum()):
-        raise ImageError(tiling.NOT_FINITE)
+        raise ImageError(NOT_FINITE)
     if config.head is not None and config.head.scores == "sigmoid":
         scores = 1 / (1 + np.exp(-logits.clip(-500, 500)))
     else:
@@ -62,15 +64,7 @@ def classify(run: tiling.Run, config: CheckpointConfig, pixels: NDArray[Any], to
 
 
 def segment(
-    run: tiling.Run,
-    config: CheckpointConfig,
-    pixels: NDArray[Any],
-    *,
-    area: int,
-    tile: int | None = None,
-    halo: int | None = None,
-    progress: Callable[[float], None] | None = None,
-    shrunk: Callable[[tiling.Plan], None] | None = None,
+    net: Net, pixels: NDArray[Any], options: TileOptions, progress: Callable[[float], None] | None = None
 ) -> LabelMap:
     """The likeliest class of each pixel; see :meth:`skipae.Model.segment`.
 
@@ -79,22 +73,17 @@ def segment(
     for more than a window.
     """
     size = pixels.shape[:2]
-    scaled = features.prepare(pixels, config.preprocessing.resize, None)
+    scaled = prepare(pixels, net.config.preprocessing.resize, None)
     enlarges = scaled.shape[:2] != size
     found: NDArray[Any] = np.empty(
-        (*scaled.shape[:2], len(config.labels)) if enlarges else size, np.float32 if enlarges else np.uint8
+        (*scaled.shape[:2], len(net.config.labels)) if enlarges else size, np.float32 if enlarges else np.uint8
     )
-    tiling.sweep(
-        run,
+    net.sweep(
         scaled,
         found,
         lambda _, logits: logits.transpose(1, 2, 0) if enlarges else logits.argmax(0),  # (C, H, W) -> (H, W, C)
-        stride=config.architecture.total_stride,
-        halo=config.halo if halo is None else halo,
-        area=area,
-        tile=tile,
-        progress=progress,
-        shrunk=shrunk,
+        options,
+        progress,
     )
     return _enlarged(found, *size) if enlarges else found
 

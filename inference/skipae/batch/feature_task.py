@@ -1,0 +1,144 @@
+"""Features of many images, from the network into a store, shard by shard."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from skipae import images
+from skipae.batch.feature_store import Entry, Store, identify
+from skipae.batch.job import Job
+from skipae.batch.pipeline import Advance, Ready, Task
+from skipae.batch.sinks import Written
+from skipae.errors import ImageError
+from skipae.tasks.features import Features, SizeBatcher
+
+SHARD_IMAGES = 10_000
+"""Images in a shard, unless their values reach :data:`SHARD_BYTES` before."""
+
+SHARD_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """An image on its way into a store."""
+
+    job: Job
+    entry: Entry
+    """Its line in the manifest."""
+    notes: list[str]
+    """What was changed or lost, a line each."""
+
+
+class Shards:
+    """Rows on their way into files, each of which holds images whose values have one shape."""
+
+    def __init__(self, size: int | None = None) -> None:
+        """Args: ``size`` in images; by default :data:`SHARD_IMAGES` or :data:`SHARD_BYTES`, whichever comes first."""
+        self._size = size
+        self._rows: defaultdict[tuple[Any, ...], list[tuple[Any, Features]]] = defaultdict(list)
+        self._count = self._bytes = 0
+
+    def add(self, key: Any, features: Features) -> None:
+        """Take a row in; ``key`` comes back with it."""
+        self._rows[tuple(values.shape for values in features.values())].append((key, features))
+        self._count += 1
+        self._bytes += sum(values.nbytes for values in features.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to :meth:`take`."""
+        if self._size is not None:
+            return self._count >= self._size
+        return self._count >= SHARD_IMAGES or self._bytes >= SHARD_BYTES
+
+    def take(self) -> list[list[tuple[Any, Features]]]:
+        """The rows of each shard; none are left."""
+        shards = list(self._rows.values())
+        self._rows.clear()
+        self._count = self._bytes = 0
+        return shards
+
+
+class FeatureTask(Task):
+    """Extracts features of images and writes them to a store."""
+
+    per_file = False
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[SizeBatcher[Taken], dict[str, str]]],
+        store: Store,
+        shard_size: int | None = None,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            load: returns the batcher and the versions of programs for the manifest.
+            store: where features go.
+            shard_size: images in a file.
+        """
+        self._load = load
+        self._store = store
+        self._shards = Shards(shard_size)
+        self._failures: list[tuple[Taken, ImageError]] = []
+
+    def load(self) -> None:
+        """Load the model."""
+        self._batcher, versions = self._load()
+        self._store.begin(versions)
+
+    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
+        """Take an image in; it goes through the network when there are enough of its size."""
+        entry = {"file": job.name} | ({"sha256": None} if job.source is None else identify(job.source))
+        shards = self._add(self._batcher.push(Taken(job, entry, picture.notes), picture.rgb()))
+        advance(1)
+        return self._ready(shards)
+
+    def flush(self) -> Ready | None:
+        """All that was taken in; after an error of the network, by another call."""
+        shards = self._add(self._batcher.flush())
+        return self._ready(shards + self._shards.take())
+
+    def failed(self, name: str, reason: str) -> None:
+        """Note it in the manifest."""
+        self._store.fail(name, reason)
+
+    def trim(self) -> None:
+        """Give back the memory kept from the last image."""
+        self._batcher.extractor.session.trim()
+
+    def _add(self, rows: list[tuple[Taken, Features | ImageError]]) -> list[list[tuple[Taken, Features]]]:
+        """Sort rows into shards, and return those that are complete."""
+        complete: list[list[tuple[Taken, Features]]] = []
+        for taken, features in rows:
+            if isinstance(features, ImageError):
+                self._failures.append((taken, features))
+                continue
+            self._shards.add(taken, features)
+            if self._shards.is_full:
+                complete += self._shards.take()
+        return complete
+
+    def _ready(self, shards: list[list[tuple[Taken, Features]]]) -> Ready | None:
+        failures, self._failures = self._failures, []
+        if not shards and not failures:
+            return None
+        jobs = [taken.job for shard in shards for taken, _ in shard] + [taken.job for taken, _ in failures]
+
+        def write() -> list[Written | ImageError]:
+            found: list[Written | ImageError] = []
+            for shard in shards:
+                found += self._write(shard)
+            return found + [error for _, error in failures]
+
+        return Ready(jobs, write)
+
+    def _write(self, shard: list[tuple[Taken, Features]]) -> Iterator[Written | ImageError]:
+        try:
+            name = self._store.add([taken.entry for taken, _ in shard], [features for _, features in shard])
+        except ImageError as error:
+            return iter([error] * len(shard))
+        return (Written(taken.notes, {"shard": name, "row": row}) for row, (taken, _) in enumerate(shard))

@@ -1,0 +1,61 @@
+"""What there is to do: an image and where its output goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STREAM = "-"
+"""Standard input or output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image to restore."""
+
+    source: Path | None
+    """None for standard input."""
+    target: Path | None
+    """None for standard output."""
+    format: str | None = None
+    """Pillow's name of the format to write; None keeps the input's."""
+    tree: Path | None = None
+    """The folder that was named, where the source was found below it."""
+    resumes: bool = False
+    """Whether a result that another run writes meanwhile is taken as done."""
+    again: bool = False
+    """Whether what is there is not the whole result, and is replaced."""
+    keep_times: bool = False
+    """Whether the result has the times of access and change of its source."""
+
+    @property
+    def name(self) -> str:
+        """How messages call the input."""
+        return STREAM if self.source is None else str(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that failed before it was opened."""
+
+    name: str
+    reason: str
+    unread: bool = True
+    """Whether the input is at fault, and not its result's place."""
+    job: Job | None = None
+    """What would be done if its result's place were free."""
+    folder: Path | None = None
+    """Where no result can be written, whatever its name."""
+
+
+@dataclass
+class Work:
+    """What there is to do."""
+
+    jobs: list[Job] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    """Inputs that cannot be jobs."""
+    skipped: list[Job] = field(default_factory=list)
+    """Inputs whose result exists already."""
+    left_out: int = 0
+    """Results of earlier runs in the folders."""

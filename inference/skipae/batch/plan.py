@@ -1,0 +1,192 @@
+"""Which output goes where, decided before anything is loaded.
+
+Without an output, ``photo.png`` becomes ``photo.denoised.png`` beside it; what an earlier run wrote there is left out
+when a folder is walked.  With an output, one input goes to that file, or into it if it is a folder; several inputs go
+into it by their names, and what a folder holds goes below it with its tree.
+
+``--resume`` leaves out inputs whose output exists, after a look at its header, size and end: copies and full disks
+truncate files too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from skipae import images
+from skipae.batch.job import STREAM, Failure, Job, Work
+from skipae.batch.sources import Found, find, identity
+from skipae.errors import ImageError, UsageError
+from skipae.files import flaw_of_folder
+
+log = logging.getLogger("skipae")
+
+
+def plan(
+    inputs: Iterable[str],
+    output: str | None,
+    *,
+    suffix: str,
+    extension: str | None = None,
+    format: str | None = None,
+    lists: Iterable[str] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+    keep_times: bool = False,
+    earlier: Iterable[str] = (),
+) -> Work:
+    """Find the inputs and name the results.
+
+    Args:
+        inputs: see :func:`find`.
+        output: a file or a folder, ``-`` for standard output, or None for beside the inputs.
+        suffix: between name and extension of a result beside its input, for example ``denoised``.
+        extension: of all results that are named after their input, for example ``.png``; None keeps the input's.
+        format: a key of ``images.FORMATS`` to write, which sets the extension too; None keeps the input's, or takes
+            what the name of ``output`` says.
+        lists: see :func:`find`.
+        overwrite: whether results may replace existing files.
+        resume: whether inputs whose result exists are left out, instead of failing.
+        keep_times: whether results get the times of their inputs.
+        earlier: more suffixes that the command's results have, beside ``suffix``.
+
+    Raises:
+        UsageError: a result would overwrite an input or another result, ``output`` does not suit the inputs, or
+            see :func:`find`.
+    """
+    if output == "":
+        raise UsageError("-o has no name: is a variable of the shell empty?")
+    if overwrite and resume:
+        raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+    results = None if output in (None, STREAM) else Path(output)
+    found = find(inputs, lists, results=results, suffixes=(suffix, *earlier) if output is None else ())
+    work = Work(failed=found.failed, left_out=found.left_out)
+    if output == STREAM:
+        if found.trees or len(found.single) != 1:
+            raise UsageError("-o - (standard output) takes one input that is not a folder")
+        work.jobs.append(Job(found.single[0], None, format))
+        return work
+    if format is not None:
+        extension = images.FORMATS[format].suffixes[0]
+    jobs = list(_named(found, output, suffix, extension, format))
+    if resume and output is None:  # a pattern finds the results too
+        made = {identity(job.target) for job in jobs if job.target is not None}
+        inputs_alone = [job for job in jobs if job.source is None or identity(job.source) not in made]
+        work.left_out += len(jobs) - len(inputs_alone)
+        jobs = inputs_alone
+    _refuse_collisions(jobs)
+    folders = {job.target.parent for job in jobs if job.target is not None}
+    flaws = {folder: flaw_of_folder(folder) for folder in folders}
+    for job in (replace(job, keep_times=keep_times) for job in jobs):
+        flaw = None if job.target is None else flaws[job.target.parent]
+        if flaw is not None:
+            folder = None if job.target is None else job.target.parent
+            work.failed.append(Failure(job.name, f"cannot write {job.target}: {flaw}", unread=False, folder=folder))
+        elif overwrite or job.target is None or not os.path.lexists(job.target):
+            work.jobs.append(replace(job, resumes=resume))
+        elif resume:
+            flaw = _flaw(job.target, job.source)
+            if flaw is None:
+                work.skipped.append(job)
+            else:
+                log.warning("%s %s: it is made again", job.target, flaw)
+                work.jobs.append(replace(job, again=True))
+        else:
+            work.failed.append(Failure(job.name, _exists(job), unread=False, job=job))
+    return work
+
+
+def _named(found: Found, output: str | None, suffix: str, extension: str | None, format: str | None) -> Iterator[Job]:
+    if output is None:
+        for path in found.single:
+            yield Job(path, None if path is None else _renamed(path, extension, suffix), format)
+        for tree, files in found.trees:
+            yield from (Job(path, _renamed(path, extension, suffix), format, tree) for path in files)
+        return
+    folder = Path(output)
+    is_folder = folder.is_dir() or output.endswith(("/", os.sep))
+    if len(found.single) == 1 and not found.trees and not is_folder:
+        asked = images.SUFFIXES.get(folder.suffix.lower(), format) if format else images.format_of(folder)
+        if format not in (None, asked):
+            raise UsageError(f"-o {output} is a {asked} by its name, and --format asks for {format}: give one of them")
+        yield Job(found.single[0], folder, asked)
+        return
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"-o {output} is a file, but several inputs or a folder need a folder")
+    for path in found.single:
+        if path is None:
+            raise UsageError(f"- (standard input) has no name: give a file after -o instead of the folder {output}")
+        yield Job(path, folder / _renamed(path, extension).name, format)
+    for tree, files in found.trees:
+        yield from (Job(path, folder / _renamed(path, extension).relative_to(tree), format, tree) for path in files)
+
+
+def _renamed(path: Path, extension: str | None, suffix: str = "") -> Path:
+    middle = f".{suffix}" if suffix else ""
+    return path.with_name(f"{path.stem}{middle}{path.suffix if extension is None else extension}")
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    sources = {identity(job.source): job for job in jobs if job.source is not None}
+    targets: dict[str, Job] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        place = identity(job.target)
+        if place in sources:
+            raise UsageError(
+                f"the result of {job.name} would overwrite the input {sources[place].name}: give another -o"
+            )
+        if place in targets:
+            other = targets[place]
+            one, two = other.source, job.source
+            if one is not None and two is not None and identity(one) == identity(two):
+                raise UsageError(f"{job.name} is given twice")
+            beside = one is not None and two is not None and one.parent == two.parent
+            way = "rename one" if beside else "give their folder as the input"
+            raise UsageError(
+                f"the results of {other.name} and {job.name} would both be {job.target}: {way}, or give each a run "
+                "with an -o of its own"
+            )
+        if os.path.lexists(job.target) and not job.target.is_file():
+            raise UsageError(f"the result of {job.name} would be {job.target}, which is not a file: give another -o")
+        targets[place] = job
+
+
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+"""What whole files end with."""
+
+
+def _flaw(target: Path, source: Path | None) -> str | None:
+    """What shows that a file is not the whole result for an image, which has the image's size; None if nothing does."""
+    try:
+        with images.read_header(target, max_pixels=sys.maxsize) as opened, target.open("rb") as file:
+            size, format = opened.size, images.sniff(file.read(64)) or ""
+            file.seek(0)
+            header = file.read(8)
+            length = file.seek(0, os.SEEK_END)
+            end = _ENDS.get(format, b"")
+            file.seek(max(0, length - len(end)))
+            whole = file.read() == end if end else False
+            if format == "WEBP":
+                whole = length >= int.from_bytes(header[4:], "little") + 8
+            if not whole:
+                opened.decode()
+    except (ImageError, OSError, MemoryError):
+        return "is not a whole image"
+    try:
+        if source is not None:
+            with images.read_header(source, max_pixels=sys.maxsize) as opened:
+                if sorted(opened.size) != sorted(size):
+                    return f"is of {size[0]} x {size[1]} pixels, not {opened.size[0]} x {opened.size[1]}"
+    except (ImageError, MemoryError):
+        pass  # there is nothing to make it again from
+    return None
+
+
+def _exists(job: Job) -> str:
+    return f"{job.target} exists already: give --overwrite to replace it"

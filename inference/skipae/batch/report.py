@@ -1,0 +1,76 @@
+"""The report of a batch: a line of JSON for each input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from skipae.batch.job import Work
+from skipae.batch.sources import identity
+from skipae.errors import UsageError
+
+
+class Report:
+    """A file that lines are added to, or none; a disk that is full for a while loses no line."""
+
+    def __init__(self, file: IO[bytes] | None, complain: Callable[[str], None]) -> None:
+        """Start with nothing unwritten.
+
+        Args:
+            file: unbuffered; None drops all lines.
+            complain: called with a line where the file cannot be written.
+        """
+        self._file = file
+        self._complain = complain
+        self._unwritten = bytearray()
+        self.failed = False
+        """Whether lines are missing."""
+
+    def add(self, **entry: object) -> None:
+        """Add a line."""
+        if self._file is None:
+            return
+        self._unwritten += json.dumps(entry).encode() + b"\n"
+        try:
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
+        except OSError as error:  # a disk may have room again
+            if not self.failed:
+                self._complain(f"--report {self._file.name} cannot be written: {error.strerror}; the run continues")
+            self.failed = True
+        else:
+            self.failed = False
+
+
+@contextmanager
+def open_report(report: str | None, work: Work, complain: Callable[[str], None]) -> Iterator[Report]:
+    """The report of a run.
+
+    Raises:
+        UsageError: it is an input or an output too, is another kind of file, or cannot be written.
+    """
+    if report is None:
+        yield Report(None, complain)
+        return
+    with _open(report, work) as file:
+        yield Report(file, complain)
+
+
+def _open(report: str, work: Work) -> IO[bytes]:
+    path = Path(report)
+    for job in work.jobs:
+        for other in (job.source, job.target):
+            if other is not None and identity(other) == identity(path):
+                raise UsageError(f"--report {report} is an input or a result too: give another name")
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(9)
+            if begins not in (b"", b'{"input":'):
+                raise UsageError(f"--report {report} is there, and no report: give another name")
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error

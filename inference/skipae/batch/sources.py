@@ -1,0 +1,153 @@
+"""Inputs: files, folders, patterns, lists and standard input, as the command line names them."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skipae import images
+from skipae.batch.job import STREAM, Failure
+from skipae.errors import UsageError
+
+log = logging.getLogger("skipae")
+
+UNREAD = re.compile(images.RAW.pattern + r"|\.(exr|hdr|heic|heif|jp2|jxl|psd|tga)")
+"""Formats of images that are not read: a folder that holds some is not done when its others are."""
+
+
+@dataclass
+class Found:
+    """The inputs that were named."""
+
+    single: list[Path | None] = field(default_factory=list)
+    """Files that were named, and None for standard input."""
+    trees: list[tuple[Path, list[Path]]] = field(default_factory=list)
+    """Folders that were named, with the images below them."""
+    failed: list[Failure] = field(default_factory=list)
+    left_out: int = 0
+    """Results of earlier runs in the folders."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Files in the folders of formats that are not read, by their extension."""
+
+
+def find(
+    inputs: Iterable[str], lists: Iterable[str] = (), *, results: Path | None = None, suffixes: Iterable[str] = ()
+) -> Found:
+    """Find the inputs.
+
+    Args:
+        inputs: files, folders (searched with all below them), patterns such as ``*.png`` and ``**/*.jpg``, or
+            ``-``.  A path that exists is taken as it is before it is taken as a pattern.
+        lists: text files with an input per line; ``-`` is standard input.
+        results: a folder that is not searched.
+        suffixes: of results of earlier runs (``photo.SUFFIX.png``) that folders are searched without.
+
+    Raises:
+        UsageError: a list cannot be read, or standard input is given twice.
+    """
+    found = Found()
+    named = list(inputs)
+    files = list(lists)
+    marks = tuple(f".{suffix}" for suffix in suffixes)
+    if named.count(STREAM) + files.count(STREAM) > 1:
+        raise UsageError("- (standard input) can be given once")
+    for text in files:
+        named.extend(_lines(text))
+    if not named:
+        raise UsageError("no input: give images, folders or patterns, or a --list of them")
+    for text in named:
+        if not text:
+            raise UsageError("an input has no name: is a variable of the shell empty?")
+        path = Path(text)
+        if text == STREAM:
+            found.single.append(None)
+        elif os.path.isdir(path):  # noqa: PTH112 (false, and no error, for names too long)
+            before = len(found.failed), found.left_out
+            below = _walk(path, results, marks, found)
+            found.trees.append((path, below))
+            if not below and (len(found.failed), found.left_out) == before:
+                found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
+        elif os.path.lexists(path):
+            found.single.append(path)
+        elif not glob.has_magic(text):
+            found.failed.append(Failure(text, "no such file"))
+        else:
+            names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
+            # Once, by its shortest name, where links make a folder part of itself.
+            unique = {(identity(Path(name).parent), Path(name).name): Path(name) for name in names}
+            matches = sorted(match for match in unique.values() if match.is_file())
+            found.single.extend(matches)
+            if not matches:
+                found.failed.append(Failure(text, "no file matches this pattern"))
+    if found.passed_over:
+        kinds = ", ".join(f"{extension} {count}" for extension, count in sorted(found.passed_over.items()))
+        log.warning("passed over %d file(s) of formats that are not read: %s", found.passed_over.total(), kinds)
+    return found
+
+
+def identity(path: Path) -> str:
+    """The same for two names of one file."""
+    name = os.path.normcase(os.path.realpath(path))
+    return name.casefold() if sys.platform == "darwin" else name
+
+
+def _lines(text: str) -> list[str]:
+    """The inputs that a list names."""
+    try:
+        lines = sys.stdin.buffer.read() if text == STREAM else Path(text).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--list {text} cannot be read: {error.strerror}") from None
+    if b"\0" in lines:
+        raise UsageError(f"--list {text} cannot be read: it holds zero bytes; give a text in UTF-8, a path per line")
+    named = (line.removesuffix(b"\r").decode(errors="surrogateescape") for line in lines.split(b"\n"))
+    return [line for line in (name.removeprefix("\ufeff") for name in named) if line.strip()]
+
+
+def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Found) -> list[Path]:
+    """Images below a folder, in order; ``found`` is told of folders that cannot be read and of what is left out."""
+
+    def unreadable(error: OSError) -> None:
+        found.failed.append(Failure(str(error.filename), f"cannot be read: {error.strerror}"))
+
+    results = None if output is None else identity(output)
+    below: list[Path] = []
+    for parent, names, files in os.walk(folder, onerror=unreadable):
+        # An output folder in the input folder is not read; hidden files are nobody's photos.
+        names[:] = sorted(
+            name for name in names if not name.startswith(".") and identity(Path(parent, name)) != results
+        )
+        for name in sorted(files):
+            path = Path(parent, name)
+            if name.startswith("."):
+                continue
+            if not _looks_like_image(path):
+                if UNREAD.fullmatch(path.suffix.lower()):
+                    found.passed_over[path.suffix.lower()] += 1
+                continue
+            if path.stem.endswith(marks) or path.suffix in marks:
+                found.left_out += 1
+            else:
+                below.append(path)
+    return below
+
+
+def _looks_like_image(path: Path) -> bool:
+    if path.exists() and not path.is_file():
+        return False  # a pipe would be waited for
+    if images.RAW.fullmatch(path.suffix.lower()):
+        return False
+    # By name too, so that a damaged image is reported and not passed over.
+    if path.suffix.lower() in images.SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return images.sniff(file.read(64)) is not None
+    except OSError:
+        return False

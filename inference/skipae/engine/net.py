@@ -1,0 +1,176 @@
+"""A checkpoint on a device: what all tasks compute with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from skipae.checkpoints.resolve import load_config
+from skipae.engine import tiling
+from skipae.engine.device import Device, choose_device
+from skipae.engine.session import FEATURES, Session
+from skipae.engine.tiling import Finish, Plan, Tiling
+from skipae.options import DenoiseOptions, TileOptions
+from skipae_zoo import CheckpointConfig, Layer
+
+log = logging.getLogger("skipae")
+
+GRAPH = "onnx/model.onnx"
+"""The file of a checkpoint that does its task."""
+
+MEMORY = {"cpu": 1280 << 20, "openvino": 1280 << 20, "cuda": 3 << 30}
+"""Bytes that the layers' outputs of one window may take, by kind of device.  A large image and its result take from
+it, down to :data:`LEAST_MEMORY`, so that a picture of 100 megapixels peaks below 1.5 GB."""
+
+LEAST_MEMORY = 512 << 20
+"""What a window may take whatever the size of the image."""
+
+WHOLE = DenoiseOptions()
+
+
+class Net:
+    """A checkpoint on a device.  It can be pickled, shared by threads, and used after a fork."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, device: Device) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            folder: of a checkpoint.
+            config: its configuration.
+            device: where to run it.
+        """
+        self.folder = folder
+        self.config = config
+        self.device = device
+        self.graph = Session(folder, config, GRAPH, device)
+        """The graph that does the checkpoint's task."""
+        self.area = MEMORY[device.kind] // bytes_per_pixel(config)
+        """Most pixels in a window; fewer once memory ran out."""
+        self._encoders: dict[tuple[str, ...], Session] = {}
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> Net:
+        """The net of a checkpoint's folder on a device that was tried out.
+
+        Args:
+            folder: of a checkpoint, see :func:`skipae.checkpoints.resolve.find_folder`.
+            device: as for :func:`skipae.from_pretrained`, like all below.
+            threads: CPU threads; None takes the cores that this process may use.
+            notify: is called with a line where ``auto`` took an unexpected device; by default it is logged.
+
+        Raises:
+            ModelError: ``config.json`` is missing or damaged.
+            DeviceError: the device asked for does not work, or no runtime is installed.
+            UsageError: ``device`` or ``threads`` is out of range.
+        """
+        config = load_config(folder)
+        return cls(folder, config, choose_device(device, threads, notify))
+
+    def restore(
+        self,
+        pixels: NDArray[Any],
+        options: DenoiseOptions = WHOLE,
+        progress: Callable[[float], None] | None = None,
+    ) -> NDArray[Any]:
+        """Restore an image in bounded memory.
+
+        Args:
+            pixels: [H, W] (gray) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1].
+            options: how much of the change is taken, and the windows.
+            progress: called with the share done, in (0, 1], after each window.
+
+        Returns:
+            An array of the same shape and dtype.
+
+        Raises:
+            ImageError: memory runs out, or outputs are NaN or infinite.
+            UsageError: the tile is too small for the halo, or floats are far out of [0, 1].
+        """
+        return tiling.restore(
+            self.graph.run,
+            pixels,
+            self.tiling(options, pixels.nbytes),
+            luma=options.strength if options.luma is None else options.luma,
+            chroma=options.strength if options.chroma is None else options.chroma,
+            progress=progress,
+            shrunk=self._shrink,
+        )
+
+    def sweep(
+        self,
+        pixels: NDArray[Any],
+        result: NDArray[Any],
+        finish: Finish,
+        options: TileOptions,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Fill ``result`` from the graph's outputs, window by window; see :func:`skipae.engine.tiling.sweep`."""
+        windows = self.tiling(options, pixels.nbytes)
+        tiling.sweep(self.graph.run, pixels, result, finish, windows, progress=progress, shrunk=self._shrink)
+
+    def tiling(self, options: TileOptions, image_bytes: int) -> Tiling:
+        """The windows for an image that takes so much memory, and its result the same."""
+        left = max(LEAST_MEMORY, MEMORY[self.device.kind] - 2 * image_bytes)
+        return Tiling(
+            stride=self.config.architecture.total_stride,
+            halo=self.config.halo if options.halo is None else options.halo,
+            area=max(1, min(self.area, left // bytes_per_pixel(self.config))),
+            tile=options.tile,
+        )
+
+    def encoder(self, names: tuple[str, ...]) -> Session:
+        """The network up to these layers, each an output; ``names`` are in the network's order."""
+        session = Session(self.folder, self.config, FEATURES, self.device, names)
+        return self._encoders.setdefault(names, session)
+
+    def encoder_tiling(self, used: Sequence[Layer]) -> Tiling:
+        """The windows for the network up to the last of the layers ``used``, which are all up to it."""
+        area = MEMORY[self.device.kind] // encoder_bytes_per_pixel(used)
+        return Tiling(stride=used[-1].total_stride, halo=used[-1].receptive_field // 2, area=area)
+
+    def trim(self) -> None:
+        """Give back the memory kept from the last image; the next one takes it again."""
+        self.graph.trim()
+
+    def open(self) -> None:
+        """Load the task graph now instead of at the first image, where the checkpoint has one.
+
+        Raises:
+            ModelError: it is damaged.
+            DeviceError: the device refuses it.
+        """
+        if self.graph.file in self.config.files:  # else it has features alone
+            self.graph.open()
+
+    def _shrink(self, windows: Plan) -> None:
+        self.area = windows.area  # the next images start with it
+        log.warning(
+            "%s is out of memory: going on with windows of %d x %d pixels",
+            self.device,
+            windows.columns.size,
+            windows.rows.size,
+        )
+
+
+def bytes_per_pixel(config: CheckpointConfig) -> int:
+    """Estimate of what one run takes: the encoder's and the decoder's layers alive together, the image, the result."""
+    encoder = sum(layer.channels / layer.total_stride**2 for layer in config.architecture.layers)
+    return round(
+        4 * (2.2 * encoder + 3 + 2 * (len(config.labels) or 3))
+    )  # 2.2 as measured on several networks, 2 without copies
+
+
+def encoder_bytes_per_pixel(used: Sequence[Layer]) -> int:
+    """Estimate of what one pixel takes in the encoder: the layers' outputs alive together, and the image thrice."""
+    return round(4 * (1.1 * sum(layer.channels / layer.total_stride**2 for layer in used) + 9))

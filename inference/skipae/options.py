@@ -1,0 +1,178 @@
+"""Options of the tasks: the same values in Python and on the command line.
+
+Each is a frozen dataclass that checks itself.  Nothing heavy is loaded here, so that the command line can use them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, TypeVar
+
+from skipae.errors import UsageError
+from skipae_zoo import CheckpointConfig, Layer
+
+Chosen = TypeVar("Chosen")
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """The windows that a large image is processed in."""
+
+    tile: int | None = None
+    """Longest side of a window in pixels; None takes what fits in memory."""
+    halo: int | None = None
+    """Pixels around each window that are computed and dropped; None takes what keeps the result within 1e-4 of the
+    whole image's."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range with a :class:`UsageError`."""
+        if self.tile is not None and self.tile < 1:
+            raise UsageError(f"tile must be a number of pixels, at least 1, not {self.tile}")
+        if self.halo is not None and self.halo < 0:
+            raise UsageError(f"halo must be a number of pixels, at least 0, not {self.halo}")
+
+
+class TileKeywords(TypedDict, total=False):
+    """Keywords that make :class:`TileOptions`."""
+
+    tile: int | None
+    halo: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseOptions(TileOptions):
+    """How much noise is removed, and the windows that a large image is restored in.
+
+    >>> DenoiseOptions(strength=0.8, chroma=1)
+    DenoiseOptions(tile=None, halo=None, strength=0.8, luma=None, chroma=1)
+    """
+
+    strength: float = 1.0
+    """0 leaves the image as it is, 1 is the network's output, linear in between."""
+    luma: float | None = None
+    """``strength`` for brightness alone; None takes ``strength``."""
+    chroma: float | None = None
+    """``strength`` for color alone; None takes ``strength``."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range with a :class:`UsageError`."""
+        for name, amount in (("strength", self.strength), ("luma", self.luma), ("chroma", self.chroma)):
+            if amount is not None and not 0 <= amount <= 1:
+                raise UsageError(f"{name} must be from 0 to 1, not {amount}")
+        TileOptions.__post_init__(self)
+
+
+class DenoiseKeywords(TileKeywords, total=False):
+    """Keywords that make :class:`DenoiseOptions`."""
+
+    strength: float
+    luma: float | None
+    chroma: float | None
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is extracted from an image: layers, how they are pooled, and how the image is scaled and cropped first.
+
+    >>> FeatureSpec(layers=["enc4", "enc8"], pool="spatial:2").grid
+    2
+    """
+
+    layers: str | Sequence[str] | None = None
+    """Names, in the order of the result; None takes the checkpoint's default layer."""
+    pool: str = "avg"
+    """``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N), or ``none``."""
+    l2: bool = False
+    """Whether each image's values of a layer are scaled to Euclidean length 1."""
+    dtype: str = "float32"
+    """``float32`` or ``float16``."""
+    resize: int | None = None
+    """Short side in pixels that images are scaled to (bicubic, antialiased); None takes the checkpoint's, 0 leaves
+    the size."""
+    crop: int | None = None
+    """Side in pixels of the center crop after it; None takes the checkpoint's, 0 the whole image."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range with a :class:`UsageError`."""
+        if self.layers is not None:
+            names = [self.layers] if isinstance(self.layers, str) else self.layers
+            object.__setattr__(self, "layers", tuple(dict.fromkeys(names)))
+        if self.pool not in ("none", "avg", "max") and re.fullmatch(r"spatial:[1-9]\d{0,2}", self.pool) is None:
+            raise UsageError(f"pool must be none, avg, max or spatial:N with N from 1 to 999, not {self.pool!r}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
+        for option, value in (("resize", self.resize), ("crop", self.crop)):
+            if value is not None and value < 0:
+                raise UsageError(f"{option} must be a number of pixels, or 0 for none, not {value}")
+
+    def resolve(self, config: CheckpointConfig) -> FeatureSpec:
+        """The same with all that is None taken from a checkpoint.
+
+        Raises:
+            UsageError: the checkpoint has no such layer.
+        """
+        known = {layer.name: layer for layer in config.architecture.layers}
+        names = self.layers
+        if names is None:
+            names = (config.default_layer or config.architecture.layers[-1].name,)
+        if not names:
+            raise UsageError(f"layers is empty: give some of {', '.join(known)}")
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{config.name} has no layer {name!r}{_nearest(name, known)}: give {', '.join(known)}")
+        stored = config.preprocessing
+        return replace(
+            self,
+            layers=names,
+            resize=stored.resize or 0 if self.resize is None else self.resize,
+            crop=stored.crop or 0 if self.crop is None else self.crop,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers; empty where the checkpoint's default is meant."""
+        return tuple(self.layers or ())
+
+    @property
+    def grid(self) -> int:
+        """Cells along a side that a layer is pooled to; 0 where it is not."""
+        _, _, cells = self.pool.partition(":")
+        return int(cells) if cells else int(self.pool != "none")
+
+    def shape(self, channels: int) -> tuple[int, ...]:
+        """Shape of the pooled values of a layer with so many channels; not for the pool ``none``."""
+        return (channels, self.grid, self.grid) if self.pool.startswith("spatial") else (channels,)
+
+
+class FeatureKeywords(TypedDict, total=False):
+    """Keywords that make a :class:`FeatureSpec`."""
+
+    layers: str | Sequence[str] | None
+    pool: str
+    l2: bool
+    dtype: str
+    resize: int | None
+    crop: int | None
+
+
+def combine(default: Chosen, given: Chosen | None, keywords: Mapping[str, Any]) -> Chosen:
+    """Options that were given whole, by keywords, or both: keywords win."""
+    chosen = default if given is None else given
+    return replace(chosen, **keywords) if keywords else chosen  # type: ignore[type-var]
+
+
+def check_max_pixels(max_pixels: int) -> None:
+    """Refuse what no image could be smaller than with a :class:`UsageError`."""
+    if max_pixels < 1:
+        raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
+
+
+def _nearest(name: str, known: Mapping[str, Layer]) -> str:
+    number = re.search(r"\d+", name)
+    if number is None:
+        return ""
+    return f" (did you mean enc{min(max(int(number[0]), 1), len(known))}?)"
