@@ -119,7 +119,7 @@ def test_black_and_white_stays_so_in_three_channels(run: tiling.Run, dtype: type
     found = restore(run, np.dstack([gray] * 3), windows, **options)
     assert found.dtype == dtype and found.shape == (40, 70, 3)
     assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
-    assert np.array_equal(found[..., 0], restore(run, gray, **options))  # type: ignore[arg-type]
+    assert np.array_equal(found[..., 0], restore(run, gray, windows, **options))
 
 
 def test_one_pixel_of_color_makes_a_color_photo(monkeypatch: pytest.MonkeyPatch) -> None:
