@@ -88,7 +88,7 @@ def test_two_runtimes_at_once(machine: Machine, capsys: pytest.CaptureFixture[st
     machine.runtime([CPU], "onnxruntime_gpu")
     code, text = run(capsys)
     assert code == 0 and "onnxruntime and onnxruntime-gpu are installed together" in text
-    assert "repair:  pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && pip install" in text
+    assert "repair:  pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino onnxruntime-directml &&" in text
     machine.gpus = ""
     machine.runtime([CPU], "onnxruntime_openvino")
     assert repairs(doctor.examine()) == [runtime.repair("openvino")]

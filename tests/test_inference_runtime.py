@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.machinery
 import json
 import logging
 import math
@@ -70,7 +71,7 @@ class FakeSession:
             raise self.owner.run_error
         ((name, value),) = feed.items()
         if name == "x":
-            return [np.full((1, 1, 7, 7), 27 * self.owner.rounded(value[0, 0, 0, 0]))]
+            return [runtime.smoke_result(np.vectorize(self.owner.rounded)(value)) * self.owner.factor]
         largest = max(value.shape[-2:])
         if self.owner.most is not None and largest > self.owner.most:
             raise RuntimeError("CUDA failure 2: out of memory")
@@ -150,6 +151,7 @@ class FakeRuntime(types.ModuleType):
         self.sessions: list[FakeSession] = []
         self.bindings: list[FakeBinding] = []
         self.rounded = float
+        self.factor: Any = 1.0
         self.missing = ""
         self.most: int | None = None
         self.sizes: list[int] = []
@@ -293,7 +295,7 @@ def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: P
 def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
     import onnxruntime
 
-    if runtime.PROVIDERS[kind] not in onnxruntime.get_available_providers():
+    if runtime.PROVIDERS[kind].name not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {kind}")
     try:
         device = from_pretrained(device=kind)
@@ -307,6 +309,87 @@ def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
             assert np.abs(device.denoise(image, tile=tile) - expected).max() <= 1e-5
     device.trim()
     assert np.abs(device.denoise(image) - expected).max() <= 1e-5
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
+    names = ["TensorrtExecutionProvider", "DmlExecutionProvider", "DnnlExecutionProvider", "CPUExecutionProvider"]
+    fake = FakeRuntime(names, tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    return fake
+
+
+def test_any_provider_of_the_runtime_by_its_name(many: FakeRuntime, checkpoint: Path) -> None:
+    assert choose_device("directml:1", 2) == Device("directml", 1, 2)
+    assert many.sessions[-1].providers == [("DmlExecutionProvider", {"device_id": "1"})]  # nothing on the CPU instead
+    model = from_pretrained(checkpoint, device="dnnl", threads=1)  # has no row
+    assert many.sessions[-1].providers == [("DnnlExecutionProvider", {}), "CPUExecutionProvider"]
+    assert str(model.device) == "dnnl" and str(Device("tensorrt", 1)) == "tensorrt:1"
+    assert model.denoise(np.zeros((8, 8), np.uint8)).shape == (8, 8)
+    model.net.trim()
+    assert choose_device("auto", 1) == Device("cpu", 0, 1)  # takes none of them by itself
+
+
+@pytest.mark.parametrize("device", ["directml", "dnnl"])
+def test_a_provider_that_computes_wrong_values_is_refused(many: FakeRuntime, device: str) -> None:
+    many.factor = np.where(np.arange(49).reshape(7, 7) == 48, 1.01, 1)  # in a corner alone
+    with pytest.raises(DeviceError, match=rf"{device}.* off by 0\.01, .* or give|give the device cpu") as caught:
+        choose_device(device)
+    assert caught.value.exit_code == 3
+
+
+def test_a_provider_that_the_runtime_does_not_have(many: FakeRuntime) -> None:
+    with pytest.raises(DeviceError, match=r"device npu is not in .* which has tensorrt, directml, dnnl, cpu: give one"):
+        choose_device("npu")
+    with pytest.raises(DeviceError, match=r"device migraphx is not in .*uninstall.* pip install onnxruntime-migraphx"):
+        choose_device("migraphx")
+    with pytest.raises(DeviceError, match=r"device webgpu is not in .*: pip install \"[^\"]*\[webgpu\]\", or give"):
+        choose_device("webgpu")
+
+
+def test_a_plugin(cpu: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered, chosen = [], []
+    plugin = types.ModuleType("onnxruntime_ep_webgpu")
+    plugin.__spec__ = importlib.machinery.ModuleSpec("onnxruntime_ep_webgpu", None)
+    plugin.get_library_path = lambda: "/lib/webgpu.so"  # type: ignore[attr-defined]
+    plugin.get_ep_name = lambda: "WebGpuExecutionProvider"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", plugin)
+    monkeypatch.setattr("skipae.engine.providers._registered", set())
+    first, second = (types.SimpleNamespace(ep_name="WebGpuExecutionProvider") for _ in range(2))
+    cpu.register_execution_provider_library = lambda *words: registered.append(words)  # type: ignore[attr-defined]
+    cpu.get_ep_devices = lambda: [types.SimpleNamespace(ep_name="CPU"), first, second]  # type: ignore[attr-defined]
+
+    def add(self: FakeOptions, devices: list[Any], settings: dict[str, str]) -> None:
+        chosen.append((devices, settings))
+
+    monkeypatch.setattr(FakeOptions, "add_provider_for_devices", add, raising=False)
+    cpu.InferenceSession = lambda model, options: FakeSession(  # type: ignore[assignment, method-assign]
+        cpu, options, ["WebGpuExecutionProvider", "CPUExecutionProvider"]
+    )
+    for _ in range(2):
+        assert choose_device("webgpu", 1) == Device("webgpu", 0, 1)
+    assert registered == [("webgpu", "/lib/webgpu.so")]  # a second time is an error
+    assert chosen == [([first], {})] * 2
+
+
+def test_half_precision_is_checked_against_the_cpu(
+    many: FakeRuntime, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = from_pretrained(checkpoint, device="tensorrt", precision="fp16")
+    assert model.device.precision == "fp16"
+    gpu, exact = many.sessions[-2:]
+    assert gpu.providers[0][1]["trt_fp16_enable"] == "1" and exact.providers == ["CPUExecutionProvider"]
+    run = FakeSession.run
+
+    def wrong(self: FakeSession, *words: Any) -> list[Any]:
+        return [value + 0.1 * (self.providers[0] != "CPUExecutionProvider") for value in run(self, *words)]
+
+    monkeypatch.setattr(FakeSession, "run", wrong)
+    monkeypatch.setattr(runtime, "check_device", lambda device: None)
+    with pytest.raises(DeviceError, match=r"tensorrt:0 computes tiny in fp16 with an error of 0\.1, 0\.01 is allowed"):
+        from_pretrained(checkpoint, device="tensorrt", precision="fp16")
+    with pytest.raises(DeviceError, match=r"device cpu does not compute in fp16 here: .* the device tensorrt"):
+        from_pretrained(checkpoint, device="cpu", precision="fp16")
 
 
 def test_windows_of_one_shape_keep_their_place_on_the_gpu(gpu: FakeRuntime, checkpoint: Path) -> None:
@@ -366,7 +449,7 @@ def test_a_model_that_the_gpu_refuses(gpu: FakeRuntime, checkpoint: Path) -> Non
         model.denoise(image)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:1", "CUDA", ""])
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cpu:1", "CUDA", "", "coreml:1", "cuda:12345"])
 def test_devices_that_do_not_exist(device: str) -> None:
     with pytest.raises(UsageError, match="device must be"):
         choose_device(device)

@@ -398,6 +398,7 @@ def from_pretrained(
     name: str | os.PathLike[str] = resolve.DEFAULT,
     *,
     device: str = "auto",
+    precision: str = "auto",
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
@@ -409,7 +410,10 @@ def from_pretrained(
 
     Args:
         name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
-        device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``openvino``.
+        device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, ``openvino``, or another
+            provider of the installed ONNX Runtime: ``tensorrt``, ``directml``, ``coreml``, ``webgpu``, ...
+        precision: ``auto`` (int8 on CPUs that are faster with it, where the checkpoint has an int8 graph, else fp32),
+            ``fp32``, ``int8``, or ``fp16`` on GPUs that have it.  Features are always computed in fp32.
         revision: commit sha, branch or tag of the repository on the Hub; by default the sha that this release of
             skipae pins, or ``main``.
         cache_dir: folder of the Hub's cache; by default the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``).
@@ -421,7 +425,8 @@ def from_pretrained(
 
     Raises:
         ModelError: the checkpoint is unavailable or damaged.
-        DeviceError: the device asked for does not work, or no runtime is installed.
+        DeviceError: the device asked for does not work, no runtime is installed, or the precision asked for is not
+            available.
         UsageError: an argument is none of these.
 
     >>> from_pretrained("skipae-natural", device="cpu", threads=1)
@@ -434,6 +439,6 @@ def from_pretrained(
         revision=revision,
         access=Access(cache_dir, token, local_files_only, notify),
     )
-    net = Net.load(folder, device=device, threads=threads, notify=notify)
+    net = Net.load(folder, device=device, precision=precision, threads=threads, notify=notify)
     net.open()
     return Model(net)

@@ -543,6 +543,34 @@ def eager(model: str, size: int, threads: int | None) -> None:
     click.echo(json.dumps(timing(restore, size, f"torch {torch.__version__}", threads, loaded)))
 
 
+@cli.command(hidden=True)
+@click.option("--size", type=int, required=True)
+@click.option("--threads", type=click.IntRange(min=1))
+def ffdnet(size: int, threads: int | None) -> None:
+    """What ``skipae bench --against ffdnet`` starts."""
+    import json
+    import time
+
+    import numpy as np
+
+    started = time.perf_counter()
+    from skipae.commands.bench import timing
+    from skipae.engine.device import Device, available_threads, create_session, load_runtime
+    from skipae_train.rivals import ffdnet_graph
+
+    device = Device("cpu", threads=threads or available_threads())
+    runtime = load_runtime()
+    session = create_session(runtime, ffdnet_graph().SerializeToString(), device)
+    loaded = time.perf_counter() - started
+
+    def restore(pixels: Any) -> Any:
+        image = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / 255  # (H, W, C) -> (1, C, H, W)
+        return np.rint(session.run(None, {"pixel_values": image})[0].clip(0, 1) * 255).astype(np.uint8)
+
+    engine = f"onnxruntime {runtime.__version__}"
+    click.echo(json.dumps(timing(restore, size, engine, device.threads, loaded)))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; expected errors are one line and exit code 1."""
     from skipae import SkipaeError

@@ -317,8 +317,10 @@ class Calibration:
                 samples.setdefault(name, []).append(channels[:, places])
             for node in convolutions:
                 if node.input[0] in nodes:
+                    shape = graph.weights[node.input[1]].shape
+                    count = each if np.prod(shape[1:]) <= _COLUMNS else -(-each // 8)  # their mean is all that is used
                     patches.setdefault(node.output[0], []).append(
-                        _patches(found[node.input[0]][0], graph.weights[node.input[1]].shape[2:], node, each, rng)
+                        _patches(found[node.input[0]][0], shape[2:], node, count, rng)
                     )
         self.ranges = {name: np.max(rows, axis=0) for name, rows in ranges.items()}
         """Largest magnitude in each channel."""
@@ -716,9 +718,9 @@ def quantize_checkpoint(
     kept: frozenset[str] = graph.in_float
     tried = {balance: lose(kept, balance) for balance in BALANCES}
     balance = min(tried, key=tried.__getitem__)
-    notify(f"all convolutions but {', '.join(sorted(kept))} in int8: {tried[balance]:.3f} dB lost")
+    notify(f"{len(graph.convolutions()) - len(kept)} convolutions in int8: {tried[balance]:.3f} dB lost on crops")
     lost = tried[balance]
-    while lost > 0.8 * MOST_LOST:
+    while lost > MOST_LOST:
         rest = [node.output[0] for node in graph.convolutions() if node.output[0] not in kept]
         if len(rest) <= len(kept):
             raise QuantizeError(f"{config.name}: int8 loses {lost:.3f} dB with half of the convolutions in float32")

@@ -7,8 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +20,8 @@ Pixels = NDArray[np.uint8]
 Denoiser = Callable[[Pixels], Pixels]
 NLM_H = (1, 2, 3, 5, 7, 10, 15, 20)
 """Strengths of non-local means that are tried."""
+FFDNET_CHANNELS = (13, *[96] * 11, 12)
+"""Of the inputs and outputs of FFDNet's convolutions."""
 FFDNET_SIGMA = (3, 5, 10, 15, 20, 25, 35, 50)
 """Noise levels that FFDNet is told."""
 
@@ -37,6 +41,40 @@ def nlm(h: float) -> Denoiser:
     )
 
 
+def ffdnet_graph() -> onnx.ModelProto:
+    """An ONNX graph of FFDNet's shape for color with random weights, to measure its speed with.
+
+    ``pixel_values`` float32 [1, 3, H, W], H and W even, to the same shape.
+    """
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("SpaceToDepth", ["pixel_values"], ["halves"], blocksize=2),
+        helper.make_node("Slice", ["halves", "0", "1", "1"], ["plane"]),  # stands for the plane of the noise level
+        helper.make_node("Concat", ["halves", "plane"], ["x0"], axis=1),
+    ]
+    weights = [numpy_helper.from_array(np.full(1, int(name), np.int64), name) for name in ("0", "1")]
+    for number, (before, after) in enumerate(pairwise(FFDNET_CHANNELS), start=1):
+        x, weight, bias = f"x{number}", f"weight{number}", f"bias{number}"
+        values = rng.normal(0, (2 / (9 * before)) ** 0.5, (after, before, 3, 3)).astype(np.float32)
+        weights += [numpy_helper.from_array(values, weight), numpy_helper.from_array(np.zeros(after, np.float32), bias)]
+        last = number == len(FFDNET_CHANNELS) - 1
+        nodes.append(
+            helper.make_node("Conv", [f"x{number - 1}", weight, bias], [x if last else f"{x}.conv"], pads=[1] * 4)
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"{x}.conv"], [x]))
+    nodes.append(helper.make_node("DepthToSpace", [x], ["reconstruction"], blocksize=2, mode="CRD"))
+    sides: list[str | int | None] = [1, 3, "height", "width"]
+    graph = helper.make_graph(
+        nodes,
+        "ffdnet",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, sides)],
+        [helper.make_tensor_value_info("reconstruction", TensorProto.FLOAT, sides)],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
 class FFDNet(nn.Module):
     """FFDNet for color (Zhang, Zuo, Zhang, 2018) from its authors' weights, ``ffdnet_color.pth`` or ``_clip``."""
 
@@ -44,9 +82,8 @@ class FFDNet(nn.Module):
         super().__init__()
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-            channels = [13, *[96] * 11, 12]
             layers: list[nn.Module] = []
-            for before, after in pairwise(channels):
+            for before, after in pairwise(FFDNET_CHANNELS):
                 layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
             self.model = nn.Sequential(*layers[:-1])
             self.load_state_dict(state)

@@ -19,6 +19,8 @@ import click
 
 from skipae.console import Console, echo, redact
 from skipae.engine import device as devices
+from skipae.engine.precision import dot_product
+from skipae.engine.providers import available_kinds
 from skipae.errors import DeviceError, ModelError
 from skipae.install import requirement
 
@@ -35,6 +37,9 @@ LEAST_DRIVER = {12: 525, 13: 580}
 """Least driver of NVIDIA for a major version of CUDA, from its release notes."""
 
 LEAST_MEMORY = 1 << 30
+
+NO_DEVICES = ("azure",)
+"""Providers that compute elsewhere."""
 
 
 @dataclass
@@ -79,6 +84,7 @@ def examine() -> Report:
     report.facts["system"] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     report.facts["packages"] = {name: version for name in PACKAGES if (version := _version(name))}
     _look_at_runtime(report, gpus)
+    report.facts["int8"] = dot_product() or "no byte dot product on this processor, fp32 is used"
     report.facts["threads"] = _threads()
     report.facts["memory"] = memory = _memory()
     if 0 < (memory.get("available") or LEAST_MEMORY) < LEAST_MEMORY:
@@ -129,8 +135,10 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
             devices.repair("cuda"),
         )
     threads = devices.available_threads()
-    for kind in ("cuda", "openvino", "cpu"):
-        if devices.PROVIDERS[kind] not in providers:
+    order = ["cuda", "openvino", "cpu"]  # as auto takes them, and before all others
+    kinds = available_kinds(module)
+    for kind in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else len(order)):
+        if kind in NO_DEVICES:
             continue
         for index in range(max(1, len(gpus)) if kind == "cuda" else 1):
             name = f"cuda:{index}" if kind == "cuda" else kind
@@ -140,7 +148,7 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
             except DeviceError as error:
                 why, _, _ = str(error).partition("; ")
                 report.devices[name] = why
-                if kind != "cuda" or gpus:  # else it is said already
+                if kind in ("openvino", "cpu") or (kind == "cuda" and gpus):  # else it is said already, or nobody asked
                     report.problem(why, devices.repair(kind))
 
 

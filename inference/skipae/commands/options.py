@@ -34,6 +34,7 @@ class CheckpointOptions:
 
     model: str
     device: str
+    precision: str
     threads: int | None
 
     def find(self, console: Console, task: Task | None = None, verb: str = "") -> Path:
@@ -54,7 +55,9 @@ class CheckpointOptions:
         """The model in the folder that :meth:`find` found."""
         from skipae.model import from_pretrained
 
-        return from_pretrained(folder, device=self.device, threads=self.threads, notify=console.remark)
+        return from_pretrained(
+            folder, device=self.device, precision=self.precision, threads=self.threads, notify=console.remark
+        )
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ def complete_layers(context: click.Context, _: click.Parameter, text: str) -> li
 
 def complete_devices(_: click.Context, __: click.Parameter, text: str) -> list[str]:
     """Completes devices; which of them work is not looked at."""
-    return [name for name in ("auto", "cpu", "cuda", "cuda:1", "openvino") if name.startswith(text)]
+    from skipae.engine.providers import PROVIDERS
+
+    return [name for name in ("auto", *PROVIDERS, "cuda:1") if name.startswith(text)]
 
 
 def model_option(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
@@ -181,7 +186,7 @@ threads_option = click.option(
 
 
 def model_options(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
-    """``--model``, ``--device`` and ``--threads``, as ``checkpoint``."""
+    """``--model``, ``--device``, ``--precision`` and ``--threads``, as ``checkpoint``."""
     return _group(
         "checkpoint",
         CheckpointOptions,
@@ -189,10 +194,18 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
         click.option(
             "--device",
             default="auto",
-            metavar="auto|cpu|cuda[:N]|openvino",
+            metavar="auto|cpu|cuda[:N]|openvino|...",
             show_default=True,
-            help="auto takes CUDA, else OpenVINO, where installed and working, else the CPU.",
+            help="auto takes CUDA, else OpenVINO, where installed and working, else the CPU.  Any provider of the "
+            "installed ONNX Runtime may be named.",
             shell_complete=complete_devices,
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "int8", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="auto takes int8 on CPUs that are faster with it, where the checkpoint has it, else fp32.",
         ),
         threads_option,
     )

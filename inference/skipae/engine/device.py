@@ -7,7 +7,6 @@ on the CPU without a word.
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import math
 import os
@@ -18,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipae.engine.providers import PROVIDERS, add_plugin, available_kinds, find_provider
 from skipae.errors import DeviceError, UsageError
 from skipae.install import install_command
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from skipae.engine.precision import Precision
 
 log = logging.getLogger("skipae")
-
-EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
-"""The extra that brings the runtime, by kind of device."""
 
 SMOKE_VALUE = 1 + 0.75 * 2**-11
 """Becomes 1 in bfloat16, float16 and TF32."""
@@ -48,17 +48,19 @@ class Device:
     """Where a session runs."""
 
     kind: str
-    """``cpu``, ``cuda`` or ``openvino``."""
+    """``cpu``, ``cuda``, ``openvino`` or another of :data:`skipae.engine.providers.PROVIDERS`."""
     index: int = 0
     """Which of several GPUs."""
     threads: int = 1
     """CPU threads of one run."""
+    precision: Precision = "fp32"
+    """What is computed in."""
 
     def __str__(self) -> str:
         """As in ``--device``, with the threads where they matter."""
-        if self.kind == "cuda":
-            return f"cuda:{self.index}"
-        return f"{self.kind} ({self.threads} thread{'s' if self.threads > 1 else ''})"
+        if self.kind in ("cpu", "openvino"):
+            return f"{self.kind} ({self.threads} thread{'s' if self.threads > 1 else ''})"
+        return f"{self.kind}:{self.index}" if self.kind in PROVIDERS and PROVIDERS[self.kind].numbered else self.kind
 
 
 def choose_device(
@@ -68,7 +70,8 @@ def choose_device(
 
     Args:
         device: ``auto`` (CUDA, else OpenVINO, where installed and working, else the CPU), ``cpu``, ``cuda``,
-            ``cuda:N`` or ``openvino``.
+            ``cuda:N``, or any other provider of the installed ONNX Runtime by its name in
+            :data:`skipae.engine.providers.PROVIDERS`, or else in small letters.
         threads: CPU threads; None takes the cores that this process may use.
         notify: is told in one line why ``auto`` took something unexpected, the CPU where a GPU does not work; by
             default the log "skipae" is.  What is expected goes to the log, at level INFO.
@@ -77,9 +80,12 @@ def choose_device(
         UsageError: ``device`` or ``threads`` is none of these.
         DeviceError: the device asked for does not work, or no runtime is installed.
     """
-    match = re.fullmatch(r"(auto|cpu|openvino|cuda)(?::(\d{1,4}))?", device)
-    if match is None or (match[2] and match[1] != "cuda"):
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or openvino, not {device!r}")
+    match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d{1,4}))?", device)
+    numbered = match is not None and match[1] in PROVIDERS and PROVIDERS[match[1]].numbered
+    if match is None or (match[2] and not numbered):
+        raise UsageError(
+            f"device must be auto, cpu, cuda, cuda:N, openvino or another provider of ONNX Runtime, not {device!r}"
+        )
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}; leave it out to use all cores of this process")
     kind, index = match[1], int(match[2] or 0)
@@ -95,7 +101,7 @@ def choose_device(
     if len(installed_runtimes(runtime)) > 1:
         why, level = double_install(runtime, "cuda"), logging.WARNING
     for other in ("cuda", "openvino"):
-        if PROVIDERS[other] in runtime.get_available_providers():
+        if other in available_kinds(runtime):
             try:
                 check_device(Device(other, 0, count))
             except DeviceError as error:
@@ -148,13 +154,6 @@ def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
     return least
 
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-
-
 def load_runtime() -> Any:
     """The module ``onnxruntime``, quiet; :class:`DeviceError` says how to install it."""
     if "onnxruntime" not in sys.modules:
@@ -190,24 +189,18 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
     options.log_severity_level = 4
     # With patterns, the first run's memory stays beside the block that the later runs take: twice as much, no faster.
     options.enable_mem_pattern = False
-    providers: list[Any] = []
-    if device.kind == "cuda":
-        settings = {
-            "device_id": str(device.index),
-            "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at every new shape
-            "arena_extend_strategy": "kSameAsRequested",
-            "use_tf32": "0",  # the results of the CPU, and of a tiled and a whole image, to 1e-4
-        }
-        providers.append((PROVIDERS["cuda"], settings))
-    elif device.kind == "openvino":
-        # Where the processor has bfloat16, OpenVINO by itself computes in it, with errors of 1e-2.
-        precision = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}})
-        settings = {"device_type": "CPU", "load_config": precision, "num_of_threads": str(device.threads)}
-        providers.append((PROVIDERS["openvino"], settings))
+    provider = find_provider(device.kind, runtime.get_available_providers())
+    settings = dict(provider.settings(device.index, device.threads))
+    if device.precision == "fp16":
+        settings |= provider.half
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    else:
-        providers.append(PROVIDERS["cpu"])
+    if provider.plugin:
+        options.add_provider_for_devices(add_plugin(runtime, provider), settings)
+        return runtime.InferenceSession(model, options)
+    providers: list[Any] = [] if device.kind == "cpu" else [(provider.name, settings)]
+    if not strict:
+        providers.append(PROVIDERS["cpu"].name)
     return runtime.InferenceSession(model, options, providers=providers)
 
 
@@ -220,37 +213,62 @@ def check_device(device: Device) -> None:
     import numpy as np
 
     runtime, kind = load_runtime(), device.kind
-    if PROVIDERS[kind] not in runtime.get_available_providers():
+    available = available_kinds(runtime)
+    if kind not in available:
         if len(installed_runtimes(runtime)) > 1:
             raise DeviceError(double_install(runtime, kind))
+        if kind not in PROVIDERS:
+            raise DeviceError(
+                f"device {kind} is not in the installed onnxruntime {runtime.__version__}, which has "
+                f"{', '.join(available)}: give one of these"
+            )
         raise DeviceError(
             f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair(kind)}, or give "
             "the device cpu"
         )
+    provider = find_provider(kind, runtime.get_available_providers())
     missing = load_cuda_libraries(runtime) if kind == "cuda" else []
     try:
         session = create_session(runtime, SMOKE_MODEL, device, strict=kind != "cpu")
-        if session.get_providers()[0] != PROVIDERS[kind]:
+        if session.get_providers()[0] != provider.name:
             raise RuntimeError("its libraries do not load")
-        (found,) = session.run(None, {"x": np.full((1, 3, 8, 8), SMOKE_VALUE, np.float32)})
-        error = abs(float(found[0, 0, 2, 2]) / 27 - SMOKE_VALUE)
-        if not error < 1e-5:
-            raise RuntimeError(f"the result is off by {error:.1g}, it does not compute in float32")
+        steps = np.arange(3 * 8 * 8).reshape(1, 3, 8, 8) % 3
+        image = np.float32(SMOKE_VALUE) * np.float32(2) ** steps.astype(np.float32)  # no two neighbors are equal
+        (found,) = session.run(None, {"x": image})
+        expected = smoke_result(image)
+        error = float(np.abs(found / expected - 1).max()) if found.shape == expected.shape else math.inf
+        if not error < SMOKE_TOLERANCE[device.precision]:
+            what = "float16" if device.precision == "fp16" else "float32"
+            raise RuntimeError(f"the result is off by {error:.1g}, it does not compute in {what}")
     except Exception as error:  # the runtime's exceptions have no common base
         reason = first_line(error)
         if missing:
             reason = f"{', '.join(missing)} cannot be loaded"
-        elif "default CPU EP" in reason:
+        elif "default CPU EP" in reason and kind == "cuda":
             reason = (
                 f"the libraries of CUDA {getattr(runtime, 'cuda_version', '')}, of cuDNN or of the driver do not load"
             )
         if "failure 35" in reason or "driver version is insufficient" in reason:
             reason += " (the NVIDIA driver is too old for this CUDA: update it)"
         look = "check nvidia-smi, " if kind == "cuda" else ""
-        raise DeviceError(
-            f"{device} cannot run a convolution: {reason}; {look}install again with {repair(kind)}, or give the "
-            "device cpu"
-        ) from error
+        again = f"install again with {repair(kind)}, or " if kind in PROVIDERS else ""
+        raise DeviceError(f"{device} cannot run a convolution: {reason}; {look}{again}give the device cpu") from error
+
+
+SMOKE_TOLERANCE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 5e-3}
+"""Largest error of the check, as a share of a value, by precision; int8 graphs have float32 parts."""
+
+
+def smoke_result(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What :data:`SMOKE_MODEL` gives for float32 [1, 3, 8, 8]: float64 [1, 1, 7, 7]."""
+    import numpy as np
+
+    padded = np.pad(image[0].sum(0, dtype=np.float64), 1)
+    result = np.zeros((9, 9))
+    for row in range(0, 8, 2):
+        for column in range(0, 8, 2):
+            result[row : row + 3, column : column + 3] += padded[row : row + 3, column : column + 3].sum()
+    return result[None, None, 1:-1, 1:-1]
 
 
 def load_cuda_libraries(runtime: Any) -> list[str]:
@@ -295,7 +313,11 @@ def repair(kind: str) -> str:
 
     All runtimes fill the same folder, so that uninstalling one breaks another: remove all, then install one.
     """
-    return f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino && {install_command(EXTRAS[kind])}"
+    provider = PROVIDERS[kind]
+    install = install_command(provider.extra) if provider.extra else f"pip install {provider.package}"
+    if provider.plugin:
+        return install
+    return f"pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-openvino onnxruntime-directml && {install}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from skipae.engine.device import PROVIDERS, Device, create_session, first_line, is_out_of_memory, load_runtime
+from skipae.engine.device import Device, create_session, first_line, is_out_of_memory, load_runtime
 from skipae.engine.onnx_subgraph import cut, has_external_data
+from skipae.engine.providers import find_provider
 from skipae.errors import DeviceError, ModelError
 from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
 
@@ -137,9 +138,10 @@ class Session:
         """Give back the memory that the runtime kept from the last runs; the next run takes it anew."""
         import numpy as np
 
-        if self.device.kind == "openvino":
-            return  # it has no arena
-        device = "cpu:0" if self.device.kind != "cuda" else f"gpu:{self.device.index}"
+        arenas = {"cpu": "cpu:0", "cuda": f"gpu:{self.device.index}"}
+        if self.device.kind not in arenas:
+            return
+        device = arenas[self.device.kind]
         self._bound = None
         options = load_runtime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device)
@@ -183,7 +185,8 @@ class Session:
             raise ModelError(
                 f"{path} cannot be loaded by onnxruntime {runtime.__version__}: {first_line(error)}"
             ) from error
-        if session.get_providers()[0] != PROVIDERS[self.device.kind]:
+        provider = find_provider(self.device.kind, runtime.get_available_providers())
+        if session.get_providers()[0] != provider.name:
             raise DeviceError(f"{self.device} did not take {path}; give the device cpu")
         return session
 
