@@ -54,33 +54,16 @@ def best(rounds: int, **rivals: Callable[[], object]) -> dict[str, float]:
 
 
 def ffdnet_shaped(threads: int) -> Callable[[np.ndarray], object]:
-    """FFDNet's graph for colour (12 convolutions, 96 channels at half resolution) with random weights."""
-    import onnx
+    """FFDNet's graph for color with random weights, in ONNX Runtime."""
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
-    rng = np.random.default_rng(0)
-    channels = [12 + 3, *[96] * 11, 12]  # 12 phases of the pixels and the noise level's map, 3 to keep it plain
-    nodes = [helper.make_node("SpaceToDepth", ["image"], ["phases"], blocksize=2)]
-    nodes += [helper.make_node("Slice", ["phases", "from", "to", "axis"], ["level"])]
-    nodes += [helper.make_node("Concat", ["phases", "level"], ["x0"], axis=1)]
-    weights = [numpy_helper.from_array(np.array([v]), k) for k, v in {"from": 0, "to": 3, "axis": 1}.items()]
-    for k in range(12):
-        kernel = rng.normal(0, 0.03, (channels[k + 1], channels[k], 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(kernel, f"w{k}"))
-        nodes.append(helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], pads=[1] * 4))
-        if k < 11:
-            nodes.append(helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"]))
-    nodes.append(helper.make_node("DepthToSpace", ["c11"], ["restored"], blocksize=2))
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
-    restored = helper.make_tensor_value_info("restored", TensorProto.FLOAT, ["n", 3, "h", "w"])
-    graph = helper.make_graph(nodes, "ffdnet", [image], [restored], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
+    from skipae_train.rivals import ffdnet_graph
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"image": x})
+    model = ffdnet_graph().SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"pixel_values": x})
 
 
 def speed(threads: int) -> None:
@@ -91,7 +74,7 @@ def speed(threads: int) -> None:
     from skipae_train.networks import AutoEncoder
 
     torch.set_num_threads(threads)
-    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    model = from_pretrained(MODEL, device="cpu", precision="fp32", threads=threads)
     network = AutoEncoder.from_checkpoint(STAGED)
     pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     image = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / 255
@@ -160,7 +143,7 @@ def tiling(threads: int) -> None:
     """Difference between tiled and whole on an image of 4 megapixels and odd size, by halo and noise level."""
     from skipae import from_pretrained
 
-    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    model = from_pretrained(MODEL, device="cpu", precision="fp32", threads=threads)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:2003, 0:2001] / 2000
     smooth = np.stack([0.5 + 0.4 * np.sin(40 * y * x + k) * np.cos(90 * (x - y)) for k in range(3)], -1)
@@ -195,7 +178,7 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
         return lambda: Written(write_picture(job, clean, overwrite=True))
 
     limit = pipeline.OVERLAP_PIXELS
-    model = from_pretrained(MODEL, device="cpu", threads=threads)
+    model = from_pretrained(MODEL, device="cpu", precision="fp32", threads=threads)
     task = Restoration(lambda: model, denoise)
     with tempfile.TemporaryDirectory() as folder:
         noisy = Path(folder, "noisy")

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--model", default="skipae-natural")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    model = from_pretrained(arguments.model, device="cpu")
+    model = from_pretrained(arguments.model, device="cpu", precision="fp32")
 
     def alone(guess: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
         def fill(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def main() -> None:
     noise = np.random.default_rng(0).normal(0, SIGMA, clean.shape)
     noisy = Image.fromarray(np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8))
     noisy.save(IMAGES / "chelsea-noisy.png", optimize=True)
-    model = from_pretrained("skipae-natural", device="cpu")
+    model = from_pretrained("skipae-natural", device="cpu", precision="fp32")
     denoised = model.denoise(noisy)
     _side_by_side("before-after.png", [("noisy, sigma 25", noisy), ("skipae denoise", denoised)])
 

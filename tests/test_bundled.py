@@ -17,13 +17,13 @@ IMAGES = ROOT / "docs" / "images"
 
 @pytest.fixture(scope="module")
 def model():
-    return from_pretrained(device="cpu", threads=2)
+    return from_pretrained(device="cpu", precision="fp32", threads=2)
 
 
 def test_it_is_the_default_and_small_and_whole(model):
     assert model.name == "skipae-natural"
     assert read_config(STAGED) == model.config
-    for file in ("onnx/model.onnx", "onnx/features.onnx"):
+    for file in ("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/features.onnx"):
         assert verified_file(STAGED, model.config, file).stat().st_size <= 8_000_000
 
 
@@ -37,6 +37,25 @@ def test_the_photo_of_the_readme_gets_better(model):
 def test_a_clean_photo_is_left_nearly_as_it_is(model):
     clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))
     assert psnr(clean[None], model.denoise(clean)[None], 255).item() > 36
+
+
+def test_int8_does_nearly_what_float32_does(model):
+    noisy = np.asarray(Image.open(IMAGES / "chelsea-noisy.png").convert("RGB"))
+    clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))
+    int8 = from_pretrained(device="cpu", precision="int8", threads=2)
+    exact, found = psnr(np.stack([clean] * 2), np.stack([net.denoise(noisy) for net in (model, int8)]), 255).tolist()
+    assert exact - 0.1 < found  # of one picture; the gate holds the mean of many to 0.03
+    tiled = int8.denoise(noisy, tile=224).astype(int)
+    assert np.abs(tiled - int8.denoise(noisy)).max() <= 1
+
+
+def test_int8_fills_holes_as_float32_does(model):
+    clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))[60:160, 100:220]
+    mask = np.zeros(clean.shape[:2], bool)
+    mask[40:48, 20:100] = mask[20:80, 60:66] = True
+    int8 = from_pretrained(device="cpu", precision="int8", threads=2)
+    exact, found = (net.inpaint(clean, mask)[mask].astype(float) for net in (model, int8))
+    assert np.abs(found - exact).mean() < 1.5
 
 
 def test_tiles_with_the_measured_halo_are_the_whole(model):

@@ -91,7 +91,7 @@ class Brighter(Model):
 
 def test_filling_follows_skipae_step_by_step(tmp_path: Path) -> None:
     """Also in holes too wide for one scale, at the rim of the photo, and in several cells."""
-    model = from_pretrained(CHECKPOINT, device="cpu")
+    model = from_pretrained(CHECKPOINT, device="cpu", precision="fp32")
     model.__class__ = Brighter
     photo = np.asarray(Image.open(ROOT / "docs" / "images" / "chelsea.png").convert("RGB"))
     mask = np.zeros(photo.shape[:2], bool)
@@ -316,5 +316,5 @@ def test_page_denoises_on_webgpu(make_demo: ModuleType, chromium: str, packages:
         pytest.skip("this browser has no WebGPU in software")
     assert seen["denoised"] == "Noise removed. skipae-natural runs on the GPU (WebGPU)."
     assert seen["faults"] == []
-    expected = from_pretrained(CHECKPOINT, device="cpu").denoise(np.asarray(photo)).astype(int)
+    expected = from_pretrained(CHECKPOINT, device="cpu", precision="fp32").denoise(np.asarray(photo)).astype(int)
     assert np.abs(pixels(tmp_path / "gpu.png") - expected).max() <= 1

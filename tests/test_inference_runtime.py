@@ -298,10 +298,10 @@ def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
     if runtime.PROVIDERS[kind].name not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {kind}")
     try:
-        device = from_pretrained(device=kind)
+        device = from_pretrained(device=kind, precision="fp32")
     except DeviceError as error:
         pytest.skip(str(error))
-    cpu, random = from_pretrained(device="cpu"), np.random.default_rng(0)
+    cpu, random = from_pretrained(device="cpu", precision="fp32"), np.random.default_rng(0)
     for shape in ((61, 75), (64, 64, 3), (301, 333, 3)):
         image = np.clip(0.5 + random.normal(0, 0.1, shape), 0, 1).astype(np.float32)
         expected = cpu.denoise(image)

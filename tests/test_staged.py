@@ -54,7 +54,7 @@ def test_onnx_and_safetensors_hold_one_network(name):
 def test_all_weights_together_stay_small():
     files = {path.resolve() for end in ("onnx", "safetensors") for path in STAGED.glob(f"**/*.{end}")}
     files |= {path.resolve() for path in (STAGED / "skipae-natural" / "onnx").iterdir()}
-    assert len(files) > 3 and sum(file.stat().st_size for file in files) < 60_000_000
+    assert len(files) > 3 and sum(file.stat().st_size for file in files) < 120_000_000
 
 
 def test_a_mirror_of_them_gives_features_of_every_layer_and_classes(monkeypatch):

@@ -365,6 +365,13 @@ def gather(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="With --through-files: FFDNet's weights (ffdnet_color.pth), measured at their best noise level.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="What the checkpoint is computed in.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--record", metavar="SET", help="Add the scores to CHECKPOINT's training/metrics.json under this name.")
 def evaluate(
@@ -378,6 +385,7 @@ def evaluate(
     every: int,
     through_files: bool,
     ffdnet: Path | None,
+    precision: str,
     threads: int | None,
     record: str | None,
 ) -> None:
@@ -404,11 +412,11 @@ def evaluate(
             raise click.UsageError(
                 "--unclipped noise does not fit into files: leave out one of --unclipped, --through-files"
             )
-        found = _through_files(checkpoint, clean, sigma, pairs, camera, every, ffdnet, threads)
+        found = _through_files(checkpoint, clean, sigma, pairs, camera, every, ffdnet, precision, threads)
         if record:
             record_scores(Path(checkpoint), record, found)
         return
-    model = from_pretrained(checkpoint, device="cpu", threads=threads)
+    model = from_pretrained(checkpoint, device="cpu", precision=precision, threads=threads)
     scores = []
     if clean is not None:
         for level in sigma:
@@ -429,6 +437,7 @@ def _through_files(
     camera: tuple[str, ...],
     every: int,
     ffdnet: Path | None,
+    precision: str,
     threads: int | None,
 ) -> list[Score]:
     """Print what the command line's files reach, and its rivals; return the former."""
@@ -460,8 +469,10 @@ def _through_files(
             )
             sets[" ".join(["camera noise,", *camera, "files"]), options] = found
         for (label, options), files in sets.items():
-            command = f"skipae-train evaluate {name} {options} --through-files"
-            scores.append(evaluate_files(checkpoint, files, label, command, threads))
+            command = f"skipae-train evaluate {name} {options} --through-files" + (
+                "" if precision == "fp32" else f" --precision {precision}"
+            )
+            scores.append(evaluate_files(checkpoint, files, label, command, threads, precision))
             click.echo(scores[-1])
             for rival, settings in rivals.items():
                 click.echo(f"  {evaluate_rival(rival, settings, files)}")

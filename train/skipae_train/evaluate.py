@@ -138,6 +138,7 @@ def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool
 
     label = f"Gaussian, sigma {sigma:g}, " + ("8-bit" if clipped else "unclipped")
     command = f"skipae-train evaluate {model.name} --clean DIR --sigma {sigma:g}" + ("" if clipped else " --unclipped")
+    command += _precision(model)
     return _score(model, label, command, pairs(), 255.0 if clipped else 1.0)
 
 
@@ -148,9 +149,14 @@ def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple
     """
     chosen = find_pairs(folder, cameras=cameras)[::every]
     command = f"skipae-train evaluate {model.name} --pairs DIR" + (f" --every {every}" if every > 1 else "")
-    command += "".join(f" --camera {camera}" for camera in cameras)
+    command += "".join(f" --camera {camera}" for camera in cameras) + _precision(model)
     label = " ".join(["camera noise", *cameras])
     return _score(model, label, command, ((load_rgb(pair.clean), load_rgb(pair.noisy)) for pair in chosen), 255.0)
+
+
+def _precision(model: Model) -> str:
+    """The option for what a model computes in, where it is not float32."""
+    return "" if model.device.precision == "fp32" else f" --precision {model.device.precision}"
 
 
 def gaussian_files(folder: Path, sigma: float, work: Path) -> list[tuple[Path, Path]]:
@@ -165,7 +171,12 @@ def gaussian_files(folder: Path, sigma: float, work: Path) -> list[tuple[Path, P
 
 
 def evaluate_files(
-    checkpoint: str, pairs: Sequence[tuple[Path, Path]], label: str, command: str, threads: int | None = None
+    checkpoint: str,
+    pairs: Sequence[tuple[Path, Path]],
+    label: str,
+    command: str,
+    threads: int | None = None,
+    precision: str = "fp32",
 ) -> Score:
     """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
 
@@ -175,12 +186,14 @@ def evaluate_files(
         label: What the score is called.
         command: ``skipae-train`` arguments that measure it again.
         threads: CPU threads; all by default.
+        precision: What is computed in.
 
     Raises:
         DataError: The command failed; its message is passed on.
     """
     before, after = [], []
-    options = ["--model", checkpoint, "--device", "cpu", *(["--threads", str(threads)] if threads else [])]
+    options = ["--model", checkpoint, "--device", "cpu", "--precision", precision]
+    options += ["--threads", str(threads)] if threads else []
     with tempfile.TemporaryDirectory() as folder:
         for number, (_, noisy) in enumerate(pairs):  # files of several folders may have one name
             at = Path(folder, "in", f"{number:05}{noisy.suffix}")
