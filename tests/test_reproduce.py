@@ -248,7 +248,7 @@ def test_budgets_cut_by_their_rules():
     assert finetune_recipe("stl10", budget="cpu").epochs.count == 120
     assert cut(Probe(name="probe", architecture=few.architecture), "cpu").epochs.count == 40
     seg = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="day")
-    assert (seg.epochs.data, seg.epochs.count, seg.epochs.crop, seg.lr) == ("voc12-aug", 20, 113, 1e-3)
+    assert (seg.epochs.data, seg.epochs.count, seg.epochs.crop, seg.lr) == ("voc12-aug", 16, 113, 1e-3)
     assert (seg.epochs.short_side, seg.epochs.test_side, seg.epochs.zoom) == (192, 128, 1.7)
     assert (seg.start, seg.transfer, seg.init, seg.old_share) == ("imagenet-labels", ("encoder",), "he", 0.3)
     labels = finetune_recipe("imagenet-labels", budget="day")

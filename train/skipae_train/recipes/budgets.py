@@ -14,7 +14,7 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     (128, 113)
 day      two cores  widths: Network-1, Network-2 and Network-3 a half, Wide-ResNet a quarter; hidden layers 1,024.
          with bf16  Epochs: all in pre-training on CIFAR-10; 3 of Network-3 on the public subsets of ImageNet, with
-                    crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning, but for VOC 2012 a fortieth, on
+                    crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning, but for VOC 2012 a fiftieth, on
                     the larger list train_aug.  Learning rate of Network-3's pre-training at least 2e-3, of its
                     fine-tuning at least 1e-3.  Images of Network-3 at a quarter of the paper's size, for
                     segmentation at half
@@ -105,7 +105,7 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
         if isinstance(recipe, Probe):  # in fewer they do not converge
             count = epochs.count
         if data == "voc12-aug":
-            count = epochs.count // 40
+            count = epochs.count // 50
     if not scaled:
         return replace(epochs, count=count)
     crop = (epochs.crop - 1) // by + 1
