@@ -22,6 +22,7 @@ from skipae_train.finetune import (
     Finetune,
     _evaluate_masks,
     _FinetuneJob,
+    balanced_weights,
     build,
     evaluate,
     finetune,
@@ -168,17 +169,22 @@ def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, 
     assert torch.equal(moved[1.0, "new"], moved[0.1, "new"])
 
 
-def test_the_background_counts_by_its_weight(data):
-    recipe = replace(finetune_recipe("voc12-seg", variant="random", budget="smoke"), validation=0, background=0.25)
-    images = torch.zeros((8, 3, 33, 33), dtype=torch.uint8)
-    masks = torch.zeros((8, 33, 33), dtype=torch.uint8)
-    masks[:, :11], masks[:, 11:22] = 1, VOID  # a third each: class 1, no label, background
-    job = _FinetuneJob(recipe, build(recipe, 2), MemorySet(images, None, ("a", "b")), [], data)
-    job.feed.batch = lambda _: (type("Batch", (), {"images": images, "labels": masks}), None)
-    logits = torch.tensor([0.0, 2.0])[None, :, None, None].expand(8, 2, 33, 33)
-    right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
-    loss = float(job.loss(lambda x: logits, Part(0, 0, 1, 0, 1, torch.device("cpu"))))
-    assert loss == pytest.approx((right + 0.25 * wrong) / 1.25, rel=1e-5)
+def test_rare_classes_count_more(data):
+    weights = balanced_weights(torch.tensor([8000, 1000, 999, 1, 0]), 1 / 3)
+    assert float(weights[1] / weights[0]) == pytest.approx(2, rel=1e-4)
+    assert weights[3:].tolist() == [3, 3] and torch.equal(balanced_weights(torch.tensor([5, 1]), 0), torch.ones(2))
+    recipe = finetune_recipe("voc12-seg", variant="random+modern", budget="smoke")
+    images = load("voc12", data, "train")
+    pixels = images.mask_pixels()
+    assert pixels.sum() == 24 * (60 * 80 - 60) and pixels[3] == pixels[7] == 12 * 40 * 40  # the first column is void
+    part = Part(0, 0, 1, 0, 1, torch.device("cpu"))
+    losses = {}
+    for balance in (0.0, 1 / 3):
+        job = _FinetuneJob(replace(recipe, balance=balance), build(recipe, 21), images, [], data)
+        logits = torch.zeros(4, 21, 33, 33)
+        logits[:, 0] = 4  # all background
+        losses[balance] = float(job.loss(lambda x, logits=logits: logits, part))
+    assert losses[1 / 3] > 1.2 * losses[0.0]
 
 
 def test_random_crops_of_a_multi_label_classifier_are_averaged(data):

@@ -61,8 +61,9 @@ class Finetune(Recipe):
     go on being updated in the others."""
     old_share: float = 1.0
     """Factor on the learning rate of the layers that are taken over."""
-    background: float = 1.0
-    """Weight of the pixels of class 0 in the loss of a segmenter."""
+    balance: float = 0.0
+    """How much more rare classes count in the loss of a segmenter: a pixel's weight is its class's share of all pixels
+    to the power of minus this, in units of the mean over pixels, 3 at most."""
     corruption: GaussianNoise | BlockMask | None = None
     """Of a half of the training samples (supplement B); None for clean images alone."""
     labelled: int = 0
@@ -225,7 +226,8 @@ class _FinetuneJob(Job):
         self.old = frozenset(name for name, _ in network.named_parameters()) - frozenset(new)
         self.slower = dict.fromkeys(self.old, recipe.old_share)
         self.weights = torch.ones(len(images.classes))
-        self.weights[0] = recipe.background
+        if recipe.balance and isinstance(images, StreamedSet) and images.masked:
+            self.weights = balanced_weights(images.subset(chosen).mask_pixels(), recipe.balance)
 
     def loss(self, model: Model, part: Part) -> Tensor:
         batch, random = self.feed.batch(part)
@@ -254,6 +256,13 @@ class _FinetuneJob(Job):
 
     def frozen(self, step: int) -> Collection[str]:
         return self.old if step < self.finetune.freeze * self.feed.steps_per_epoch else ()
+
+
+def balanced_weights(pixels: Tensor, balance: float) -> Tensor:
+    """Weights float32 [K] of classes that have so many ``pixels``, [K]; see :attr:`Finetune.balance`."""
+    shares = pixels.double() / pixels.sum()
+    weights = shares.clamp(min=1e-9) ** -balance
+    return (weights / (shares * weights).sum()).clamp(max=3).float()
 
 
 def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor, Tensor]:

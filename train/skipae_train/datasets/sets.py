@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -198,6 +199,17 @@ class StreamedSet(ABC):
         mask = self._mask(row)
         pixels = torch.from_numpy(self._sample(row)[0]).permute(2, 0, 1)
         return pixels.to(self.device), None if mask is None else torch.from_numpy(np.array(mask)).to(self.device)
+
+    def mask_pixels(self) -> Tensor:
+        """Pixels of each class in the masks, at the size of their files, int64 [K]."""
+        kinds = len(self.classes)
+
+        def count(row: int) -> NDArray[np.int64]:
+            mask = np.array(self._mask(row)).ravel()
+            return np.bincount(mask[mask != VOID], minlength=kinds)
+
+        with ThreadPoolExecutor(self.workers, "decode") as pool:
+            return torch.from_numpy(sum(pool.map(count, self._rows.tolist()), np.zeros(kinds, np.int64)))
 
     def loaded(self, side: int | None = None) -> MemorySet:
         """All images in memory, centre crops of ``side`` (default: ``short_side``), on this set's device."""

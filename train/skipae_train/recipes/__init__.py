@@ -93,7 +93,7 @@ def command_for(recipe: dict[str, Any]) -> str:
     if recipe.get("epochs"):
         recipe = {**recipe, "epochs": {"zoom": 1.0, "test_side": 0, **recipe["epochs"]}}  # runs made before these were
     if kind == "finetune":
-        recipe = {"old_share": 1.0, "background": 1.0, **recipe}
+        recipe = {"old_share": 1.0, "balance": 0.0, **recipe}
     budgets: tuple[Budget, ...] = ("paper", "cpu", "day", "smoke")  # the first of those that are alike
     for budget in budgets:
         chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
@@ -192,7 +192,7 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
     """Beyond the paper: warm-up and cosine, averaged weights and flips in both phases.
 
     Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long and, on photos, sees them
-    at several scales; segmentation counts the background half.
+    at several scales; segmentation counts rare classes more.
     """
     changed = replace(recipe, schedule=Cosine(warmup=300), ema=0.999)
     if isinstance(changed, Finetune):
@@ -201,9 +201,9 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
             side = epochs.short_side
             epochs = replace(epochs, short_side=side * 3 // 2, test_side=side, zoom=1.7)
         if changed.metric == "miou":
-            # An answer of highest intersection over union is foreground from a probability of u / (1 + u) on (as for
-            # F1, Lipton et al. 2014): of 1/3 where u is 0.5.
-            changed = replace(changed, background=0.5)
+            # The answer of highest intersection over union u takes a class from a probability of u / (1 + u) on, not
+            # 1/2 (as for F1, Lipton et al. 2014): a third where u is 0.5.
+            changed = replace(changed, balance=1 / 3)
         return replace(changed, epochs=epochs)
     if isinstance(changed.corruption, BlockMask) and changed.corruption.kind == "small":
         changed = replace(changed, corruption=replace(changed.corruption, coverage=(0.1, 0.6)))
