@@ -4,7 +4,7 @@ Command:   skipae-train finetune voc12-seg --data DATA --start runs/imagenet --o
            (with the three initialisations: skipae-train reproduce fig4 --data DATA)
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     not measured yet on the whole set.  A step takes 1.04 CPU seconds (AVX-512 bf16) at --budget day; there are
-           1,940, and 3,880 with --variant modern
+           1,552, and 3,104 with --variant modern
 Expected:  the paper gives a bar chart: mean IoU on val, encoder and decoder pre-trained > encoder alone > random
 """
 
