@@ -67,9 +67,8 @@ def test_opencv(photo: Path) -> None:
 
 def test_opencv_with_a_file_for_one_size(photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
-    staged = ROOT / "model_cards" / "skipae-natural"
-    words = ["export", staged, "--size", "61x75", "--out", tmp_path / "static.onnx"]
-    subprocess.run([sys.executable, "-m", "skipae_train", *map(str, words)], check=True, timeout=120, cwd=ROOT)
+    words = ["export", "--size", "61x75", "-o", tmp_path / "static.onnx"]
+    subprocess.run([sys.executable, "-m", "skipae", *map(str, words)], check=True, timeout=120, cwd=ROOT)
     run_python(example("OpenCV DNN"), tmp_path / "static.onnx", photo)
 
 

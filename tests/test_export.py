@@ -8,15 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from skipae import ModelError, from_pretrained
+from skipae.engine.export import write_fixed_size
 from skipae_train import load
 from skipae_train.export import (
     PARITY_SIZES,
+    TOLERANCE,
     ExportError,
     Parity,
     build_features,
     build_model,
     export,
-    export_static,
     measure_halo,
     measure_parity,
     session,
@@ -180,15 +181,18 @@ def test_a_file_for_one_size(tmp_path):
     for architecture in (network_1((2, 1, 1, 0), 4, topology="post"), network_2(3)):
         network = trained_a_little(architecture)
         folder = tmp_path / architecture.network
-        export(network, folder, name="tiny", fill=(0.5, 0.5, 0.5), storage="float32")
+        config, _ = export(network, folder, name="tiny", fill=(0.5, 0.5, 0.5), storage="float16")
         for height, width in ((16, 24), (13, 21)):
-            worst = export_static(folder, tmp_path / "static.onnx", height=height, width=width)
-            assert 0 < worst < 1e-4
-            graph = onnx.load(tmp_path / "static.onnx").graph
-            operators = {node.op_type for node in graph.node}
-            assert not operators & {"Shape", "Cast"} and ("Slice" in operators) == bool(height % 2)
-            for value in (*graph.input, *graph.output):
+            target = tmp_path / "static.onnx"
+            assert write_fixed_size(folder, config, target, height, width) < 1e-6
+            model = onnx.load(target)
+            assert [one.domain for one in model.opset_import] == [""]
+            assert not {node.op_type for node in model.graph.node} & {"Shape", "Cast"}
+            for value in (*model.graph.input, *model.graph.output):
                 assert [d.dim_value for d in value.type.tensor_type.shape.dim] == [1, 3, height, width]
+            image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+            found = session(target).run(None, {"pixel_values": image.numpy()})[0]
+            assert np.abs(found - network(image).detach().numpy()).max() < TOLERANCE["float16"]
 
 
 def forged(header: object, data: bytes = b"") -> bytes:

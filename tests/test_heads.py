@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import skipae_train
-from skipae import ModelError, from_pretrained
-from skipae_train.export import ExportError, build_model, export, export_static, measure_halo, session
+from skipae import ModelError, UsageError, from_pretrained
+from skipae.engine.export import write_fixed_size
+from skipae_train.export import ExportError, build_model, export, measure_halo, session
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, TransferError, transfer
 from skipae_zoo import ConfigError, Head, network_1, network_2, network_3, read_config, verified_file
 from test_export import config_of
@@ -299,9 +300,9 @@ def test_a_segmenter_with_a_scale_segments_as_it_is_measured(tmp_path):
 def test_a_file_for_one_size(tmp_path):
     for kind, size in (("pool-fc", (13, 21)), ("fc", (33, 33)), ("decoder", (13, 21))):
         _, config, _ = exported(kind, tmp_path / kind, storage="float32")
-        assert export_static(tmp_path / kind, tmp_path / "one.onnx", height=size[0], width=size[1]) < 1e-4
+        assert write_fixed_size(tmp_path / kind, config, tmp_path / "one.onnx", *size) < 1e-4
         graph = onnx.load(tmp_path / "one.onnx").graph
         sides = list(size) if config.task == "segmentation" else []
         assert [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim] == [1, 5, *sides]
-    with pytest.raises(ExportError, match=r"takes images of \(33, 33\) pixels only, not \(16, 16\)"):
-        export_static(tmp_path / "fc", tmp_path / "one.onnx", height=16, width=16)
+    with pytest.raises(UsageError, match=r"takes images of 33 x 33 pixels, not 16 x 16"):
+        write_fixed_size(tmp_path / "fc", read_config(tmp_path / "fc"), tmp_path / "one.onnx", 16, 16)

@@ -211,14 +211,6 @@ def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
     assert clean.exit_code == 0 and clean.output.startswith("Gaussian, sigma 20, files: 2")
 
 
-def test_export_for_one_size(checkpoint, tmp_path):
-    done = run("export", checkpoint, "--size", "21x32", "--out", tmp_path / "static.onnx")
-    assert done.exit_code == 0 and "float32 [1, 3, 21, 32]; ONNX Runtime differs from torch by" in done.output
-    assert (tmp_path / "static.onnx").is_file()
-    for arguments, message in (
-        (("--size", "21", "--out", tmp_path / "x.onnx"), "--size must be height x width in pixels"),
-        (("--size", "21x32", "--out", tmp_path), "--out must be a file that ends in .onnx"),
-        (("--out", tmp_path), "--name is needed"),
-    ):
-        refused = run("export", checkpoint, *arguments)
-        assert refused.exit_code == 2 and message in refused.output
+def test_export_needs_a_name(checkpoint, tmp_path):
+    refused = run("export", checkpoint, "--out", tmp_path)
+    assert refused.exit_code == 2 and "--name is needed" in refused.output

@@ -33,6 +33,7 @@ COMMANDS = {
     "classify": "Tell what images show.",
     "layers": "List the layers of a checkpoint.",
     "visualize": "Draw the strongest feature maps of a layer.",
+    "export": "Write a model for other programs.",
     "models": "List, fetch and check models.",
     "doctor": "Say what is installed, try each device, and give the repair of what does not work.",
     "bench": "Measure speed and memory on the devices of this machine.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -239,7 +238,6 @@ def reproduce(
     multiple=True,
     help="Leave out a file, where space is short.",
 )
-@click.option("--size", metavar="HxW", help="Write one fp32 ONNX file for images of this size alone.")
 @click.option("--quantize", "int8", is_flag=True, help="Write onnx/model_quantized.onnx too, calibrated on --images.")
 def export(
     source: Path,
@@ -249,26 +247,13 @@ def export(
     storage: str,
     default_layer: str | None,
     without: tuple[str, ...],
-    size: str | None,
     int8: bool,
 ) -> None:
-    """Export the weights of a RUN to a checkpoint folder, and check ONNX Runtime against torch.
-
-    With --size, export a CHECKPOINT for runtimes that take no dynamic shapes: --out is then the .onnx file.
-    """
+    """Export the weights of a RUN to a checkpoint folder, and check ONNX Runtime against torch."""
     from skipae_train.data import find_images, load_rgb
-    from skipae_train.export import export_run, export_static
+    from skipae_train.export import export_run
     from skipae_train.loop import progress
 
-    if size is not None:
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
-        if match is None:
-            raise click.UsageError(f"--size must be height x width in pixels, for example 480x640, not {size}")
-        if out.suffix != ".onnx":
-            raise click.UsageError(f"--out must be a file that ends in .onnx where --size is given, not {out}")
-        worst = export_static(source, out, height=int(match[1]), width=int(match[2]))
-        click.echo(f"{out}: float32 [1, 3, {match[1]}, {match[2]}]; ONNX Runtime differs from torch by {worst:.2g}")
-        return
     if name is None:
         raise click.UsageError("--name is needed to export a run to a checkpoint folder")
     if int8 and (images is None or "onnx/model.onnx" in without):

@@ -26,7 +26,7 @@ from skipae.engine.device import load_runtime
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
-from skipae_zoo import INPUT, OUTPUT, CheckpointConfig, ConfigError, Preprocessing, read_config, sha256, write_config
+from skipae_zoo import INPUT, OUTPUT, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -518,73 +518,3 @@ def export_run(
 def _colour(tensor: torch.Tensor) -> Colour:
     red, green, blue = (round(float(v), 6) for v in tensor.flatten())
     return red, green, blue
-
-
-@torch.no_grad()
-def export_static(checkpoint: Path, out: Path, *, height: int, width: int) -> float:
-    """Write the task graph of a checkpoint folder for one image size, in float32, to the file ``out``.
-
-    Returns the largest difference between ONNX Runtime and torch on noise in [0, 1], in the units of
-    :data:`TOLERANCE`; raises :class:`ExportError`
-    where it is beyond :data:`TOLERANCE`, and writes nothing then.
-    """
-    network = Network.from_checkpoint(checkpoint)
-    if network.size not in (None, (height, width)):
-        raise ExportError(f"{checkpoint} takes images of {network.size} pixels only, not {(height, width)}")
-    model = fix_size(build_model(network, read_config(checkpoint)), height, width)
-    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    parity = Parity("float32", _difference(network, session(model), image), 0.0)
-    parity.check()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        onnx.save(model, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return parity.output
-
-
-def fix_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
-    """The graph for one image of ``height`` x ``width`` pixels, for runtimes that take no dynamic shapes.
-
-    Sizes that the graph computes become constants, and cuts that remove nothing go.
-    """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    graph = fixed.graph
-    for value, sides in ((graph.input[0], (1, 3, height, width)), *((output, (1,)) for output in graph.output)):
-        for dimension, side in zip(value.type.tensor_type.shape.dim, sides, strict=False):
-            dimension.dim_value = side
-    for output in graph.output:
-        for dimension in output.type.tensor_type.shape.dim:
-            if dimension.dim_param:
-                dimension.Clear()
-    # Each round makes the sizes of one more cut known.
-    while True:
-        inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True).graph
-        shapes = {
-            value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-            for value in (*inferred.input, *inferred.value_info, *inferred.output)
-        }
-        known = next((n for n in graph.node if n.op_type == "Shape" and all(shapes.get(n.input[0], [0]))), None)
-        if known is None:
-            break
-        size = np.array(shapes[known.input[0]][2:4], np.int64)
-        graph.initializer.append(numpy_helper.from_array(size, known.output[0]))
-        graph.node.remove(known)
-        cut = next(n for n in graph.node if n.op_type == "Slice" and n.input[2] == known.output[0])
-        if shapes.get(cut.input[0], [])[2:] == size.tolist():
-            for node in graph.node:
-                for place, name in enumerate(node.input):
-                    if name == cut.output[0]:
-                        node.input[place] = cut.input[0]
-            graph.node.remove(cut)
-    inferred_outputs = {value.name: value for value in inferred.output}
-    for output in graph.output:
-        output.CopyFrom(inferred_outputs[output.name])
-    used = {name for node in graph.node for name in node.input}
-    for weight in [w for w in graph.initializer if w.name not in used]:
-        graph.initializer.remove(weight)
-    onnx.checker.check_model(fixed, full_check=True)
-    return fixed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import click
 from click.core import ParameterSource
@@ -13,22 +12,12 @@ from skipae.commands import options
 HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
 
 
-def _size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Height and width, of ``SIDE`` or ``HxW`` in pixels."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a size in pixels: give 224 or 480x640 (height x width)")
-    return int(match[1]), int(match[2] or match[1])
-
-
 @click.command()
 @click.argument("name", metavar="[MODEL]", required=False, shell_complete=options.complete_models)
 @options.model_option("features")
 @click.option(
     "--size",
-    callback=_size,
+    callback=options.parse_size,
     metavar="PX|HxW",
     help="Of the image that the outputs' sizes are for.  [default: the checkpoint's crop, else 224]",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -269,6 +270,16 @@ max_pixels_option = click.option(
     show_default=True,
     help="Largest image to accept, in pixels.",
 )
+
+
+def parse_size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Height and width, of ``SIDE`` or ``HxW`` in pixels."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size in pixels: give 224 or 480x640 (height x width)")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _quality(context: click.Context, option: click.Parameter, text: str | None) -> int | str | None:

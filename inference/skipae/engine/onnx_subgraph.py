@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTIONS = 7, 8, 25
+_OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO, _GRAPH_SPARSE = 1, 5, 12, 13, 15
 _FUNCTION_NODE = 7
 _NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
@@ -52,6 +53,22 @@ def cut(model: bytes, outputs: Collection[str]) -> bytes:
     except IndexError:
         raise ValueError("not an ONNX file, or damaged") from None
     return b"".join(parts)
+
+
+def with_standard_operators(model: bytes) -> bytes:
+    """The model without the operator sets of others that ONNX Runtime declares in what it writes, and does not use.
+
+    Raises:
+        ValueError: it is no ONNX file.
+    """
+    try:
+        return b"".join(
+            bytes(whole)
+            for number, payload, whole in _fields(memoryview(model))
+            if number != _MODEL_OPSET or not _text(payload, _OPSET_DOMAIN)
+        )
+    except IndexError:
+        raise ValueError("not an ONNX file, or damaged") from None
 
 
 def has_external_data(model: bytes) -> bool:
