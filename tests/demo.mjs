@@ -121,7 +121,7 @@ const scenarios = {
 
   /** Files that are refused, and stopping, on a phone. */
   async phone() {
-    const context = await browser.newContext({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
+    const context = await browser.newContext({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, acceptDownloads: true });
     const page = await newPage(context);
     await state(page, "ready");
     const found = {};
@@ -148,6 +148,12 @@ const scenarios = {
     await status(page, "Noise removed");
     await state(page, "ready");
     await shot(page, "phone.png");
+    await page.locator("#file").setInputFiles(file("gray.png"));
+    await status(page, "gray.png");
+    await page.locator("#denoise").click();
+    await status(page, "Noise removed");
+    await state(page, "ready");
+    await save(page, "gray-denoised.png");
     found.wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     found.unnamed = await page.evaluate(() =>
       [...document.querySelectorAll("button, input, select, canvas, progress")]

@@ -21,8 +21,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipae import Model, from_pretrained
-from skipae.engine import tiling
+from skipae import from_pretrained
+from skipae.engine.net import Net
+from skipae.engine.tiling import Tiling
+from skipae.tasks import inpaint
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "docs" / "demo"
@@ -63,7 +65,7 @@ console.log(JSON.stringify(cases.map((one) => {{
 """
     found = node(script, tmp_path)
     for case, (rows, columns, row_spans, column_spans, count) in zip(cases, found, strict=True):
-        expected = tiling.plan(**case)
+        expected = Tiling(case["stride"], case["halo"], case["area"], case["tile"]).plan(case["height"], case["width"])
         assert (rows, columns, count) == (expected.rows.size, expected.columns.size, expected.count), case
         assert [tuple(span) for span in row_spans] == expected.rows.spans()
         assert [tuple(span) for span in column_spans] == expected.columns.spans()
@@ -82,7 +84,7 @@ console.log(JSON.stringify(
     assert node(script, tmp_path) == ["onnx/model_quantized.onnx", "onnx/model.onnx", "onnx/model.onnx", stride]
 
 
-class Brighter(Model):
+class Brighter(Net):
     """Every pixel a little brighter than it was, in place of the network."""
 
     def restore(self, pixels: NDArray[Any], **options: Any) -> NDArray[Any]:
@@ -91,14 +93,13 @@ class Brighter(Model):
 
 def test_filling_follows_skipae_step_by_step(tmp_path: Path) -> None:
     """Also in holes too wide for one scale, at the rim of the photo, and in several cells."""
-    model = from_pretrained(CHECKPOINT, device="cpu", precision="fp32")
-    model.__class__ = Brighter
+    net = Brighter.load(CHECKPOINT, device="cpu")
     photo = np.asarray(Image.open(ROOT / "docs" / "images" / "chelsea.png").convert("RGB"))
     mask = np.zeros(photo.shape[:2], bool)
     mask[40:45, 20:400] = True  # a scratch through two cells
     mask[100:171, 150:233] = True  # filled from coarse to fine
     mask[280:, 430:] = True
-    expected = model.inpaint(photo, mask).astype(int)
+    expected = inpaint.fill(net, photo, mask).astype(int)
     height, width = mask.shape
     (tmp_path / "photo").write_bytes(np.dstack([photo, np.full_like(photo[..., :1], 255)]).tobytes())
     (tmp_path / "mask").write_bytes(mask.astype(np.uint8).tobytes())
@@ -107,8 +108,8 @@ import {{ readFileSync, writeFileSync }} from "node:fs";
 import {{ inpaint }} from {module("inpaint.js")};
 const network = {{
   restore: async (values) => values.map((value) => Math.max(0, Math.min(1, 0.9 * value + 0.06))),
-  fill: {list(model.config.preprocessing.fill)},
-  halo: {model.config.halo},
+  fill: {list(net.config.preprocessing.fill)},
+  halo: {net.config.halo},
 }};
 const pixels = new Uint8ClampedArray(readFileSync("photo"));
 const shares = [];
@@ -199,6 +200,7 @@ def case(
     photo = Image.open(ROOT / "docs" / "images" / "chelsea-noisy.png").convert("RGB").crop((0, 0, 300, 232))
     photo.save(folder / "photo.png")
     photo.resize((1600, 1200)).save(folder / "large.png")
+    photo.convert("L").crop((100, 60, 196, 130)).convert("RGB").save(folder / "gray.png")
     Image.new("1", (10000, 10000)).save(folder / "huge.png")
     (folder / "notes.txt").write_text("a text\nof two lines\n", encoding="utf-8")
     (folder / "torn.png").write_bytes((folder / "photo.png").read_bytes()[:20])
@@ -223,7 +225,7 @@ def pixels(path: Path) -> NDArray[np.int_]:
 def test_page_denoises_as_the_command_does(case: tuple[Path, dict[str, Any]]) -> None:
     """In windows, at full and at split strength, to one gray level of 255."""
     folder, seen = case
-    assert tiling.plan(232, 300, stride=16, halo=84, area=1, tile=TILE).count > 1
+    assert Tiling(stride=16, halo=84, tile=TILE).plan(232, 300).count > 1
     for name, options in [("full", []), ("luma30", ["--luma", "0.3", "--chroma", "1"])]:
         target = folder / f"{name}-command.png"
         words = ["denoise", folder / "photo.png", "-o", target, "--device", "cpu", *options]
@@ -240,6 +242,16 @@ def test_page_denoises_as_the_command_does(case: tuple[Path, dict[str, Any]]) ->
         "photo.denoised.jpg",
         "photo.inpainted.png",
     ]
+
+
+def test_page_keeps_gray_photos_gray(case: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = case
+    found = pixels(folder / "gray-denoised.png")
+    assert (found == found[..., :1]).all()
+    expected = from_pretrained(folder / "checkpoint", device="cpu").denoise(
+        pixels(folder / "gray.png").astype(np.uint8)
+    )
+    assert np.abs(found - expected.astype(int)).max() <= 1
 
 
 def test_page_fills_holes_as_the_command_does(case: tuple[Path, dict[str, Any]]) -> None:

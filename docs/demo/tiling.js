@@ -114,20 +114,29 @@ export async function changes(run, pixels, height, width, windows, progress = ()
   return change;
 }
 
+/** Whether an RGBA image has three equal channels, at least where `mask` is 0. */
+export function isGray(pixels, mask = null) {
+  for (let p = 0; p < pixels.length; p += 4)
+    if ((pixels[p] !== pixels[p + 1] || pixels[p] !== pixels[p + 2]) && !mask?.[p / 4]) return false;
+  return true;
+}
+
 /**
- * The image with a share of the change: of the brightness `luma`, of the color `chroma`, each from 0 to 1.
- * Returns RGBA (Uint8ClampedArray, which rounds to even and clips, as skipae does); alpha stays.
+ * The image with a share of the change: of the brightness `luma`, of the color `chroma`, each from 0 to 1. `gray` keeps
+ * three equal channels equal. Returns RGBA (Uint8ClampedArray, which rounds to even and clips, as skipae does); alpha
+ * stays.
  */
-export function blend(pixels, change, luma, chroma) {
+export function blend(pixels, change, luma, chroma, gray = false) {
   const result = new Uint8ClampedArray(pixels);
   for (let p = 0, i = 0; p < pixels.length; p += 4, i += 3) {
-    const red = change[i] / CHANGE_SCALE;
-    const green = change[i + 1] / CHANGE_SCALE;
-    const blue = change[i + 2] / CHANGE_SCALE;
-    const gray = (luma - chroma) * (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue);
-    result[p] = pixels[p] + chroma * red + gray;
-    result[p + 1] = pixels[p + 1] + chroma * green + gray;
-    result[p + 2] = pixels[p + 2] + chroma * blue + gray;
+    let red = change[i] / CHANGE_SCALE;
+    let green = change[i + 1] / CHANGE_SCALE;
+    let blue = change[i + 2] / CHANGE_SCALE;
+    const brightness = (luma - chroma) * (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue);
+    if (gray) red = green = blue = (red + green + blue) / 3;
+    result[p] = pixels[p] + chroma * red + brightness;
+    result[p + 1] = pixels[p + 1] + chroma * green + brightness;
+    result[p + 2] = pixels[p + 2] + chroma * blue + brightness;
   }
   return result;
 }

@@ -1,7 +1,7 @@
 // The picture and the model are here, so that the page stays responsive. One request runs at a time; the page asks with
 // { type, ... } and is answered with { type: "backend" | "loading" | "progress" | "picture" | "failed", ... }.
 
-import { NotFinite, blend, changes, plan } from "./tiling.js";
+import { NotFinite, blend, changes, isGray, plan } from "./tiling.js";
 import { bytesPerPixel, modelFile, totalStride } from "./checkpoint.js";
 import { inpaint } from "./inpaint.js";
 
@@ -15,7 +15,7 @@ class Failure extends Error {}
 
 let model = null; // { session, config, backend, area }
 let gpuFailed = false;
-let picture = null; // { original, current, change, width, height }, pixels as RGBA
+let picture = null; // { original, current, change, width, height, gray }, pixels as RGBA
 let stop = false;
 
 const requests = {
@@ -25,7 +25,7 @@ const requests = {
   },
 
   open({ pixels, width, height }) {
-    picture = { original: pixels, current: pixels, change: null, width, height };
+    picture = { original: pixels, current: pixels, change: null, width, height, gray: isGray(pixels) };
   },
 
   async denoise({ luma, chroma, tile }) {
@@ -48,26 +48,30 @@ const requests = {
 
   /** Show the picture with another share of the change. */
   blend({ luma, chroma }) {
-    const { current, change } = picture;
-    show(change ? blend(current, change, luma, chroma) : current);
+    show(blended(luma, chroma));
   },
 
   async inpaint({ mask, luma, chroma }) {
     const { width, height } = picture;
-    const before = picture.change ? blend(picture.current, picture.change, luma, chroma) : picture.current;
-    const filled = await onNetwork(({ config }) =>
-      inpaint({ restore, fill: config.preprocessing.fill, halo: config.halo }, before, height, width, mask, report),
-    );
-    picture.current = filled;
-    picture.change = null;
+    const before = blended(luma, chroma);
+    const gray = isGray(before, mask);
+    const filled = await onNetwork(({ config }) => {
+      const network = {
+        restore: (values, rows, columns) => restore(values, rows, columns, gray),
+        fill: config.preprocessing.fill,
+        halo: config.halo,
+      };
+      return inpaint(network, before, height, width, mask, report);
+    });
+    Object.assign(picture, { current: filled, change: null, gray });
     show(filled);
   },
 
   /** Undo everything. */
   reset() {
-    picture.current = picture.original;
-    picture.change = null;
-    show(picture.original);
+    const { original } = picture;
+    Object.assign(picture, { current: original, change: null, gray: isGray(original) });
+    show(original);
   },
 };
 
@@ -87,6 +91,11 @@ async function answer(request) {
     const text = error instanceof Failure ? error.message : `The model stopped with an error: ${error.message ?? error}`;
     postMessage({ type: "failed", request: request.type, stopped: error instanceof Stopped, text });
   }
+}
+
+function blended(luma, chroma) {
+  const { current, change, gray } = picture;
+  return change ? blend(current, change, luma, chroma, gray) : current;
 }
 
 function show(pixels) {
@@ -133,8 +142,8 @@ async function run(values, height, width) {
   return outputs[session.outputNames[0]].data;
 }
 
-/** The same with values [height, width, 3], clipped to [0, 1]. */
-async function restore(values, height, width) {
+/** The same with values [height, width, 3], clipped to [0, 1]; `gray` makes the channels equal. */
+async function restore(values, height, width, gray) {
   const plane = height * width;
   const planes = new Float32Array(3 * plane);
   for (let i = 0; i < plane; i++) for (let c = 0; c < 3; c++) planes[c * plane + i] = values[3 * i + c];
@@ -144,8 +153,11 @@ async function restore(values, height, width) {
     for (let c = 0; c < 3; c++) {
       const value = found[c * plane + i];
       if (!Number.isFinite(value)) throw new NotFinite();
-      result[3 * i + c] = Math.max(0, Math.min(1, value));
+      result[3 * i + c] = value;
     }
+  if (gray)
+    for (let i = 0; i < 3 * plane; i += 3) result.fill((result[i] + result[i + 1] + result[i + 2]) / 3, i, i + 3);
+  for (let i = 0; i < 3 * plane; i++) result[i] = Math.max(0, Math.min(1, result[i]));
   return result;
 }
 
