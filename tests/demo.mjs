@@ -197,8 +197,8 @@ const scenarios = {
     return found;
   },
 
-  /** WebGPU, on an adapter in software; only where the caller asks for it. */
-  async gpu() {
+  /** Denoise one photo; with the option `gpu` on WebGPU, on an adapter in software. */
+  async plain() {
     const context = await browser.newContext({ acceptDownloads: true });
     const page = await newPage(context, `${options.url}?tile=${options.tile}`);
     await state(page, "ready");
@@ -209,7 +209,7 @@ const scenarios = {
     await status(page, "Noise removed");
     await state(page, "ready");
     found.denoised = await text(page, "status");
-    await save(page, "gpu.png");
+    await save(page, "plain.png");
     found.faults = page.faults;
     await context.close();
     return found;

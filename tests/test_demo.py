@@ -323,10 +323,24 @@ def test_page_denoises_on_webgpu(make_demo: ModuleType, chromium: str, packages:
     make_demo.build(tmp_path / "site", packages=packages)
     photo = Image.open(ROOT / "docs" / "images" / "chelsea-noisy.png").convert("RGB").crop((120, 120, 168, 160))
     photo.save(tmp_path / "photo.png")
-    seen = drive(make_demo, tmp_path, chromium=chromium, packages=str(packages), gpu=True, scenarios=["gpu"])["gpu"]
+    seen = drive(make_demo, tmp_path, chromium=chromium, packages=str(packages), gpu=True, scenarios=["plain"])["plain"]
     if "no WebGPU" in seen["ready"]:
         pytest.skip("this browser has no WebGPU in software")
     assert seen["denoised"] == "Noise removed. skipae-natural runs on the GPU (WebGPU)."
     assert seen["faults"] == []
     expected = from_pretrained(CHECKPOINT, device="cpu", precision="fp32").denoise(np.asarray(photo)).astype(int)
-    assert np.abs(pixels(tmp_path / "gpu.png") - expected).max() <= 1
+    assert np.abs(pixels(tmp_path / "plain.png") - expected).max() <= 1
+
+
+def test_page_denoises_with_8_bits(make_demo: ModuleType, chromium: str, packages: Path, tmp_path: Path) -> None:
+    """On the CPU, where the checkpoint has an 8-bit graph, as the command does there."""
+    if "onnx/model_quantized.onnx" not in from_pretrained(CHECKPOINT, device="cpu").config.files:
+        pytest.skip("the checkpoint has no 8-bit graph")
+    make_demo.build(tmp_path / "site", packages=packages)
+    photo = Image.open(ROOT / "docs" / "images" / "chelsea-noisy.png").convert("RGB").crop((60, 60, 260, 200))
+    photo.save(tmp_path / "photo.png")
+    seen = drive(make_demo, tmp_path, chromium=chromium, packages=str(packages), scenarios=["plain"])["plain"]
+    assert seen["denoised"].startswith("Noise removed. skipae-natural runs on the CPU")
+    assert seen["faults"] == []
+    expected = from_pretrained(CHECKPOINT, device="cpu", precision="int8").denoise(np.asarray(photo)).astype(int)
+    assert np.abs(pixels(tmp_path / "plain.png") - expected).max() <= 1
