@@ -27,9 +27,10 @@ import skipae_train
 from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
 from skipae_train.feed import Epochs, open_set
 from skipae_train.finetune import load_network
-from skipae_train.loop import Machine, Session, require_finished
+from skipae_train.machine import Machine, Session
 from skipae_train.metrics import accuracy, mean_average_precision
 from skipae_train.networks import Network
+from skipae_train.run_folder import require_finished
 from skipae_zoo import Layer
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)

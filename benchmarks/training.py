@@ -28,10 +28,12 @@ from torch import nn
 
 from skipae_train.datasets import MemorySet
 from skipae_train.feed import Epochs
-from skipae_train.loop import RANDOM, Precision, Session, choose_precision, train
+from skipae_train.machine import Precision, Session, choose_precision
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import Pretrain, SetJob
 from skipae_train.recipes import pretrain_recipe
+from skipae_train.run_folder import RANDOM
+from skipae_train.trainer import train
 from skipae_zoo import Architecture
 
 LOOP, LIMIT = 0.75, 0.5

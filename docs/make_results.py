@@ -13,52 +13,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from skipae_train.loop import Session
-from skipae_train.reproduce import RESULTS, Bench, Page
+from skipae_train.tables import RESULTS
 
 ROOT = Path(__file__).parent.parent
 FOLDER, PAGE = ROOT / "docs" / "results", ROOT / "RESULTS.md"
 COLUMNS = ("result", "row", "measure", "paper", "ours", "std", "n", "budget", "hardware", "command", "commit")
 
 
-class NotRunError(Exception):
-    """A result that shows more than numbers of the paper."""
-
-
-class Unrun(Bench):
-    """Runs nothing, so that a table has the paper's numbers alone."""
-
-    def tries(self, name: str, variant: str) -> dict[float, float]:
-        """None."""
-        return {}
-
-    def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[dict[str, Any]]:
-        """None."""
-        return []
-
-    def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
-        """None, and no picture."""
-        raise NotRunError
-
-    def pretrained(self, name: str, variant: str = "", seed: int = 0) -> Path:
-        """There is no run."""
-        raise NotRunError
-
-
 def rows(name: str) -> list[list[str]]:
     """The lines of a result in the table, its id first."""
     path = FOLDER / name / "result.json"
     if not path.exists():
-        try:
-            page = RESULTS[name].make(Unrun("paper", 0, ROOT, ROOT, Session(device="cpu")))
-        except NotRunError:
-            page = Page()
-        numbers = [(label, *pair) for label, cells in page.rows for pair in zip(page.columns, cells, strict=True)]
-        return [
-            [name, label, column, cell.paper, "not run", *[""] * 6] for label, column, cell in numbers if cell.paper
-        ] or [[name, RESULTS[name].title, "", "", "not run", *[""] * 6]]
+        result = RESULTS[name]
+        table = result.table
+        papers = [
+            [name, row.label, column.label, table.paper(row, number), "not run", *[""] * 6]
+            for row in (table.rows if table else ())
+            for number, column in enumerate(table.columns if table else ())
+            if table and table.paper(row, number)
+        ]
+        return papers or [[name, result.title, "", "", "not run", *[""] * 6]]
     found = json.loads(path.read_text(encoding="utf-8"))
 
     def facts(row: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 import make_sets
 from skipae_train.evaluate import Score, record_scores
-from skipae_train.loop import Session
+from skipae_train.machine import Session
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
 from skipae_zoo import network_2

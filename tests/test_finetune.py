@@ -11,10 +11,11 @@ from PIL import Image
 
 import make_sets
 from skipae import from_pretrained
-from skipae_train.card import _training, make_card
+from skipae_train.card import _describe_run, make_card
 from skipae_train.cli import cli
 from skipae_train.data import DataError
 from skipae_train.datasets import VOC_CLASSES, VOID, MemorySet, load
+from skipae_train.errors import TrainingError
 from skipae_train.evaluate import COMPLETE, MaskScore, Score, complete_mean, record_scores
 from skipae_train.export import export_run
 from skipae_train.feed import Epochs, Feed, some
@@ -29,11 +30,13 @@ from skipae_train.finetune import (
     load_finetuned,
     split_train,
 )
-from skipae_train.loop import Machine, Part, Session, TrainingError, commit, to_json
+from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder, TransferError
 from skipae_train.pretrain import Pretrain, SetJob, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe, see_clean_images
+from skipae_train.recipe import to_json
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
+from skipae_train.trainer import Part, commit
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
 NOTES = "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
@@ -301,7 +304,8 @@ def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, d
     with pytest.raises(TrainingError, match=message):
         finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "x", SESSION, start=run)
     probed = CliRunner().invoke(cli, ["probe", str(run), "--data", str(data), "--out", str(tmp_path / "x")])
-    assert str(probed.exception) == message and not (tmp_path / "x").exists()
+    assert probed.stderr == f"skipae-train: error: {message}\n" and probed.exit_code == 2
+    assert not (tmp_path / "x").exists()
     done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
     assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: these are its weights so far\n"
     (made / "training" / "notes.md").write_text(NOTES)
@@ -536,7 +540,7 @@ def test_a_card_says_what_was_left_out_and_that_labels_were_used():
     environment = {"steps": 1, "steps done": 1}
     for variant, told in (("from-labels", True), ("", False)):
         recipe = to_json(finetune_recipe("voc07-cls", variant=variant))
-        text = _training(recipe, environment, ["bus", "car", "cat", "person", "train"])
+        text = _describe_run(recipe, environment, ["bus", "car", "cat", "person", "train"])
         assert "has no images are left out: aeroplane, bicycle, bird, " in text and "tvmonitor." in text
         assert ("learned from the labels of ImageNet" in text) == told
-    assert "left out" not in _training(recipe, environment, VOC_CLASSES)
+    assert "left out" not in _describe_run(recipe, environment, VOC_CLASSES)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +16,17 @@ import torch._dynamo.utils
 from accelerate.state import AcceleratorState
 
 import make_sets
+from skipae import SkipaeError
+from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask, GaussianNoise
+from skipae_train.errors import TrainingError
 from skipae_train.finetune import finetune
 from skipae_train.hashing import SampleRandom
-from skipae_train.loop import Session, TrainingError
+from skipae_train.interrupts import StopRequest
+from skipae_train.machine import Session
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.trainer import Trainer
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True, save_minutes=0)
 
@@ -111,6 +117,105 @@ def test_a_run_killed_at_any_time_ends_with_the_same_weights(tmp_path, data, who
         assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "ae"), (signal.SIGTERM, "classifier"), (signal.SIGHUP, "ae")]
+)
+def test_a_signal_saves_the_state_and_says_how_to_continue(tmp_path, data, whole, number, name, monkeypatch, capfd):
+    """Sent to this process in the middle of a step; the run then ends as one that was left alone."""
+    words = {
+        "ae": ["pretrain", "cifar10-4k"],
+        "classifier": ["finetune", "cifar10-4k", "--start", str(whole / "ae"), "--lr", "0.001"],
+    }[name]
+    options = ["--data", str(data), "--budget", "smoke", "--precision", "fp32", "--device", "cpu"]
+    options += ["--save-minutes", "1000", "--quiet"]
+    update = Trainer.update
+
+    def end(out, *, stopped_by=None):
+        """Exit code and what standard error says of a command, which a signal may stop in its third step."""
+
+        def interrupted(trainer):
+            if stopped_by and trainer.step == 2:
+                signal.raise_signal(stopped_by)
+            update(trainer)
+
+        monkeypatch.setattr(Trainer, "update", interrupted)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, "--out", str(out), *options])
+        return ended.value.code, capfd.readouterr().err.strip()
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code, error = end(tmp_path / "run", stopped_by=number)
+        assert code == 128 + number
+        notice, _, message = error.partition("\n")
+        assert notice.startswith("saving the state after this step")
+        done = json.loads((tmp_path / "run" / "environment.json").read_text())
+        assert done["steps done"] == 3 < done["steps"] and state(tmp_path / "run")["step"] == 3
+        told = f"stopped at step 3 of {done['steps']}; the state is saved in {tmp_path / 'run'}; to continue, run: "
+        command = shlex.join(["skipae-train", *words, "--out", str(tmp_path / "run"), *options])
+        assert message == f"skipae-train: error: {told}{command}"
+        assert not (tmp_path / "run" / ".lock").exists()
+        for out in ("run", "alone"):
+            assert end(tmp_path / out) == (0, "")
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    expected, found = (state(tmp_path / out)["network"] for out in ("alone", "run"))
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+STUCK = """
+import sys, time
+from skipae_train import trainer
+from skipae_train.cli import main
+
+def stuck(self, asked_to_stop):
+    print("step", flush=True)
+    time.sleep(1000)
+    while True:  # a signal's handler ends the sleep, and no more
+        time.sleep(1)
+
+trainer.Trainer.compute_gradients = stuck
+main()
+"""
+
+
+def test_a_second_signal_ends_at_once(tmp_path, data):
+    options = ["--data", str(data), "--budget", "smoke", "--precision", "fp32", "--device", "cpu", "--quiet"]
+    words = ["pretrain", "cifar10-4k", "--out", str(tmp_path / "run"), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "step\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline().startswith("saving the state after this step; again to end at once")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGHUP)
+        assert request.number is None and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    handler = signal.getsignal(signal.SIGINT)
+    with StopRequest():
+        pass
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_two_processes_give_what_one_that_accumulates_gives(tmp_path, data):
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     port = ("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -143,18 +248,17 @@ def test_a_disk_that_fills_keeps_the_last_good_state(tmp_path, data, whole, monk
     kept = {name: (tmp_path / name).read_bytes() for name in ("state.pt", "recipe.json", "environment.json", "log.csv")}
     save = torch.save
 
-    def full(value, path):
-        save(value, path)
-        with path.open("r+b") as file:
-            file.truncate(1000)
+    def full(value, file):
+        save(value, file)
+        file.truncate(1000)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(SkipaeError, match=r"cannot write .*state\.pt: No space left"):
             finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
     assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".skipae-*"))
     finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
     expected = state(whole / "classifier")["network"]
     assert all(torch.equal(v, expected[k]) for k, v in state(tmp_path)["network"].items())

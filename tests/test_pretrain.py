@@ -7,14 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
+from skipae import SkipaeError
 from skipae_train.corruption import GaussianNoise
 from skipae_train.data import DataError, Photos, augment_photos
+from skipae_train.errors import TrainingError
 from skipae_train.export import export, export_run
-from skipae_train.loop import Cosine, Milestones, Session, TrainingError, Trapezoid
+from skipae_train.machine import Session
 from skipae_train.muon import orthogonal
 from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe
+from skipae_train.schedules import Cosine, Milestones, Trapezoid
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
@@ -129,15 +132,15 @@ def test_a_disk_that_fills_up_keeps_the_last_state(tmp_path, photos, monkeypatch
     run(tmp_path, photos, stop_at=2)
     before = (tmp_path / "state.pt").read_bytes()
 
-    def full(state, path):
-        path.write_bytes(b"half")
+    def full(state, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SkipaeError, match=r"cannot write .*state\.pt: No space left"):
         run(tmp_path, photos)
     assert (tmp_path / "state.pt").read_bytes() == before
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".skipae-*"))
 
 
 def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):

@@ -23,8 +23,8 @@ from skipae_train import publish as publishing
 from skipae_train.card import CardError, make_card, measure_speed, write_card
 from skipae_train.cli import main
 from skipae_train.export import session
-from skipae_train.loop import to_json
 from skipae_train.publish import PublishError, publish
+from skipae_train.recipe import to_json
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 from skipae_zoo import ConfigError, sha256
 from test_heads import exported

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,23 +17,27 @@ from PIL import Image
 import make_sets
 from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask
+from skipae_train.cost import training_operations
+from skipae_train.earlier_runs import split_name
+from skipae_train.errors import TrainingError
 from skipae_train.feed import open_set
-from skipae_train.loop import Session, TrainingError, choose_precision, to_json
+from skipae_train.machine import Session, choose_precision
 from skipae_train.pretrain import pretrain
 from skipae_train.probe import Probe
+from skipae_train.recipe import differences, to_json
 from skipae_train.recipes import (
     VARIANTS,
     RecipeError,
-    command_for,
     finetune_recipe,
     has,
-    on_set,
+    identity_of,
+    load_recipe,
     pretrain_recipe,
     recipe_names,
-    split_name,
 )
 from skipae_train.recipes.budgets import cut
-from skipae_train.reproduce import RESULTS, Bench, Cell, reproduce
+from skipae_train.reproduce import Bench, Cell, Progress, duration, finetunings, plan, reproduce
+from skipae_train.tables import RESULTS
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
 
@@ -55,9 +60,19 @@ def read(out):
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_result_can_be_made(name, data, runs, tmp_path):
-    table = reproduce(name, "smoke", data, tmp_path, runs, session=SESSION)
+    announced = []
+    planned = plan(name, "smoke", 1, data)
+    progress = Progress(planned, announced.append)
+    table = reproduce(name, "smoke", data, tmp_path, runs, session=SESSION, progress=progress)
     text = table.read_text(encoding="utf-8")
     assert text.startswith(f"# {name}: ")
+    # Just the runs that were planned, but for the probes and the rates that the tries chose.
+    made = {path.stem for path in (tmp_path / "logs").glob("*.csv")}
+    assert {re.sub("-lr[0-9.e-]+-smoke", "-smoke", folder) for folder in made if "probe" not in folder} == {
+        identity.folder if identity.tuning else re.sub("-lr[0-9.e-]+-smoke", "-smoke", identity.folder)
+        for identity in planned
+    }
+    assert all(re.match(rf"run \d+ of {len(planned)}: (pre-training|fine-tuning) ", line) for line in announced)
     assert all(f"- {key}: " in text for key in ("budget", "hardware", "commit", "command"))
     described = json.loads((tmp_path / "result.json").read_text())
     assert described["id"] == name and described["budget"] == "smoke"
@@ -143,10 +158,58 @@ def test_the_supplements_pictures_are_left_out_where_their_images_are_not_there(
     assert {p.name for p in (tmp_path / "some").glob("*.png")} == {"figure.png", "figure2.png"}
 
 
+def test_progress_counts_runs_and_says_how_long_is_left():
+    """Of table 2: two pre-trainings, four rows of three tries and one run."""
+    planned = plan("table2", "cpu", 1)
+    assert len(planned) == 2 + 4 * 4
+    said = []
+    progress = Progress(planned, said.append)
+    random, he = planned[0], planned[4]
+    title = progress.begin(random, new=True)
+    assert said == [title] == ["run 1 of 18: fine-tuning cifar10-4k, random, a try of lr 0.002, seed 0"]
+    progress.end(random, 60.0)
+    progress.begin(replace(he, lr=0.006, tuning=False), new=True)
+    costs = [training_operations(load_recipe(identity)) for identity in planned]
+    left = (sum(costs) - costs[0]) / costs[0]
+    assert said[1].startswith("run 2 of 18: ") and said[1].endswith(f", about {duration(60 * left)} left")
+    progress.begin(random, new=False)  # it is finished: not said again, and counted once
+    assert len(said) == 2
+
+
+def test_times_are_said_in_minutes_or_hours():
+    assert [duration(seconds) for seconds in (1, 700, 5399, 9000)] == ["1 min", "12 min", "90 min", "2.5 h"]
+
+
+def test_several_results_share_their_runs_and_one_count(data, tmp_path):
+    options = ("--data", data, "--budget", "smoke", "--precision", "fp32", "--device", "cpu")
+    words = [str(word) for word in ("reproduce", "fig5", "fig6", *options, "--out", tmp_path)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    said = [line for line in done.stderr.splitlines() if line.startswith("run ") and "%|" not in line]
+    assert said[0] == "run 1 of 2: pre-training imagenet-animal, plain, seed 0"
+    assert said[1].startswith("run 2 of 2: pre-training imagenet-vehicle, plain, seed 0")
+    assert len(said) == 2  # figure 6 needs a network that figure 5 made
+    for name in ("fig5", "fig6"):
+        assert f"# {name}: " in done.stdout and str(tmp_path / name / "table.md") in done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_papers_budget_on_a_cpu_is_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["pretrain", "imagenet", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    refused = CliRunner().invoke(cli, words)
+    assert refused.exit_code == 5  # there is no data
+    warning, error = refused.stderr.splitlines()
+    found = re.match(r"--budget paper on a CPU takes about ([\d.]+) h on two fast cores", warning)
+    assert found and 700 < float(found[1]) < 900 and error.startswith("skipae-train: error: ")
+    assert len(CliRunner().invoke(cli, [*words, "--budget", "smoke"]).stderr.splitlines()) == 1
+
+
 def test_finished_runs_are_read_and_not_run_again(data, runs, tmp_path):
-    first = Bench("smoke", 1, data, runs, SESSION).finetuned("cifar10-4k", "no-shortcut")
+    (identity,) = finetunings("cifar10-4k", "no-shortcut", "smoke", 1)
+    first = Bench("smoke", 1, data, runs, SESSION).scores_of(identity)
     files = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
-    assert Bench("smoke", 1, tmp_path, runs, SESSION).finetuned("cifar10-4k", "no-shortcut") == first
+    assert Bench("smoke", 1, tmp_path, runs, SESSION).scores_of(identity) == first
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == files
 
 
@@ -159,12 +222,13 @@ def test_fine_tuning_variants_share_a_pre_training(data, runs):
 
 def test_all_pre_training_can_be_a_variant(data, runs, tmp_path):
     bench = Bench("smoke", 1, data, runs, SESSION, "modern")
-    run, _ = bench.finetuned("cifar10-4k", "no-shortcut")
+    run = bench.run(finetunings("cifar10-4k", "no-shortcut", "smoke", 1)[0])
     assert run.name == "finetune-cifar10-4k-no-shortcut-after-modern-smoke-seed0"
     started = json.loads((run / "environment.json").read_text())["start"]
     assert started == "cifar10-4k-modern-no-shortcut, seed 0"
     assert bench.pretrained("cifar10-4k", "random").name == "pretrain-cifar10-4k-modern-smoke-seed0"
-    assert bench.finetuned("cifar10-4k", "random")[0].name == "finetune-cifar10-4k-random-smoke-seed0"
+    random = bench.run(finetunings("cifar10-4k", "random", "smoke", 1)[0])
+    assert random.name == "finetune-cifar10-4k-random-smoke-seed0"
     reproduce("suppD", "smoke", data, tmp_path, runs, session=SESSION, pretraining="modern")
     assert "--data DATA --device cpu --pretraining modern" in (tmp_path / "table.md").read_text().replace(
         " --precision fp32", ""
@@ -273,35 +337,61 @@ def test_budgets_cut_by_their_rules():
         "finetune cifar10 --set classes --variant random",
     ],
 )
-def test_a_recipe_as_run_tells_its_command(command):
+def test_a_run_says_what_command_made_it(command):
     kind, name, *options = command.split()
     given = dict(zip(options[::2], options[1::2], strict=True))
     load = pretrain_recipe if kind == "pretrain" else finetune_recipe
+    numbers = {key: float(given[f"--{key}"]) for key in ("lr",) if f"--{key}" in given}
     recipe = load(
         name,
         variant=given.get("--variant", ""),
         budget=given.get("--budget", "paper"),
         seed=int(given.get("--seed", 0)),
+        data=given.get("--set"),
+        **numbers,
+        **({"fold": int(given["--fold"])} if "--fold" in given else {}),
     )
-    if "--set" in given:
-        recipe = on_set(recipe, given["--set"])
-    names = [recipe.name]
-    if "--lr" in given:
-        recipe = replace(recipe, lr=float(given["--lr"]))
-        names.append(f"{recipe.name}-lr{recipe.lr:g}")  # as Bench calls it
-    if "--fold" in given:
-        recipe = replace(recipe, fold=int(given["--fold"]))
-        names.append(f"{recipe.name}-fold{recipe.fold}")
-    for chosen in names:
-        assert command_for(to_json(replace(recipe, name=chosen))) == command
-    assert command_for({**to_json(recipe), "clip": 7.0}) == command_for({**to_json(recipe), "name": "mine"}) == ""
-    assert split_name("imagenet-animal-half-sgd-finetune") == ("imagenet-animal", "half+sgd-finetune")
+    described = to_json(recipe)
+    assert identity_of(described) == recipe.id and recipe.id.command == command
+    assert replace(recipe, clip=7.0).id is None  # no command makes it
+    assert "id" not in to_json(replace(recipe, clip=7.0))
+
+    # Runs of the format before: the name alone, with or without a fold and a rate, and without fields of today.
+    del described["id"]
+    if described.get("epochs") and not described["epochs"]["test_side"]:
+        del described["epochs"]["test_side"]
+    described.pop("start_kind", None)
+    for earlier in (recipe.name, recipe.name.partition("-lr")[0].partition("-fold")[0]):
+        assert identity_of({**described, "name": earlier}).command == command
+    assert identity_of({**described, "clip": 7.0}) is identity_of({**described, "name": "mine"}) is None
+
+
+def test_runs_of_the_same_values_are_one_run_whatever_they_are_called(data, runs):
+    recipe = finetune_recipe("cifar10-4k", budget="smoke")
+    described = to_json(recipe)
+    assert differences({**described, "name": "other", "id": None}, recipe) == []
+    assert differences({**described, "lr": 1.0}, recipe) == ["lr is 1.0 there, 0.002 asked for"]
+    assert differences({**described, "surprise": 1}, recipe) == ["surprise is 1 there, None asked for"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("imagenet-animal-half-sgd-finetune", ("imagenet-animal", ("half", "sgd-finetune"))),
+        ("imagenet-modern", ("imagenet", ("modern",))),
+        ("stl10-random-he-fold3-lr0.006-try", ("stl10", ("random-he",))),
+        ("mine", ("", ())),
+        ("cifar10-mine", ("", ())),
+    ],
+)
+def test_names_of_earlier_runs_are_understood(name, found):
+    assert split_name(name) == found
 
 
 def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("skipae_train.loop.commit", lambda: "aaaa")
+    monkeypatch.setattr("skipae_train.trainer.commit", lambda: "aaaa")
     Bench("smoke", 1, data, tmp_path / "runs", SESSION).pretrained("imagenet-animal")
-    monkeypatch.setattr("skipae_train.loop.commit", lambda: "bbbb with changes")
+    monkeypatch.setattr("skipae_train.trainer.commit", lambda: "bbbb with changes")
     threads = torch.get_num_threads()
     reproduce("fig5", "smoke", data, tmp_path, tmp_path / "runs", session=replace(SESSION, threads=threads))
     described = json.loads((tmp_path / "result.json").read_text())
@@ -313,17 +403,17 @@ def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, m
 def test_a_killed_run_that_ends_at_another_commit_tells_both(data, tmp_path, monkeypatch):
     recipe = pretrain_recipe("cifar10-4k", budget="smoke")
     for commit, session in (("aaaa", replace(SESSION, stop_at=2)), ("bbbb", SESSION), ("cccc", SESSION)):
-        monkeypatch.setattr("skipae_train.loop.commit", lambda commit=commit: commit)
+        monkeypatch.setattr("skipae_train.trainer.commit", lambda commit=commit: commit)
         pretrain(recipe, data, tmp_path, session)
     assert json.loads((tmp_path / "environment.json").read_text())["commit"] == "aaaa, bbbb"
 
 
 def test_the_precision_is_chosen_once(monkeypatch):
-    monkeypatch.setattr("skipae_train.loop.time.process_time", itertools.count().__next__)
+    monkeypatch.setattr("skipae_train.machine.time.process_time", itertools.count().__next__)
     choose_precision.cache_clear()
     assert choose_precision("auto", "cpu") == "fp32"
     ever_faster = (step**0.5 for step in itertools.count())  # which bf16, tried last, would now gain by
-    monkeypatch.setattr("skipae_train.loop.time.process_time", ever_faster.__next__)
+    monkeypatch.setattr("skipae_train.machine.time.process_time", ever_faster.__next__)
     assert choose_precision("auto", "cpu") == "fp32"
     choose_precision.cache_clear()
 

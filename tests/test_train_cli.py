@@ -60,7 +60,7 @@ def test_a_device_that_is_not_there(photos, tmp_path, capsys):
     words = ["pretrain", "natural", "--budget", "smoke", "--data", str(photos), "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--device", "cuda"])
-    assert ended.value.code == 1
+    assert ended.value.code == 3
     assert "device cuda: torch" in capsys.readouterr().err and not (tmp_path / "run" / "state.pt").exists()
     assert "is not one of 'cpu', 'cuda'" in run(*words, "--device", "gpu:7").output
 
@@ -110,6 +110,12 @@ def test_unclipped_noise_is_the_papers_protocol(checkpoint, photos):
     assert before == pytest.approx(20 * np.log10(255 / 50), abs=0.05)
 
 
+def test_each_command_is_described_in_one_line():
+    listed = run("--help").output.partition("Commands:")[2]
+    assert "..." not in listed
+    assert {line.split()[0] for line in listed.splitlines() if line.strip()} >= {"pretrain", "export", "reproduce"}
+
+
 def test_recipes_are_listed():
     lines = run("recipes").output.splitlines()
     assert [line.split()[0] for line in lines] == [
@@ -123,34 +129,34 @@ def test_recipes_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 1, "there is no recipe 'nature': choose one of"),
-        (["pretrain", "natural", "--data", "{empty}", "--out", "{empty}/run"], 1, "holds no images"),
+        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 2, "there is no recipe 'nature': choose one of"),
+        (["pretrain", "natural", "--data", "{empty}", "--out", "{empty}/run"], 5, "holds no images"),
         (
             ["finetune", "cifar10", "--data", "{empty}", "--out", "{empty}/x"],
-            1,
+            2,
             "cifar10 needs the run of a pre-training",
         ),
-        (["finetune", "imagenet", "--data", "{empty}", "--out", "x"], 1, "the recipe imagenet has nothing to finetune"),
+        (["finetune", "imagenet", "--data", "{empty}", "--out", "x"], 2, "the recipe imagenet has nothing to finetune"),
         (
             ["finetune", "cifar10", "--fold", "1", "--data", "{empty}", "--out", "x"],
             2,
             "--fold is for recipes on STL-10",
         ),
-        (["probe", "{empty}", "--data", "{empty}", "--out", "x"], 1, "is not the folder of a run"),
+        (["probe", "{empty}", "--data", "{empty}", "--out", "x"], 4, "is not the folder of a run"),
         (["reproduce", "table9", "--data", "{empty}"], 2, "there is no result 'table9': choose one of fig2, fig3"),
-        (["reproduce", "table2", "--budget", "smoke", "--data", "{empty}", "--out", "{empty}/r"], 1, "holds none of"),
-        (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 1, "is not the folder of a run"),
+        (["reproduce", "table2", "--budget", "smoke", "--data", "{empty}", "--out", "{empty}/r"], 5, "holds none of"),
+        (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 4, "is not the folder of a run"),
         (
             ["export", "{empty}", "--out", "x", "--name", "x", "--quantize"],
             2,
             "--quantize needs photos, --images FOLDER",
         ),
-        (["quantize", "{empty}", "--photos", "{photos}"], 1, "is not a checkpoint folder"),
+        (["quantize", "{empty}", "--photos", "{photos}"], 4, "is not a checkpoint folder"),
         (["quantize", "{tiny}", "--photos", "{photos}"], 1, "for the gate are too few: give 8 and 2"),
         (["evaluate", "skipae-natural"], 2, "nothing to measure"),
         (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
         (["evaluate", "skipae-natural", "--clean", "{photos}", "--record", "x"], 2, "--record needs CHECKPOINT"),
-        (["evaluate", "{tiny}", "--pairs", "{photos}"], 1, "holds no pair"),
+        (["evaluate", "{tiny}", "--pairs", "{photos}"], 5, "holds no pair"),
         (
             ["evaluate", "{tiny}", "--clean", "{photos}", "--ffdnet", "{tiny}/config.json"],
             2,
@@ -158,10 +164,10 @@ def test_recipes_are_listed():
         ),
         (
             ["evaluate", "{tiny}", "--clean", "{photos}", "--through-files", "--ffdnet", "{tiny}/config.json"],
-            1,
+            5,
             "does not hold the weights of FFDNet for color",
         ),
-        (["card", "{empty}"], 1, "is not a checkpoint folder"),
+        (["card", "{empty}"], 4, "is not a checkpoint folder"),
     ],
 )
 def test_expected_errors_are_one_line(arguments, code, message, photos, checkpoint, tmp_path, capsys):
@@ -169,9 +175,9 @@ def test_expected_errors_are_one_line(arguments, code, message, photos, checkpoi
     with pytest.raises(SystemExit) as caught:
         main([a.format(**places) for a in arguments])
     assert caught.value.code == code
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    *notes, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("skipae-train: error: ") and message in error
+    assert all(note.startswith(("--budget paper on a CPU takes", "run 1 of 14: ")) for note in notes)
 
 
 def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
@@ -211,6 +217,11 @@ def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
     assert clean.exit_code == 0 and clean.output.startswith("Gaussian, sigma 20, files: 2")
 
 
-def test_export_needs_a_name(checkpoint, tmp_path):
-    refused = run("export", checkpoint, "--out", tmp_path)
-    assert refused.exit_code == 2 and "--name is needed" in refused.output
+def test_export_needs_a_name_that_a_checkpoint_may_have(checkpoint, tmp_path):
+    for arguments, message in (
+        ((), "--name is needed"),
+        (("--name", "a/b"), "--name 'a/b' is a path"),
+        (("--name", "\x1b[1m"), "has characters that cannot be printed"),
+    ):
+        refused = run("export", checkpoint, "--out", tmp_path, *arguments)
+        assert refused.exit_code == 2 and message in refused.output and refused.output.count("\n") == 1

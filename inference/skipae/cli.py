@@ -42,8 +42,78 @@ COMMANDS = {
 """Each command and the first line of its help."""
 
 
-class _Commands(click.Group):
+class CommandGroup(click.Group):
     """A group whose errors, usage errors too, are one line on standard error, with skipae's exit codes."""
+
+    program = "skipae"
+    arguments: Sequence[str] = ()
+    """Of the call."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run a command and exit."""
+        self.arguments = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in self.arguments
+        extra["standalone_mode"] = False
+        extra.setdefault("terminal_width", _width())
+        gc.freeze()  # what is loaded by now is not looked through again when the process ends: a sixth of --help
+        with suppress(ValueError):  # only the main thread may
+            for name in ("SIGTERM", "SIGHUP"):  # so that no half-written file stays
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+                    signal.signal(number, _stop)
+        try:
+            code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+            code = UsageError.exit_code
+        except click.ClickException as error:
+            self.show_error(error.format_message())
+            code = UsageError.exit_code
+        except click.Abort as abort:
+            code = _code(abort.__cause__)
+        except Stopped as stopped:  # between the command and here
+            code = stopped.exit_code
+        except Exception as error:
+            if debug:
+                import traceback
+
+                from skipae.console import echo
+
+                echo(*traceback.format_exc().splitlines(), err=True)
+            code, text = self.explain(error)
+            if text is None:
+                text = f"{_unexpected(error)}{'' if debug else ' (--debug shows where)'}"
+            self.show_error(text)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; what click makes of an interrupt is more than a line."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as interrupt:
+            self.show_error(self.explain_interrupt(interrupt))
+            raise click.exceptions.Exit(_code(interrupt)) from None
+
+    def explain(self, error: Exception) -> tuple[int, str | None]:
+        """Exit code and message of an error; no message where it is not expected."""
+        return (error.exit_code, str(error)) if isinstance(error, SkipaeError) else (1, None)
+
+    def explain_interrupt(self, interrupt: KeyboardInterrupt) -> str:
+        """Message after Ctrl-C or a signal."""
+        return str(interrupt) or "interrupted"
+
+    def show_error(self, text: str) -> None:
+        """Write a message to standard error, on one line."""
+        from skipae.console import one_line
+
+        with suppress(OSError):  # the terminal was closed
+            click.echo(one_line(f"{self.program}: error: " + " ".join(text.split())), err=True)
+
+
+class _Commands(CommandGroup):
+    """The commands of :data:`COMMANDS`, loaded when they are called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """In the order of use."""
@@ -79,52 +149,6 @@ class _Commands(click.Group):
         found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
         return found + click.Command.shell_complete(self, context, incomplete)
 
-    def main(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
-    ) -> NoReturn:
-        """Run a command and exit."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        debug = "--debug" in arguments
-        extra["standalone_mode"] = False
-        extra.setdefault("terminal_width", _width())
-        gc.freeze()  # what is loaded by now is not looked through again when the process ends: a sixth of --help
-        with suppress(ValueError):  # only the main thread may
-            for name in ("SIGTERM", "SIGHUP"):  # so that no half-written file stays
-                number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
-                    signal.signal(number, _stop)
-        try:
-            code = super().main(args=arguments, prog_name=prog_name or "skipae", **extra)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-            code = UsageError.exit_code
-        except click.ClickException as error:
-            _error(error.format_message())
-            code = UsageError.exit_code
-        except click.Abort as abort:
-            code = _code(abort.__cause__)
-        except Stopped as stopped:  # between the command and here
-            code = stopped.exit_code
-        except Exception as error:
-            if debug:
-                import traceback
-
-                from skipae.console import echo
-
-                echo(*traceback.format_exc().splitlines(), err=True)
-            hint = "" if debug else " (--debug shows where)"
-            _error(str(error) if isinstance(error, SkipaeError) else f"{_unexpected(error)}{hint}")
-            code = error.exit_code if isinstance(error, SkipaeError) else 1
-        sys.exit(code if isinstance(code, int) else 0)
-
-    def invoke(self, context: click.Context) -> Any:
-        """Run a command; what click makes of an interrupt is more than a line."""
-        try:
-            return super().invoke(context)
-        except KeyboardInterrupt as interrupt:
-            _error(str(interrupt) or "interrupted")
-            raise click.exceptions.Exit(_code(interrupt)) from None
-
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="skipae", message="%(prog)s %(version)s")
@@ -148,13 +172,6 @@ def _stop(number: int, _: object) -> None:
 
 def _code(interrupt: BaseException | None) -> int:
     return interrupt.exit_code if isinstance(interrupt, Stopped) else INTERRUPTED
-
-
-def _error(text: str) -> None:
-    from skipae.console import one_line
-
-    with suppress(OSError):  # the terminal was closed
-        click.echo(one_line("skipae: error: " + " ".join(text.split())), err=True)
 
 
 def _unexpected(error: Exception) -> str:

@@ -102,8 +102,13 @@ def remove_parts(folder: Path) -> int:
 
 
 @contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
+def lock(path: Path, what: str, instead: str = "give another -o") -> Iterator[None]:
     """Hold a lock file, which is removed at the end; one that a killed process left is taken over.
+
+    Args:
+        path: of the lock file.
+        what: is being written, as the message calls it.
+        instead: what the message proposes.
 
     Raises:
         UsageError: another process holds it; the message begins with ``what`` and names the process.
@@ -118,7 +123,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read(200).decode(errors="replace").strip() or "that has just started"
             raise UsageError(
-                f"{what} is being written by another run, process {holder}: wait until it ends, or give another -o"
+                f"{what} is being written by another run, process {holder}: wait until it ends, or {instead}"
             ) from None
         # The holder before may have removed it between the two calls.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -21,6 +21,17 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from skipae.errors import SkipaeError
+from skipae_train.datasets import VOC_CLASSES
+from skipae_train.recipes import identity_of
+from skipae_train.run_folder import (
+    RANDOM,
+    damage_of,
+    read_environment,
+    read_json,
+    read_recipe,
+    read_result,
+)
 from skipae_zoo import INPUT, QUANTIZED, CheckpointConfig, find_checkpoint, read_config, verified_file
 from skipae_zoo.checkpoints import OWNER
 
@@ -35,7 +46,7 @@ SECTIONS = ("## What it is for", "## What it is not for", "## Data and terms", "
 """Without these a card is not published."""
 
 
-class CardError(ValueError):
+class CardError(SkipaeError, ValueError):
     """Something that a card must say is missing; the message says what writes it."""
 
 
@@ -64,12 +75,8 @@ def make_card(folder: Path) -> str:
             _metrics(scores),
             _use(config),
             _architecture(config),
-            _training(
-                _read(folder, "recipe", "skipae-train export"),
-                _read(folder, "environment", "skipae-train export"),
-                config.labels,
-            ),
-            _files(folder, config, _read(folder, "parity", "skipae-train export")),
+            _training(folder / "training", config.labels),
+            _files(folder, config),
         ]
     )
     check_card(card, str(notes))
@@ -140,13 +147,24 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     """Rows of ``metrics.json`` and the one of ``result.json``."""
     training = folder / "training"
     rows: list[dict[str, Any]] = []
-    if (training / "result.json").exists():
-        result = json.loads((training / "result.json").read_text(encoding="utf-8"))
-        name = _set_name(_read(folder, "recipe", "skipae-train export")["epochs"])
-        score = {"set": name, "metric": result["metric"], "images": result["images"], "mean": result["value"]}
+    result = read_result(training)
+    if result is not None:
+        with damage_of(training / "recipe.json"):
+            name = _set_name(read_recipe(training)["epochs"])
+        with damage_of(training / "result.json"):
+            score = {"set": name, "metric": result["metric"], "images": result["images"], "mean": result["value"]}
         rows.append(score | {"classes": result.get("classes", {})})
-    if (training / "metrics.json").exists() or not rows:
-        rows += _read(folder, "metrics", "skipae-train evaluate --record")
+    path = training / "metrics.json"
+    if path.exists() or not rows:
+        recorded = read_json(_written(path, "skipae-train evaluate --record"), list)
+        with damage_of(path):
+            for row in recorded:
+                numbers = [row["images"], *((row["before"], row["after"]) if "after" in row else (row["mean"],))]
+                if not all(isinstance(number, int | float) for number in numbers):
+                    raise TypeError(f"a score has {numbers!r}")
+                if not isinstance(row["set"], str) or not isinstance(row.get("label", row.get("metric")), str):
+                    raise TypeError("a score does not say of what it is")
+        rows += recorded
     return rows
 
 
@@ -155,11 +173,10 @@ def _set_name(epochs: dict[str, Any]) -> str:
     return "own images" if data in ("folder", "classes", "masks") else data.removeprefix("hub:")
 
 
-def _read(folder: Path, name: str, command: str) -> Any:
-    path = folder / "training" / f"{name}.json"
+def _written(path: Path, command: str) -> Path:
     if not path.exists():
         raise CardError(f"{path} is missing: {command} writes it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return path
 
 
 def _front_matter(config: CheckpointConfig, head: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
@@ -354,18 +371,23 @@ def _architecture(config: CheckpointConfig) -> str:
     return "\n".join([*lines, ""])
 
 
-def _training(recipe: dict[str, Any], environment: dict[str, Any], labels: Sequence[str]) -> str:
-    from skipae_train.datasets import VOC_CLASSES
-    from skipae_train.loop import RANDOM  # with torch
-    from skipae_train.recipes import command_for
+def _training(training: Path, labels: Sequence[str]) -> str:
+    for name in ("recipe", "environment"):
+        _written(training / f"{name}.json", "skipae-train export")
+    recipe, environment = read_recipe(training), read_environment(training)
+    with damage_of(training / "recipe.json"):
+        return _describe_run(recipe, environment, labels)
 
+
+def _describe_run(recipe: dict[str, Any], environment: dict[str, Any], labels: Sequence[str]) -> str:
     phases = ", ".join(
         f"{p['steps']:,} steps of {p['batch']} crops of {p['crop']} pixels" for p in recipe.get("phases", ())
     )
     if epochs := recipe.get("epochs"):
         seen = f"{epochs['count']} epochs of {_set_name(epochs)}"
         phases = f"{seen}, batches of {epochs['batch']}, {epochs['crop']} pixels"
-    command = command_for(recipe)
+    identity = identity_of(recipe)
+    command = identity.command if identity else ""
     if command and recipe.get("start"):
         command += " --start RUN"
     elif command and environment.get("start", RANDOM["start"]) != RANDOM["start"]:
@@ -396,29 +418,37 @@ Recipe `{recipe["name"]}`{told}: {phases}; {optimiser} at
 """
 
 
-def _files(folder: Path, config: CheckpointConfig, parity: dict[str, Any]) -> str:
+def _files(folder: Path, config: CheckpointConfig) -> str:
+    path = _written(folder / "training" / "parity.json", "skipae-train export")
+    parity = read_json(path)
+    with damage_of(path):
+        stored, output, features = parity["storage"], f"{parity['output']:.1g}", f"{parity['features']:.1g}"
     path = folder / "training" / "speed.json"
     speed = ""
     if path.exists():
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        height, width = facts["size"]
-        speed = (
-            f"\n{height} x {width} pixels take {facts['seconds']:g} s with ONNX Runtime {facts['onnxruntime']} on "
-            f"{facts['hardware']}.\n"
-        )
+        facts = read_json(path)
+        with damage_of(path):
+            height, width = facts["size"]
+            speed = (
+                f"\n{height} x {width} pixels take {facts['seconds']:g} s with ONNX Runtime {facts['onnxruntime']} on "
+                f"{facts['hardware']}.\n"
+            )
     int8 = ""
     if QUANTIZED in config.files:
-        psnr = _read(folder, "quantization", "skipae-train quantize")["psnr"]
-        lost = max(a - b for a, b in zip(psnr["float_psnr"], psnr["int8_psnr"], strict=True))
-        int8 = (
-            f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB to float32, at sigma "
-            f"{', '.join(f'{s:g}' for s in psnr['sigmas'])} on {psnr['images']} photos.\n"
-        )
+        path = _written(folder / "training" / "quantization.json", "skipae-train quantize")
+        quantization = read_json(path)
+        with damage_of(path):
+            psnr = quantization["psnr"]
+            lost = max(a - b for a, b in zip(psnr["float_psnr"], psnr["int8_psnr"], strict=True))
+            int8 = (
+                f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB to float32, at sigma "
+                f"{', '.join(f'{s:g}' for s in psnr['sigmas'])} on {psnr['images']} photos.\n"
+            )
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files
 
-Convolution weights are stored as {parity["storage"]} and computed with in float32. ONNX Runtime and torch differ by at
-most {parity["output"]:.1g} (output, of its range) and {parity["features"]:.1g} (features, of a layer's largest value).
+Convolution weights are stored as {stored} and computed with in float32. ONNX Runtime and torch differ by at
+most {output} (output, of its range) and {features} (features, of a layer's largest value).
 {int8}{speed}
 | file | sha256 |
 | --- | --- |

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from skipae import __version__
+from skipae.cli import CommandGroup
 
 if TYPE_CHECKING:
     from skipae_train.evaluate import Score
-    from skipae_train.loop import Session
-    from skipae_train.recipes.budgets import Budget
+    from skipae_train.machine import Session
+    from skipae_train.recipe import Budget, RecipeId
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="skipae-train")
+class _Commands(CommandGroup):
+    program = "skipae-train"
+
+    def explain(self, error: Exception) -> tuple[int, str | None]:
+        """Exit code and message of an error; no message where it is not expected."""
+        from skipae import ModelError
+        from skipae.install import install_command
+        from skipae_zoo import ArchitectureError, ConfigError
+
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "skipae").startswith("skipae"):
+            return 1, f"this needs the module {error.name}: {install_command('train')}"
+        if isinstance(error, ArchitectureError | ConfigError):
+            return ModelError.exit_code, str(error)
+        if isinstance(error, OSError):
+            return 1, str(error)
+        return super().explain(error)
+
+    def explain_interrupt(self, interrupt: KeyboardInterrupt) -> str:
+        """Message after Ctrl-C or a signal, with the command that continues a run."""
+        text = super().explain_interrupt(interrupt)
+        if not {"pretrain", "finetune", "probe", "reproduce"} & set(self.arguments):
+            return text
+        return f"{text}; to continue, run: {shlex.join([self.program, *self.arguments])}"
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="skipae-train", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show where an unexpected or fatal error comes from.")
 def cli() -> None:
     """Train skipae checkpoints, export them, measure them."""
 
@@ -49,7 +77,7 @@ budget_option = click.option(
     type=click.Choice(["smoke", "cpu", "day", "paper"]),
     default="paper",
     show_default=True,
-    help="How much to cut.",
+    help="How far to scale the recipe down.",
 )
 recipe_options = _together(
     click.option("--variant", default="", metavar="NAME[+NAME]", help="What to change of the recipe: no-shortcut, ..."),
@@ -86,17 +114,47 @@ session_options = _together(
 
 
 def _session(**options: Any) -> Session:
-    from skipae_train.loop import Session
+    from skipae_train.machine import Session
 
     return Session(**options)
+
+
+def _note(text: str) -> None:
+    """Say on standard error how far things are."""
+    from skipae.console import one_line
+
+    click.echo(one_line(text), err=True)
+
+
+def _warn_of_cpu(planned: Sequence[RecipeId], session: Session) -> None:
+    """Say what the paper's budget takes on a CPU, before it begins."""
+    import torch
+
+    from skipae_train.cost import CPU_RATE, training_operations
+    from skipae_train.recipes import load_recipe
+    from skipae_train.reproduce import duration
+
+    if session.device == "cuda" or (session.device is None and torch.cuda.is_available()):
+        return
+    if not any(identity.budget == "paper" for identity in planned):
+        return
+    costs = [training_operations(load_recipe(identity)) for identity in planned]
+    if None in costs:
+        return
+    seconds = sum(filter(None, costs)) / CPU_RATE
+    if seconds > 3600:
+        _note(
+            f"--budget paper on a CPU takes about {duration(seconds)} on two fast cores with bf16, more on others: "
+            "take --budget cpu or day, or a GPU"
+        )
 
 
 @cli.command()
 @click.argument("recipe", required=False)
 def recipes(recipe: str | None) -> None:
-    """List the results of the paper with their recipes, or describe one RECIPE."""
+    """List the paper's results and recipes, or describe RECIPE."""
     from skipae_train.recipes import describe
-    from skipae_train.reproduce import RESULTS
+    from skipae_train.tables import RESULTS
 
     if recipe is not None:
         click.echo(describe(recipe))
@@ -118,6 +176,7 @@ def recipes(recipe: str | None) -> None:
 @set_option
 @recipe_options
 @click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
 @session_options
 def pretrain(
     recipe: str,
@@ -128,16 +187,22 @@ def pretrain(
     budget: Budget,
     seed: int,
     start: Path | None,
+    lr: float | None,
     **options: Any,
 ) -> None:
-    """Pre-train an auto-encoder by RECIPE, or go on with the run in --out."""
-    from skipae_train.pretrain import pretrain
-    from skipae_train.recipes import on_set, pretrain_recipe
+    """Pre-train an auto-encoder.
 
-    chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed)
-    if other is not None:
-        chosen = on_set(chosen, other)
-    pretrain(chosen, data, out, _session(**options), start=start)
+    A run in --out that was stopped continues.
+    """
+    from skipae_train.pretrain import pretrain
+    from skipae_train.recipes import pretrain_recipe
+
+    chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, lr=lr)
+    session = _session(**options)
+    _warn_of_cpu([chosen.id] if chosen.id else [], session)
+    pretrain(chosen, data, out, session, start=start)
+    if not session.quiet:
+        _note(f"the run is in {out}; to make a checkpoint of it: skipae-train export {out} --out FOLDER --name NAME")
 
 
 @cli.command()
@@ -147,7 +212,7 @@ def pretrain(
 @set_option
 @recipe_options
 @click.option("--start", type=EXISTING, help="Run folder of the pre-training, or a checkpoint folder.")
-@click.option("--fold", type=click.IntRange(0, 9), help="Of STL-10.")
+@click.option("--fold", type=click.IntRange(0, 9), help="Fold of STL-10 to train on.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
 @session_options
 def finetune(
@@ -163,22 +228,17 @@ def finetune(
     lr: float | None,
     **options: Any,
 ) -> None:
-    """Fine-tune a classifier or segmenter by RECIPE, or go on in --out; then test it."""
-    from dataclasses import replace
+    """Fine-tune a classifier or segmenter, then test it.
 
+    A run in --out that was stopped continues.
+    """
     from skipae_train.finetune import finetune
-    from skipae_train.recipes import finetune_recipe, on_set
+    from skipae_train.recipes import finetune_recipe
 
-    chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed)
-    if other is not None:
-        chosen = on_set(chosen, other)
-    if fold is not None:
-        if chosen.fold is None:
-            raise click.UsageError(f"--fold is for recipes on STL-10, not for {recipe} on {chosen.epochs.data}")
-        chosen = replace(chosen, fold=fold)
-    if lr is not None:
-        chosen = replace(chosen, lr=lr)
-    found = finetune(chosen, data, out, _session(**options), start=start)
+    chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, fold=fold, lr=lr)
+    session = _session(**options)
+    _warn_of_cpu([chosen.id] if chosen.id else [], session)
+    found = finetune(chosen, data, out, session, start=start)
     if found is not None:
         click.echo(f"{out}: {found['metric']} {found['value']:.2f} % on {found['images']} test images")
 
@@ -190,11 +250,14 @@ def finetune(
 @budget_option
 @session_options
 def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> None:
-    """Measure what each encoder layer of a RUN can classify and reconstruct."""
+    """Measure what each encoder layer of a run has learned.
+
+    Small probes classify and reconstruct images from each layer of the network of RUN, whose weights stay as they are.
+    """
     from skipae_train.finetune import load_network
-    from skipae_train.loop import require_finished
     from skipae_train.probe import Probe, probe
     from skipae_train.recipes.budgets import cut
+    from skipae_train.run_folder import require_finished
 
     network, recipe = load_network(run)
     require_finished(run)
@@ -204,25 +267,44 @@ def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> N
 
 
 @cli.command()
-@click.argument("result", metavar="ID")
+@click.argument("results", metavar="ID...", nargs=-1, required=True)
 @data_option
 @budget_option
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Whole repetitions.")
 @click.option("--pretraining", default="", metavar="NAME[+NAME]", help="Variant of all pre-training: modern, ...")
-@click.option("--out", type=FOLDER, help="Folder of the result, and of its runs.  [default: results/ID, results/runs]")
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Folder of the result, or of several by their IDs, and of the runs.  [default: results/ID, results/runs]",
+)
 @session_options
 def reproduce(
-    result: str, data: Path, budget: Budget, seeds: int, pretraining: str, out: Path | None, **options: Any
+    results: tuple[str, ...], data: Path, budget: Budget, seeds: int, pretraining: str, out: Path | None, **options: Any
 ) -> None:
-    """Make the table or figure ID of the paper: run what is missing, and compare."""
-    from skipae_train.reproduce import RESULTS, reproduce
+    """Make tables and figures of the paper.
 
-    if result not in RESULTS:
-        raise click.UsageError(f"there is no result {result!r}: choose one of {', '.join(RESULTS)}")
-    where, runs = (out, out / "runs") if out else (Path("results") / result, Path("results/runs"))
-    session = _session(**options)
-    table = reproduce(result, budget, data, where, runs, seeds=seeds, session=session, pretraining=pretraining)
-    click.echo(table.read_text(encoding="utf-8"))
+    Runs what is missing and sets the numbers beside the paper's; 'skipae-train recipes' lists the IDs. Given again, the
+    command continues.
+    """
+    from skipae_train.reproduce import Progress, plan, reproduce
+    from skipae_train.tables import RESULTS
+
+    for name in results:
+        if name not in RESULTS:
+            raise click.UsageError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
+    session, names = _session(**options), list(dict.fromkeys(results))
+    planned = [identity for name in names for identity in plan(name, budget, seeds, data, pretraining)]
+    _warn_of_cpu(planned, session)
+    progress = Progress(planned, (lambda text: None) if session.quiet else _note)
+    for name in names:
+        where = Path("results") / name if out is None else out / name if names[1:] else out
+        runs = Path("results/runs") if out is None else out / "runs"
+        table = reproduce(
+            name, budget, data, where, runs, seeds=seeds, session=session, pretraining=pretraining, progress=progress
+        )
+        click.echo(table.read_text(encoding="utf-8"))
+        if not session.quiet:
+            _note(f"{table}: with table.csv, result.json, figures and logs beside it; the runs are in {runs}")
 
 
 @cli.command()
@@ -249,13 +331,19 @@ def export(
     without: tuple[str, ...],
     int8: bool,
 ) -> None:
-    """Export the weights of a RUN to a checkpoint folder, and check ONNX Runtime against torch."""
+    """Export a run to a checkpoint folder.
+
+    ONNX Runtime is checked against torch.
+    """
     from skipae_train.data import find_images, load_rgb
     from skipae_train.export import export_run
-    from skipae_train.loop import progress
+    from skipae_train.run_folder import progress
+    from skipae_zoo import flaw_of_name
 
     if name is None:
         raise click.UsageError("--name is needed to export a run to a checkpoint folder")
+    if flaw := flaw_of_name(name):
+        raise click.UsageError(f"--name {name!r} {flaw}: choose another")
     if int8 and (images is None or "onnx/model.onnx" in without):
         raise click.UsageError("--quantize needs photos, --images FOLDER, and onnx/model.onnx")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
@@ -319,7 +407,7 @@ def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
 def gather(
     sources: tuple[Path, ...], out: Path, test_sets: tuple[Path, ...], smallest: int, halve_from: int, noise: float
 ) -> None:
-    """Gather clean photos from folders, without pictures of test sets."""
+    """Gather clean photos, without those of test sets."""
     from skipae_train.gather import Rules, gather
 
     def say(text: str) -> None:
@@ -374,7 +462,11 @@ def evaluate(
     threads: int | None,
     record: str | None,
 ) -> None:
-    """Mean RGB PSNR, or IoU, of CHECKPOINT (a name or a folder) as users run it."""
+    """Measure a denoiser's PSNR or a segmenter's IoU.
+
+    The mean over images, restored or labeled as users of CHECKPOINT (a name or a folder) do, without being told the
+    noise level.
+    """
     from skipae import from_pretrained
     from skipae_train.evaluate import evaluate_gaussian, evaluate_masks, evaluate_pairs, record_scores
 
@@ -468,8 +560,9 @@ def _through_files(
 @click.argument("checkpoint", type=EXISTING)
 @click.option("--speed", is_flag=True, help="Measure the speed on this machine's CPU first.")
 def card(checkpoint: Path, speed: bool) -> None:
-    """Write README.md of a CHECKPOINT folder from its run and its measurements.
+    """Write the card (README.md) of a checkpoint.
 
+    It is made from what its run and its measurements left in the folder.
     What no run can tell, its licence, use, data and terms, is taken from training/notes.md.
     """
     from skipae_train.card import measure_speed, write_card
@@ -486,10 +579,11 @@ def card(checkpoint: Path, speed: bool) -> None:
 @click.option("--pr", is_flag=True, help="Open a pull request on an existing repository instead.")
 @click.option("--dry-run", is_flag=True, help="Check the checkpoint, list its files, and make no request.")
 def publish(checkpoint: str, repo: str, private: bool, pr: bool, dry_run: bool) -> None:
-    """Publish a checkpoint on the Hugging Face Hub, fetch it again, and print what the zoo must say to use it.
+    """Publish a checkpoint on the Hugging Face Hub.
 
-    It is checked first: sha256, ONNX files against torch, card, licence, data, scores. Log in with 'hf auth login',
-    or set HF_TOKEN to a token that may write.
+    It is checked first: sha256, ONNX files against torch, card, licence, data, scores. What was sent is fetched again
+    and compared, and what the zoo must say to use it is printed. Log in with 'hf auth login', or set HF_TOKEN to a
+    token that may write.
     """
     from huggingface_hub.utils import disable_progress_bars
 
@@ -567,25 +661,6 @@ def ffdnet(size: int, threads: int | None) -> None:
     click.echo(json.dumps(timing(restore, size, engine, device.threads, loaded)))
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; expected errors are one line and exit code 1."""
-    from skipae import SkipaeError
-    from skipae.install import install_command
-
-    message: Exception
-    try:
-        return cli.main(arguments, standalone_mode=True)
-    except ModuleNotFoundError as error:
-        if (error.name or "skipae").startswith("skipae"):
-            raise
-        code, message = 1, Exception(f"this needs the module {error.name}: {install_command('train')}")
-    except SkipaeError as error:
-        code, message = error.exit_code, error
-    except (ValueError, RuntimeError, OSError) as error:
-        if type(error).__module__.partition(".")[0] not in ("skipae_train", "skipae_zoo") and not isinstance(
-            error, OSError
-        ):
-            raise
-        code, message = 1, error
-    click.echo(f"skipae-train: error: {message}", err=True)
-    sys.exit(code)
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; errors are one line."""
+    cli.main(arguments)

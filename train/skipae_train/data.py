@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from skipae.errors import SkipaeError
 from skipae_train.corruption import blur
 
 Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
 
 
-class DataError(ValueError):
+class DataError(SkipaeError, ValueError):
     """Training data that cannot be used; the message names the folder or file and the way out."""
+
+    exit_code = 5
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -23,9 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from skipae.engine.device import load_runtime
+from skipae.errors import SkipaeError
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
+from skipae_train.recipes import identity_of
+from skipae_train.run_folder import damage_of, read_preprocessing, write_json
 from skipae_zoo import INPUT, OUTPUT, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ WOVEN_STRIDE = 4
 Array = NDArray[np.float64]
 
 
-class ExportError(RuntimeError):
+class ExportError(SkipaeError, RuntimeError):
     """The exported graph does not do what the network does."""
 
 
@@ -490,9 +493,10 @@ def export_run(
 ) -> tuple[Network, CheckpointConfig, Parity]:
     """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
     network, recipe = load_network(run)
-    fill = tuple((recipe["corruption"] or {}).get("fill", recipe["mean"]))
-    path = run / "preprocessing.json"
-    pixels = json.loads(path.read_text()) if path.exists() else {}
+    with damage_of(run / "recipe.json"):
+        identity = identity_of(recipe)
+        fill = tuple((recipe["corruption"] or {}).get("fill", recipe["mean"]))
+    pixels = read_preprocessing(run)
     if not isinstance(network, Classifier):  # it takes whole images, whatever it was trained on
         pixels.pop("crop", None)
     config, parity = export(
@@ -508,10 +512,11 @@ def export_run(
     )
     training = out / "training"
     training.mkdir(exist_ok=True)
-    for file in ("recipe.json", "environment.json", "log.csv", "result.json"):
+    write_json(training / "recipe.json", {**recipe, "id": asdict(identity)} if identity else recipe)
+    for file in ("environment.json", "log.csv", "result.json"):
         if (run / file).exists():
             shutil.copyfile(run / file, training / file)
-    (training / "parity.json").write_text(json.dumps(asdict(parity), indent=2) + "\n")
+    write_json(training / "parity.json", asdict(parity))
     return network, config, parity
 
 

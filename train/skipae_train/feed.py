@@ -11,8 +11,9 @@ from torch import Tensor
 
 from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, load, mix, plan
 from skipae_train.datasets.voc import SegmentationSet
+from skipae_train.errors import RefusedError
 from skipae_train.hashing import Draw, SampleRandom, permutation
-from skipae_train.loop import Part, TrainingError
+from skipae_train.trainer import Part
 
 Purpose = Literal["pretrain", "train", "test"]
 
@@ -92,7 +93,7 @@ class Feed:
         self.view = View(epochs.crop, random=True, flip=epochs.flip, zoom=epochs.zoom, seed=seed)
         self.steps_per_epoch = len(images) // epochs.batch
         if not self.steps_per_epoch:
-            raise TrainingError(f"{len(images)} images do not fill a batch of {epochs.batch}: add images to the set")
+            raise RefusedError(f"{len(images)} images do not fill a batch of {epochs.batch}: add images to the set")
         self._next: tuple[int, int] | None = None
 
     def batch(self, part: Part) -> tuple[Batch, SampleRandom]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,29 +14,28 @@ from torch.nn import functional as F
 
 from skipae_train.corruption import BlockMask, GaussianNoise, chance
 from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
+from skipae_train.earlier_runs import split_name
+from skipae_train.errors import RefusedError, TrainingError
 from skipae_train.feed import Epochs, Feed, as_tested, open_set, preprocessing, some
 from skipae_train.hashing import Draw
-from skipae_train.loop import (
-    RANDOM,
-    Job,
-    Machine,
-    Milestones,
-    Model,
-    Part,
-    Recipe,
-    Schedule,
-    Session,
-    TrainingError,
-    finish,
-    finished,
-    load_state,
-    require_finished,
-    started_from,
-    train,
-)
+from skipae_train.machine import Machine, Session
 from skipae_train.networks import Classifier, Network, Segmenter, check_architecture, transfer
 from skipae_train.networks import Part as NetworkPart
 from skipae_train.pretrain import load_run
+from skipae_train.recipe import Kind, Recipe, RecipeId
+from skipae_train.run_folder import (
+    RANDOM,
+    STATE,
+    damage_of,
+    finished,
+    load_state,
+    locked,
+    read_recipe,
+    require_finished,
+    started_from,
+)
+from skipae_train.schedules import Milestones, Schedule
+from skipae_train.trainer import Job, Model, Part, finish, train
 from skipae_zoo import Architecture, Head, read_config
 
 Metric = Literal["accuracy", "map", "miou"]
@@ -51,8 +49,9 @@ class Finetune(Recipe):
     epochs: Epochs
     head: Head
     start: str | None
-    """Recipe of the run whose weights are taken, of pre-training or (``imagenet-labels``) of a classifier; None for
-    random weights."""
+    """Recipe of the run whose weights are taken; None for random weights."""
+    start_kind: Kind = "pretrain"
+    """Whether that run is a pre-training, or (``imagenet-labels``) the training of a classifier."""
     transfer: tuple[NetworkPart, ...] = ("encoder",)
     """What is taken over; with the decoder for one of the three initialisations of figure 4."""
     schedule: Schedule = Milestones((0.3, 0.6, 0.8), 0.2)
@@ -95,20 +94,30 @@ def finetune(
     A try (``recipe.tuning``) is measured on what it held out instead.
 
     ``data`` is the folder that contains the sets, ``start`` the folder of a pre-training run (or a checkpoint) of the
-    recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.loop.train`; it receives ``result.json``
+    recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.trainer.train`; it receives ``result.json``
     besides, what the test set says, which is returned, or None where the session ends before the run does.
 
-    Raises :class:`TrainingError` as there, and where ``start`` is missing, given though the recipe takes none, or a run
+    Raises as there, :class:`RefusedError` also where ``start`` is missing, given though the recipe takes none, or a run
     that has not ended or is of another recipe; :class:`TransferError` where it is another architecture.
     """
-    if (start is None) != (recipe.start is None):
-        needed = (
-            f"needs the run of a pre-training by {recipe.start!r} to start from" if recipe.start else "takes no start"
+    if start is None and recipe.start is not None:
+        kind = "a pre-training" if recipe.start_kind == "pretrain" else "a fine-tuning"
+        raise RefusedError(
+            f"{recipe.name} needs the run of {kind} by {recipe.start!r} to start from: give its folder as --start "
+            f"('skipae-train {recipe.start_kind} {recipe.start}' makes one)"
         )
-        raise TrainingError(f"{recipe.name} {needed}, not {start}")
+    if start is not None and recipe.start is None:
+        raise RefusedError(f"{recipe.name} takes no start, not {start}: leave out --start")
     source, origin = (None, RANDOM) if start is None else _load_start(recipe, start)
     if found := finished(recipe, out, origin):
         return found
+    with locked(out):
+        return _run(recipe, data, out, session, source, origin)
+
+
+def _run(
+    recipe: Finetune, data: Path, out: Path, session: Session, source: Network | None, origin: dict[str, str]
+) -> dict[str, Any] | None:
     images = open_set(recipe.epochs, data, "train")
     _require_labels(recipe, images, images.classes)
     if not recipe.tuning:  # before the training, since there may be something wrong with it
@@ -131,7 +140,7 @@ def finetune(
         measured = evaluate(trained, chosen, recipe, machine, crops=recipe.crops)
         return {"metric": recipe.metric, "images": len(chosen), **measured}
 
-    return finish(out, session, test)
+    return finish(recipe, out, session, test)
 
 
 def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) -> None:
@@ -143,15 +152,15 @@ def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) 
     else:
         found = "one class an image" if images.labels.dim() == 1 else "several labels an image"
     if found != needed:
-        raise TrainingError(
+        raise RefusedError(
             f"{recipe.name} learns from {needed}, but the set {recipe.epochs.data} has {found}: choose another of them"
         )
     if len(classes) < 2:
-        raise TrainingError(f"the set {recipe.epochs.data} has one class, {classes[0]}: there is nothing to tell apart")
+        raise RefusedError(f"the set {recipe.epochs.data} has one class, {classes[0]}: there is nothing to tell apart")
     if images.classes != classes:
         odd = sorted({*images.classes} ^ {*classes})
         told = f"{odd[0]} is in one alone" if odd else "their order differs"
-        raise TrainingError(f"the set {recipe.epochs.data} must have the same classes to train and to test on; {told}")
+        raise RefusedError(f"the set {recipe.epochs.data} must have the same classes to train and to test on; {told}")
 
 
 def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]:
@@ -159,21 +168,19 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
 
     A checkpoint need only fit; a run must have ended, and be of the pre-training that the recipe is for.
     """
-    from skipae_train.recipes import has, split_name  # imports this module
-
-    if not (start / "state.pt").exists():
+    if not (start / "recipe.json").exists() and not (start / STATE).exists():
         checkpoint = Network.from_checkpoint(start)
         return checkpoint, started_from(read_config(start).name, checkpoint)
-    from_labels = recipe.start is not None and not has(recipe.start, "PRETRAIN")
-    network, described = load_network(start) if from_labels else load_run(start)
+    network, described = load_run(start) if recipe.start_kind == "pretrain" else load_network(start)
     require_finished(start)
     check_architecture(recipe.architecture, network.architecture)
     name = described["name"]
-    made_by = split_name(re.sub(r"-lr[\d.e-]+$", "", name))[0]  # a tuned rate is in the name of its run
+    with damage_of(start / "recipe.json"):
+        made_by = RecipeId.from_json(described["id"]).recipe if described.get("id") else split_name(name)[0]
     if recipe.start not in (name, made_by):
-        raise TrainingError(
+        raise RefusedError(
             f"{start} holds a run of {name}, but {recipe.name} starts from {recipe.start}: give the run of "
-            f"'skipae-train {'finetune' if from_labels else 'pretrain'} {recipe.start}'"
+            f"'skipae-train {recipe.start_kind} {recipe.start}'"
         )
     return network, started_from(f"{name}, seed {described['seed']}", network)
 
@@ -181,17 +188,19 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
 def load_finetuned(run: Path) -> tuple[Classifier | Segmenter, dict[str, Any]]:
     """The network of a fine-tuning run's folder, with its averaged weights if it keeps them, and its recipe as JSON."""
     weights, recipe = load_state(run)
-    head = Head(**recipe["head"])
-    bias = [value for name, value in weights.items() if name.startswith("head.") and name.endswith(".bias")][-1]
-    architecture = Architecture.from_dict(recipe["architecture"])
-    network = _network(architecture, len(bias), head, recipe["epochs"]["crop"], recipe["mean"], recipe["std"])
-    network.load_state_dict(weights)
+    with damage_of(run / STATE):
+        bias = [value for name, value in weights.items() if name.startswith("head.") and name.endswith(".bias")][-1]
+    with damage_of(run / "recipe.json"):
+        head, architecture = Head(**recipe["head"]), Architecture.from_dict(recipe["architecture"])
+        network = _network(architecture, len(bias), head, recipe["epochs"]["crop"], recipe["mean"], recipe["std"])
+    with damage_of(run / STATE):
+        network.load_state_dict(weights)
     return network.eval(), recipe
 
 
 def load_network(run: Path) -> tuple[Network, dict[str, Any]]:
     """The network of a run folder of either kind."""
-    loaded: tuple[Network, dict[str, Any]] = load_finetuned(run) if "head" in load_state(run)[1] else load_run(run)
+    loaded: tuple[Network, dict[str, Any]] = load_finetuned(run) if "head" in read_recipe(run) else load_run(run)
     return loaded
 
 
@@ -278,10 +287,10 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
     if recipe.labelled:
         labels = images.labels
         if labels is None or labels.dim() != 1:
-            raise TrainingError(f"{recipe.epochs.data} has no classes to choose {recipe.labelled} images of")
+            raise RefusedError(f"{recipe.epochs.data} has no classes to choose {recipe.labelled} images of")
         classes = len(images.classes)
         if recipe.labelled % classes:
-            raise TrainingError(f"labelled must be a multiple of the {classes} classes, not {recipe.labelled}")
+            raise RefusedError(f"labelled must be a multiple of the {classes} classes, not {recipe.labelled}")
         chosen = balanced(labels, recipe.labelled // classes, recipe.seed)
     rest = everything[~torch.isin(everything, chosen)]
     held = rest[:0]

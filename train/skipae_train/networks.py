@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from skipae.errors import SkipaeError
 from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Task, read_config, verified_file
 
 Init = Literal["normal", "he"]
@@ -23,8 +24,10 @@ Part = Literal["encoder", "decoder"]
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
-class TransferError(ValueError):
+class TransferError(SkipaeError, ValueError):
     """Weights that cannot be taken over; the message says which, and what would fit."""
+
+    exit_code = 2
 
 
 class Unit(nn.Module):

@@ -1,72 +1,15 @@
-"""What a run shows of itself: its log, curves and pictures as files, the same for TensorBoard, and grids of images."""
+"""Figures, curves and grids of images."""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-
-class Board:
-    """Writes ``log.csv``, ``curves.png``, ``pictures/<step>.png`` and ``tensorboard/`` of a run folder.
-
-    A resumed run goes on with them; what lies past the resumed step is dropped.
-    """
-
-    def __init__(self, out: Path, columns: Sequence[str], step: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        self.out, self.columns = out, list(columns)
-        self.rows = [row for row in read_log(out) if int(row["step"]) <= step]
-        self._write_log()
-        self._tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-
-    def write(self, row: dict[str, Any], picture: Tensor | None) -> str:
-        """Add a measurement; returns it as one line."""
-        shown = {key: f"{value:.5g}" if isinstance(value, float) else str(value) for key, value in row.items()}
-        self.rows.append(shown)
-        self._write_log()
-        for key, value in row.items():
-            if key not in ("step", "seconds"):
-                self._tensorboard.add_scalar(key, float(value), row["step"])
-        if picture is not None:
-            pixels = to_pixels(picture)
-            (self.out / "pictures").mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(self.out / "pictures" / f"{row['step']:07}.png")
-            self._tensorboard.add_image("pictures", pixels, row["step"], dataformats="HWC")
-        return " ".join(f"{key} {value}" for key, value in shown.items() if key not in ("step", "seconds"))
-
-    def close(self) -> None:
-        """Draw the curves."""
-        self._tensorboard.close()
-        draw_curves(self.rows, self.out / "curves.png")
-
-    def _write_log(self) -> None:
-        partial = self.out / f"log.csv.{os.getpid()}.partial"
-        try:
-            with partial.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-            partial.replace(self.out / "log.csv")
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def read_log(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's ``log.csv``; none if there is no such file."""
-    if not (run / "log.csv").exists():
-        return []
-    with (run / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def to_pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -13,27 +13,16 @@ from torch import Tensor, nn
 from skipae_train.corruption import BlockMask, Colour, Corruption, GaussianNoise, fill_mask
 from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, hold_out, mix, plan
+from skipae_train.errors import RefusedError
 from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
 from skipae_train.hashing import Draw
-from skipae_train.loop import (
-    RANDOM,
-    Job,
-    Machine,
-    Milestones,
-    Model,
-    Part,
-    Recipe,
-    Schedule,
-    Session,
-    TrainingError,
-    finish,
-    finished,
-    load_state,
-    started_from,
-    train,
-)
+from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder
 from skipae_train.plots import grid
+from skipae_train.recipe import Recipe
+from skipae_train.run_folder import RANDOM, STATE, damage_of, finished, load_state, locked, started_from
+from skipae_train.schedules import Milestones, Schedule
+from skipae_train.trainer import Job, Model, Part, finish, train
 from skipae_train.wide_resnet import WideResNet, WideResNetAutoEncoder
 from skipae_zoo import Architecture, read_config
 
@@ -90,24 +79,31 @@ def pretrain(
 
     ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
     ``start`` is a checkpoint folder whose weights a new run begins with.  For ``out`` and errors see
-    :func:`skipae_train.loop.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
+    :func:`skipae_train.trainer.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
 
-    Raises :class:`TrainingError` as there, and where ``start`` is of another architecture, or missing though the recipe
-    goes on with a network.
+    Raises as there, :class:`RefusedError` also where ``start`` is of another architecture, or missing though the recipe
+    goes on with a network, and :class:`skipae.UsageError` where another process runs in ``out``.
     """
     origin, begun = RANDOM, None
     if start is None and recipe.phases and recipe.phases[0].freeze_norm:
-        raise TrainingError(
+        raise RefusedError(
             f"{recipe.name} goes on with a trained network, whose batch norm stays as it is: give its checkpoint as "
             "--start (skipae-train export makes one of a run)"
         )
     if start is not None:
         begun = AutoEncoder.from_checkpoint(start)
         if begun.architecture != recipe.architecture:
-            raise TrainingError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
+            raise RefusedError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
         origin = started_from(read_config(start).name, begun)
     if finished(recipe, out, origin):
         return load_restorer(out)[0]
+    with locked(out):
+        return _run(recipe, data, out, session, begun, origin)
+
+
+def _run(
+    recipe: Pretrain, data: Path, out: Path, session: Session, begun: AutoEncoder | None, origin: dict[str, str]
+) -> Restorer:
     network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
     torch.manual_seed(recipe.seed)
     network.initialise(recipe.init)
@@ -126,7 +122,7 @@ def pretrain(
         value = reconstruction_psnr(trained.to(machine.device), clean, recipe.corruption, machine)
         return {"metric": "psnr", "images": len(clean), "value": value}
 
-    finish(out, session, test)
+    finish(recipe, out, session, test)
     return trained.cpu()
 
 
@@ -174,7 +170,7 @@ class SetJob(Job):
 
     def __init__(self, recipe: Pretrain, epochs: Epochs, network: Restorer, images: ImageSet) -> None:
         if not isinstance(recipe.corruption, GaussianNoise | BlockMask):
-            raise TrainingError(f"{recipe.name}: on sets the corruption must be GaussianNoise or BlockMask")
+            raise RefusedError(f"{recipe.name}: on sets the corruption must be GaussianNoise or BlockMask")
         self.recipe, self.pretrain, self.network, self.corruption = recipe, recipe, network, recipe.corruption
         count = min(HELD_OUT, max(1, len(images) // 50))
         kept, held = hold_out(len(images), count, mix(recipe.seed, Draw.PRETRAINING))
@@ -217,19 +213,21 @@ def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
     """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
     weights, recipe = load_state(run)
     if "loss" not in recipe:
-        raise TrainingError(f"{run} holds a run of {recipe['name']}, which is no pre-training: give the run of one")
-    shape = recipe["architecture"]
-    architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)
-    network = _build(architecture, mean=recipe["mean"], std=recipe["std"])
-    network.load_state_dict(weights)
+        raise RefusedError(f"{run} holds a run of {recipe['name']}, which is no pre-training: give the run of one")
+    with damage_of(run / "recipe.json"):
+        shape = recipe["architecture"]
+        architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)
+        network = _build(architecture, mean=recipe["mean"], std=recipe["std"])
+    with damage_of(run / STATE):
+        network.load_state_dict(weights)
     return network.eval(), recipe
 
 
 def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
-    """What :func:`load_restorer` gives, if it is one of the zoo's networks; else :class:`TrainingError`."""
+    """What :func:`load_restorer` gives, if it is one of the zoo's networks; else :class:`RefusedError`."""
     network, recipe = load_restorer(run)
     if not isinstance(network, AutoEncoder):
-        raise TrainingError(
+        raise RefusedError(
             f"{run} holds a Wide-ResNet, which is no network of the zoo: supplement C compares what it restores, and "
             "it cannot be exported, probed or fine-tuned; take a run without the variant wide-resnet"
         )

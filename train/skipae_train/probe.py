@@ -22,23 +22,13 @@ from torch.nn import functional as F
 
 from skipae_train.datasets import ImageSet, View, balanced, plan
 from skipae_train.feed import Epochs, Feed, open_set
-from skipae_train.loop import (
-    Cosine,
-    Job,
-    Machine,
-    Model,
-    Part,
-    Recipe,
-    Schedule,
-    Session,
-    finish,
-    finished,
-    load_state,
-    started_from,
-    train,
-)
+from skipae_train.machine import Machine, Session
 from skipae_train.networks import Network
 from skipae_train.plots import figure
+from skipae_train.recipe import Recipe
+from skipae_train.run_folder import finished, load_state, locked, started_from
+from skipae_train.schedules import Cosine, Schedule
+from skipae_train.trainer import Job, Model, Part, finish, train
 from skipae_zoo import Architecture
 
 
@@ -118,7 +108,7 @@ class _Stack(nn.Module):
 def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Session) -> list[dict[str, Any]]:
     """Train the probes of a network and test them; returns accuracy in percent and PSNR in dB by layer.
 
-    ``out`` is a run folder (see :func:`skipae_train.loop.train`) that receives ``probe.csv`` and ``probe.png`` besides.
+    ``out`` is a run folder (see :func:`skipae_train.trainer.train`); it receives ``probe.csv`` and ``probe.png`` too.
     """
     origin = started_from(recipe.name.removeprefix("probe "), network)
     found = finished(recipe, out, origin)
@@ -127,7 +117,6 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
         network = copy.deepcopy(network)
         see_clean_images(network, images.subset(_chosen(recipe, images)), recipe.epochs.crop)
         probes = Probes(network, len(images.classes), recipe.epochs.crop, recipe.weights)
-        train(_ProbeJob(recipe, probes, images), out, session, origin)
 
         def test(machine: Machine) -> dict[str, Any]:
             chosen = open_set(recipe.epochs, data, "test")
@@ -135,7 +124,9 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
             probes.load_state_dict(load_state(out)[0])
             return {"layers": _test(probes.to(machine.device).eval(), chosen, machine)}
 
-        found = finish(out, session, test)
+        with locked(out):
+            train(_ProbeJob(recipe, probes, images), out, session, origin)
+            found = finish(recipe, out, session, test)
     rows: list[dict[str, Any]] = found["layers"] if found else []
     if rows:
         write_probes(out / "probe", {recipe.name: rows})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from skipae import ModelError, __version__
+from skipae import ModelError, SkipaeError, __version__
 from skipae.checkpoints.hub import Access, Hub, reason
 from skipae.checkpoints.resolve import find_folder
 from skipae_train.card import make_card
@@ -31,7 +31,7 @@ ALLOWED = (
 )
 
 
-class PublishError(ValueError):
+class PublishError(SkipaeError, ValueError):
     """The folder is not fit to be published; the message says what is wrong and what to do."""
 
 

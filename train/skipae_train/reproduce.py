@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,18 +19,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skipae_train.corruption import Corruption
+from skipae_train.cost import training_operations
 from skipae_train.data import DataError
 from skipae_train.datasets import COARSE
-from skipae_train.evaluate import COMPLETE, complete_mean
+from skipae_train.errors import Diverged
+from skipae_train.evaluate import complete_mean
 from skipae_train.feed import open_set
 from skipae_train.finetune import Finetune, finetune, load_finetuned
-from skipae_train.loop import Diverged, Machine, Session, load_state, write_json
+from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
-from skipae_train.pretrain import Pretrain, centre_crops, load_run, pretrain, restore
+from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
 from skipae_train.probe import Probe, probe, write_probes
-from skipae_train.recipes import finetune_recipe, pretrain_recipe
-from skipae_train.recipes.budgets import Budget, cut
+from skipae_train.recipe import Budget, RecipeId
+from skipae_train.recipes import finetune_recipe, load_recipe, pretrain_recipe, split_variant
+from skipae_train.recipes.budgets import cut
+from skipae_train.run_folder import load_state, read_environment, read_result, write_json
+from skipae_train.run_log import read_log
+from skipae_train.tables import RESULTS, Column, Measure, Result, Table
 
 Scores = dict[str, Any]
 TRIES = (1.0, 3.0, 1 / 3)
@@ -41,109 +47,245 @@ TUNING = (
 )
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A run that a result needs."""
+
+    folder: str
+    label: str
+    """What a progress bar calls it: ``no-shortcut, seed 0``."""
+    operations: float | None
+    """Of its training; None where it is not known how many images its set has."""
+
+
+def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str = "") -> RecipeId:
+    """The pre-training of a recipe by the variants ``base`` and ``variant``.
+
+    Those of ``variant`` that do not concern it share one.
+    """
+    plain = RecipeId(kind="pretrain", recipe=name, variants=split_variant(base), budget=budget, seed=seed)
+    both = tuple(dict.fromkeys((*plain.variants, *split_variant(variant))))
+    changed = replace(plain, variants=both)
+    same = replace(load_recipe(changed), name="") == replace(load_recipe(plain), name="")
+    return plain if same else changed
+
+
+def tuning_of_pretraining(name: str, variant: str, budget: Budget, base: str = "") -> dict[float, RecipeId]:
+    """The tries of the learning rate of a pre-training by SGD, of an eighth of its epochs; {} for other optimizers."""
+    if load_recipe(pretraining_of(name, variant, budget, 0, base)).optimiser != "sgd":
+        return {}
+    short = pretraining_of(name, f"{variant}+eighth".strip("+"), budget, 0, base)
+    own = load_recipe(short).lr
+    return {rate: replace(short, lr=None if rate == own else rate) for rate in _rates(own, budget)}
+
+
+def _rates(own: float, budget: Budget) -> list[float]:
+    return [float(f"{factor * own:.3g}") for factor in (TRIES[:2] if budget == "smoke" else TRIES)]
+
+
+def finetunings(name: str, variant: str, budget: Budget, seeds: int, lr: float | None = None) -> list[RecipeId]:
+    """A run for each seed, and for each fold where the recipe has folds."""
+    recipe = finetune_recipe(name, variant=variant, budget=budget)
+    folds: Sequence[int | None] = [None] if recipe.fold is None else range(2 if budget == "smoke" else 10)
+    own = RecipeId(kind="finetune", recipe=name, variants=split_variant(variant), budget=budget)
+    rate = None if lr == recipe.lr else lr
+    return [replace(own, seed=seed, fold=fold, lr=rate) for seed in range(seeds) for fold in folds]
+
+
+def tuning(name: str, variant: str, budget: Budget) -> dict[float, RecipeId]:
+    """The tries of learning rates, :data:`TRIES` times the recipe's, by rate; with the first seed and fold."""
+    recipe = finetune_recipe(name, variant=variant, budget=budget)
+    first = replace(finetunings(name, variant, budget, 1)[0], fold=recipe.fold, tuning=True)
+    return {rate: replace(first, lr=None if rate == recipe.lr else rate) for rate in _rates(recipe.lr, budget)}
+
+
+def columns_of(table: Table, data: Path | None) -> list[Column]:
+    """The columns of a table, by the recipes whose sets there are below ``data``; None for those of the paper."""
+    if not any(column.instead for column in table.columns) or data is None or (data / "VOCdevkit" / "VOC2012").is_dir():
+        return list(table.columns)
+    others = [column for column in table.columns if column.instead]
+    return [replace(column, label=f"{column.label}, {column.instead}", recipe=column.instead) for column in others]
+
+
+def plan(name: str, budget: Budget, seeds: int, data: Path | None = None, base: str = "") -> list[RecipeId]:
+    """The runs that a result needs, each once and in order, but for the probes of figure 3.
+
+    Runs whose rate is tuned have the recipe's in the plan, whatever the tries will choose.  ``base`` is a variant of
+    all pre-training.
+    """
+    result = RESULTS[name]
+    found: dict[str, RecipeId] = {}
+
+    def pretrained(recipe: str, variant: str, seed: int) -> None:
+        for identity in tuning_of_pretraining(recipe, variant, budget, base).values():
+            found.setdefault(identity.folder, identity)
+        identity = pretraining_of(recipe, variant, budget, seed, base)
+        found.setdefault(identity.folder, identity)
+
+    def finetuned(identity: RecipeId) -> None:
+        recipe = load_recipe(identity)
+        if isinstance(recipe, Finetune) and recipe.start:
+            pretrained(recipe.start, "+".join(identity.variants), identity.seed)
+            identity = replace(identity, after=split_variant(base))
+        found.setdefault(identity.folder, identity)
+
+    if name == "fig3":
+        networks, classifier = _layers_of(budget)
+        for seed in range(seeds):
+            for variant in networks.values():
+                pretrained(classifier, variant, seed)
+            finetuned(replace(finetunings(classifier, "random+all-labels", budget, 1)[0], seed=seed))
+    for row in result.table.rows if result.table else ():
+        for column in columns_of(result.table, data) if result.table else ():
+            if column.measure in row.without:
+                continue
+            if column.pretrained:
+                for seed in range(seeds):
+                    pretrained(column.recipe, row.variant, seed)
+                continue
+            if row.tuned or (result.table and result.table.tuned):
+                for identity in tuning(column.recipe, row.variant, budget).values():
+                    finetuned(identity)
+            for identity in finetunings(column.recipe, row.variant, budget, seeds):
+                finetuned(identity)
+    for network in result.networks:
+        pretrained(network.recipe, network.variant, 0)
+    return list(found.values())
+
+
+class Progress:
+    """Says which run of how many begins, and how long all that are left take."""
+
+    def __init__(self, planned: Sequence[RecipeId], say: Callable[[str], None]) -> None:
+        self.say = say
+        self.planned = {identity.folder: identity for identity in planned}
+        self._met: set[str] = set()
+        self._done, self._seconds = 0.0, 0.0
+        """Operations of the runs that were carried out here, and what they took."""
+        self._costs = {folder: training_operations(load_recipe(i)) for folder, i in self.planned.items()}
+
+    def begin(self, identity: RecipeId, *, new: bool) -> str:
+        """Count a run, announce it where it is a new one, and return its title."""
+        # A rate that tries have chosen stands in the plan as the recipe's.
+        key = identity.folder if identity.folder in self.planned else replace(identity, lr=None).folder
+        self._met.add(key)
+        what = ", ".join(
+            [
+                "+".join(identity.variants) or "plain",
+                *([] if identity.fold is None else [f"fold {identity.fold}"]),
+                *([f"a try of lr {identity.lr or load_recipe(identity).lr:g}"] if identity.tuning else []),
+                f"seed {identity.seed}",
+            ]
+        )
+        kind = "pre-training" if identity.kind == "pretrain" else "fine-tuning"
+        title = f"run {len(self._met)} of {len(self.planned)}: {kind} {identity.recipe}, {what}"
+        if new:
+            self.say(f"{title}{self._left(key)}")
+        return title
+
+    def end(self, identity: RecipeId, seconds: float) -> None:
+        """Count what a run took."""
+        self._done += training_operations(load_recipe(identity)) or 0.0
+        self._seconds += seconds
+
+    def _left(self, current: str) -> str:
+        left = [cost for folder, cost in self._costs.items() if folder == current or folder not in self._met]
+        if not self._done or None in left:
+            return ""
+        return f", about {duration(sum(filter(None, left)) * self._seconds / self._done)} left"
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to the minute, or to the tenth of an hour."""
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Bench:
-    """Runs recipes at a budget, each in a folder of its own, where a killed run goes on and a finished one is read."""
+    """Runs recipes at a budget, each in a folder of its own, where a stopped run continues and a finished one is read.
+
+    Args:
+        budget: of all runs.
+        seeds: whole repetitions.
+        data: folder of the sets.
+        runs: folder of the runs.
+        session: how they are carried out.
+        pretraining: a variant of all pre-training.
+        progress: announces them.
+    """
 
     def __init__(
-        self, budget: Budget, seeds: int, data: Path, runs: Path, session: Session, pretraining: str = ""
+        self,
+        budget: Budget,
+        seeds: int,
+        data: Path,
+        runs: Path,
+        session: Session,
+        pretraining: str = "",
+        progress: Progress | None = None,
     ) -> None:
         self.budget, self.seeds, self.data, self.runs, self.session = budget, range(seeds), data, runs, session
-        self.pretraining = pretraining
+        self.pretraining, self.progress = pretraining, progress
         self._tried: dict[tuple[str, str], dict[float, float]] = {}
         self.used: list[Path] = []
 
-    def pretrained(self, name: str, variant: str = "", seed: int = 0, lr: float | None = None) -> Path:
-        """The run folder of a pre-training, by the bench's variant of it.  Variants that do not concern it share one.
-
-        ``lr`` is another learning rate than the recipe's; that of SGD is chosen by :meth:`pretraining_tries`.
-        """
-        both = "+".join(dict.fromkeys(filter(None, f"{self.pretraining}+{variant}".split("+"))))
-        plain = pretrain_recipe(name, variant=self.pretraining, budget=self.budget, seed=seed)
-        recipe = pretrain_recipe(name, variant=both, budget=self.budget, seed=seed)
-        if replace(recipe, name=plain.name) == plain:
-            recipe = plain
-        if recipe.optimiser == "sgd" and lr is None:
-            lr = Cell(tries=self.pretraining_tries(name, variant)).lr
-        if lr not in (None, recipe.lr):
-            recipe = replace(recipe, lr=lr, name=f"{recipe.name}-lr{lr:g}")
-        out = self.folder("pretrain", recipe.name, seed)
-        self.pretrain(recipe, out)
+    def run(self, identity: RecipeId) -> Path:
+        """Carry out a run, and the pre-training that it starts from; returns its folder."""
+        recipe = load_recipe(identity)
+        start = None
+        if isinstance(recipe, Finetune) and recipe.start:
+            start = self.pretrained(recipe.start, "+".join(identity.variants), identity.seed)
+            identity = replace(identity, after=split_variant(self.pretraining))
+            recipe = load_recipe(identity)
+        out = self.folder(identity.folder)
+        new = read_result(out) is None
+        title = self.progress.begin(identity, new=new) if self.progress else ""
+        session, started = replace(self.session, title=title), time.monotonic()
+        if isinstance(recipe, Finetune):
+            finetune(recipe, self.data, out, session, start=start)
+        else:
+            pretrain(recipe, self.data, out, session)
+        if self.progress and new:
+            self.progress.end(identity, time.monotonic() - started)
         return out
 
-    def finetuned(
-        self,
-        name: str,
-        variant: str = "",
-        seed: int = 0,
-        fold: int | None = None,
-        lr: float | None = None,
-        *,
-        tuning: bool = False,
-    ) -> tuple[Path, Scores]:
-        """The run folder of a fine-tuning, its pre-training included, and what the test set says.
+    def pretrained(self, name: str, variant: str = "", seed: int = 0) -> Path:
+        """The run folder of a pre-training; by SGD at the rate that :meth:`pretraining_tries` choose."""
+        identity = pretraining_of(name, variant, self.budget, seed, self.pretraining)
+        rate = Cell(tries=self.pretraining_tries(name, variant)).lr
+        return self.run(identity if rate is None else replace(identity, lr=rate))
 
-        ``lr`` is another learning rate than the recipe's.  A try (``tuning``) is measured on held-out labels instead.
-        """
-        recipe = finetune_recipe(name, variant=variant, budget=self.budget, seed=seed)
-        if fold is not None:
-            recipe = replace(recipe, fold=fold, name=f"{recipe.name}-fold{fold}")
-        if lr not in (None, recipe.lr):
-            recipe = replace(recipe, lr=lr, name=f"{recipe.name}-lr{lr:g}")
-        if tuning:
-            recipe = replace(recipe, tuning=True, name=f"{recipe.name}-try")
-        start = self.pretrained(recipe.start, variant, seed) if recipe.start else None
-        out = self.folder("finetune", f"{recipe.name}{self.after if start else ''}", seed)
-        return out, self.finetune(recipe, out, start)
+    def pretraining_tries(self, name: str, variant: str) -> dict[float, float]:
+        """PSNR in dB of held-out images by learning rate (see :func:`tuning_of_pretraining`); 0 where it diverged."""
+        if (name, variant) not in self._tried:
+            found = self._tried[name, variant] = {}
+            for lr, identity in tuning_of_pretraining(name, variant, self.budget, self.pretraining).items():
+                try:
+                    found[lr] = float(read_log(self.run(identity))[-1]["psnr"])
+                except Diverged:
+                    found[lr] = 0.0
+        return self._tried[name, variant]
 
-    def pretrain(self, recipe: Pretrain, out: Path) -> None:
-        """Run a pre-training, or what is left of it."""
-        pretrain(recipe, self.data, out, self.session)
-
-    def finetune(self, recipe: Finetune, out: Path, start: Path | None) -> Scores:
-        """Run a fine-tuning, or what is left of it."""
-        found = finetune(recipe, self.data, out, self.session, start=start)
+    def scores_of(self, identity: RecipeId) -> Scores:
+        """What a fine-tuning says of the test set, or a try of the labels that it held out."""
+        out = self.run(identity)
+        found = read_result(out)
         if found is None:
-            raise AssertionError("a run without stop_at ends with a result")
+            raise AssertionError(f"{out}: a run without stop_at ends with a result")
         return found
 
     def tries(self, name: str, variant: str) -> dict[float, float]:
-        """What held-out labels say of learning rates, :data:`TRIES` times the recipe's, with the first seed and fold.
-
-        0 where the loss diverged.
-        """
-        recipe, found = finetune_recipe(name, variant=variant, budget=self.budget), {}
-        for factor in TRIES[:2] if self.budget == "smoke" else TRIES:
-            lr = float(f"{factor * recipe.lr:.3g}")
+        """What held-out labels say of learning rates (see :func:`tuning`); 0 where the loss diverged."""
+        found = {}
+        for lr, identity in tuning(name, variant, self.budget).items():
             try:
-                found[lr] = self.finetuned(name, variant, 0, recipe.fold, lr, tuning=True)[1]["value"]
-            except Diverged:
-                found[lr] = 0.0
-        return found
-
-    def pretraining_tries(self, name: str, variant: str) -> dict[float, float]:
-        """PSNR in dB of images held out of pre-training, by learning rate, after an eighth of its epochs.
-
-        With the first seed; 0 where the loss diverged.
-        """
-        if (name, variant) in self._tried:
-            return self._tried[name, variant]
-        short, found = f"{variant}+eighth", self._tried.setdefault((name, variant), {})
-        rate = pretrain_recipe(name, variant=short, budget=self.budget).lr
-        for factor in TRIES[:2] if self.budget == "smoke" else TRIES:
-            lr = float(f"{factor * rate:.3g}")
-            try:
-                with (self.pretrained(name, short, lr=lr) / "log.csv").open(newline="") as log:
-                    found[lr] = float(list(csv.DictReader(log))[-1]["psnr"])
+                found[lr] = float(self.scores_of(identity)["value"])
             except Diverged:
                 found[lr] = 0.0
         return found
 
     def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[Scores]:
         """What the test set says after each seed, and after each fold where the recipe has folds."""
-        folds: Sequence[int | None] = [None]
-        if finetune_recipe(name).fold is not None:
-            folds = range(2 if self.budget == "smoke" else 10)
-        return [self.finetuned(name, variant, seed, fold, lr)[1] for seed in self.seeds for fold in folds]
+        return [self.scores_of(i) for i in finetunings(name, variant, self.budget, len(self.seeds), lr)]
 
     def psnr(self, name: str, variant: str = "") -> list[float]:
         """PSNR in dB of the pre-trained network on test images, for each seed."""
@@ -165,19 +307,14 @@ class Bench:
         """What a pre-training corrupts images with."""
         return pretrain_recipe(name, variant=variant, budget=self.budget).corruption
 
-    @property
-    def after(self) -> str:
-        """What the names of runs say of the pre-training that they start from."""
-        return f"-after-{self.pretraining}" if self.pretraining else ""
-
     @cached_property
     def machine(self) -> Machine:
         """Where everything is computed."""
         return self.session.machine()
 
-    def folder(self, kind: str, name: str, seed: int) -> Path:
-        """Where a run lies."""
-        folder = self.runs / f"{kind}-{name}-{self.budget}-seed{seed}"
+    def folder(self, name: str) -> Path:
+        """Where a run is stored."""
+        folder = self.runs / name
         if folder not in self.used:
             self.used.append(folder)
         return folder
@@ -216,15 +353,6 @@ class Page:
     """What could not be made, and why."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A table or figure of the paper."""
-
-    title: str
-    recipes: tuple[str, ...]
-    make: Callable[[Bench], Page]
-
-
 def reproduce(
     name: str,
     budget: Budget,
@@ -235,20 +363,23 @@ def reproduce(
     seeds: int = 1,
     session: Session = Session(),
     pretraining: str = "",
+    progress: Progress | None = None,
 ) -> Path:
     """Make a result in the folder ``out``; returns its ``table.md``.
 
-    ``pretraining`` is a variant that all pre-training takes, beside those of the rows: ``modern``.
+    ``pretraining`` is a variant that all pre-training takes, besides those of the rows: ``modern``.
 
-    Its runs lie in ``runs``, where other results find those that they share: one that was killed goes on, one that
-    has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``
+    Its runs are stored in ``runs``, where other results find those that they share: one that was stopped continues, one
+    that has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``
     with the log and the test result of every run.
+
+    Raises what training raises, :class:`skipae.errors.Stopped` too: the same call continues.
     """
     if name not in RESULTS:
         raise ValueError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
     result = RESULTS[name]
-    bench = Bench(budget, seeds, data, runs, session, pretraining)
-    page = result.make(bench)
+    bench = Bench(budget, seeds, data, runs, session, pretraining, progress)
+    page = PAGES[name](bench) if name in PAGES else compare(bench, result)
     if not bench.machine.accelerator.is_main_process:
         return out / "table.md"
     (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -259,7 +390,7 @@ def reproduce(
         shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
         if (run / "result.json").exists():  # of a pre-training too, whose PSNR a table may leave out
             shutil.copyfile(run / "result.json", out / "logs" / f"{run.name}.json")
-        environments.append(json.loads((run / "environment.json").read_text()))
+        environments.append(read_environment(run))
     options = "".join(
         f" --{option} {value}"
         for option in ("precision", "device", "threads", "accumulate")
@@ -340,63 +471,61 @@ def _bars(page: Page, path: Path) -> None:
     made.savefig(path, dpi=120, bbox_inches="tight")
 
 
+def compare(bench: Bench, result: Result) -> Page:
+    """The numbers of a result's table.
+
+    Where it is tuned, in every row, random initialization or ours, fine-tuning takes the best learning rate of equally
+    many tries.
+    """
+    table = result.table
+    if table is None:
+        raise ValueError(f"{result.title} is not a table")
+    columns = columns_of(table, bench.data)
+    rows = []
+    for row in table.rows:
+        cells, known = [], {}
+        for number, column in enumerate(columns):
+            paper = table.paper(row, number)
+            if column.measure in row.without:
+                cells.append(Cell(paper))
+                continue
+            if column.pretrained:
+                runs = [bench.pretrained(column.recipe, row.variant, seed) for seed in bench.seeds]
+                values = [_psnr(run) if column.measure == "psnr" else _size(run) for run in runs]
+                tries = bench.pretraining_tries(column.recipe, row.variant) if column.measure == "psnr" else {}
+                cells.append(Cell(paper, values, tries))
+                continue
+            if column.recipe not in known:  # several columns may measure the same runs
+                tries = bench.tries(column.recipe, row.variant) if table.tuned or row.tuned else {}
+                scores = bench.scores(column.recipe, row.variant, Cell(tries=tries).lr)
+                known[column.recipe] = tries, scores
+            tries, scores = known[column.recipe]
+            values = [value for each in scores if not math.isnan(value := _measured(each, column.measure))]
+            cells.append(Cell(paper, values, tries))
+        rows.append((row.label, cells))
+    return Page([column.label for column in columns], rows)
+
+
+def _measured(scores: Scores, measure: Measure) -> float:
+    """In percent: the metric, or its mean over some classes; NaN where the set lacks them."""
+    if measure == "value":
+        return float(scores["value"])
+    if measure == "complete":
+        return complete_mean(scores["classes"]) or math.nan
+    each = [value for name in COARSE[measure] if (value := scores["classes"].get(name)) is not None]
+    return statistics.mean(each) if each else math.nan
+
+
 def _save(picture: Tensor) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(to_pixels(picture)).save(path)
 
 
 def _psnr(run: Path) -> float:
     """PSNR in dB of a pre-trained network on test images."""
-    return float(json.loads((run / "result.json").read_text())["value"])
-
-
-RANDOM, HE = "random, N(0, 0.01)", "random, He"
-PLAIN, SKIP = "pre-trained without shortcuts", "pre-trained with shortcuts"
-
-
-def _compare(
-    columns: dict[str, str],
-    rows: Sequence[tuple[str, str, Sequence[str]]],
-    picks: Sequence[Callable[[Scores], float]] = (lambda scores: scores["value"],),
-) -> Callable[[Bench], Page]:
-    """A table of variants (label, variant, the paper's numbers) by recipes, or by several numbers of one recipe.
-
-    In every row, random initialisation or ours, fine-tuning takes the best learning rate of equally many tries.
-    """
-
-    def make(bench: Bench) -> Page:
-        table = []
-        for label, variant, papers in rows:
-            cells = []
-            for name in columns.values():
-                tuned = Cell(tries=bench.tries(name, variant))
-                scores = bench.scores(name, variant, tuned.lr)
-                cells += [replace(tuned, values=[v for s in scores if not math.isnan(v := pick(s))]) for pick in picks]
-            table.append((label, [replace(c, paper=paper) for c, paper in zip(cells, papers, strict=True)]))
-        return Page(tuple(columns), table)
-
-    return make
-
-
-def _coarse(kind: str) -> Callable[[Scores], float]:
-    """Mean average precision over the classes of a coarse class that the set has."""
-
-    def pick(scores: Scores) -> float:
-        each = [value for name in COARSE[kind] if (value := scores["classes"].get(name)) is not None]
-        return statistics.mean(each) if each else float("nan")
-
-    return pick
-
-
-def _table5(bench: Bench) -> Page:
-    picks = (_coarse("animal"), _coarse("vehicle"), lambda scores: scores["value"])
-    rows = (
-        (RANDOM, "random", ("67.02", "76.87", "67.11")),
-        (HE, "random-he", ("", "", "")),
-        ("pre-trained on animals", "from-animal", ("73.04", "79.04", "70.77")),
-        ("pre-trained on vehicles", "from-vehicle", ("72.17", "80.00", "70.93")),
-    )
-    page = _compare({"": "voc07-cls"}, rows, picks)(bench)
-    return replace(page, columns=("animal", "vehicle", "all"))
+    result = read_result(run)
+    if result is None:
+        raise AssertionError(f"{run}: a pre-training on a set ends with a result")
+    return float(result["value"])
 
 
 def _restored(bench: Bench, name: str, clean: Tensor, variant: str = "") -> list[Tensor]:
@@ -407,17 +536,20 @@ def _restored(bench: Bench, name: str, clean: Tensor, variant: str = "") -> list
 
 def _fig2(bench: Bench) -> Page:
     lines: list[Tensor] = []
-    table = []
     clean = bench.test_images("imagenet", 8)
-    for label, variant in (("Gaussian", "gaussian"), ("one big block", "big-block"), ("small blocks", "")):
+    for variant in ("gaussian", "big-block", ""):
         lines += _restored(bench, "imagenet", clean, variant)[1 if lines else 0 :]
-        table.append((label, [Cell("", bench.psnr("imagenet", variant))]))
-    return Page(("PSNR, dB",), table, {"figure.png": _save(grid(lines))})
+    return replace(compare(bench, RESULTS["fig2"]), pictures={"figure.png": _save(grid(lines))})
+
+
+def _layers_of(budget: Budget) -> tuple[dict[str, str], str]:
+    """The networks of figure 3, variant by label, and the recipe of all."""
+    name, blocks = ("cifar10", "+small-blocks") if budget == "paper" else ("cifar10-4k", "")
+    return {"auto-encoder with shortcuts": blocks.strip("+"), "auto-encoder without": f"no-shortcut{blocks}"}, name
 
 
 def _fig3(bench: Bench) -> Page:
-    name, blocks = ("cifar10", "+small-blocks") if bench.budget == "paper" else ("cifar10-4k", "")
-    variants = {"auto-encoder with shortcuts": blocks.strip("+"), "auto-encoder without": f"no-shortcut{blocks}"}
+    variants, name = _layers_of(bench.budget)
     rows: list[tuple[str, Sequence[Cell]]] = []
     curves: dict[str, list[Scores]] = {}
     for label in (*variants, "classifier"):
@@ -427,9 +559,11 @@ def _fig3(bench: Bench) -> Page:
             if label in variants:
                 network = bench.network(name, variants[label], seed)
             else:
-                network = load_finetuned(bench.finetuned(name, "random+all-labels", seed)[0])[0]
+                identity = finetunings(name, "random+all-labels", bench.budget, 1)[0]
+                network = load_finetuned(bench.run(replace(identity, seed=seed)))[0]
             recipe = cut(Probe(name=f"probe {label}", architecture=network.architecture, seed=seed), bench.budget)
-            out = bench.folder("probe", f"{name}-{label.replace(' ', '-')}{bench.after}", seed)
+            after = "".join(f"-after-{variant}" for variant in [bench.pretraining] if variant)
+            out = bench.folder(f"probe-{name}-{label.replace(' ', '-')}{after}-{bench.budget}-seed{seed}")
             found.append(probe(recipe, network, bench.data, out, bench.session))
         if label in variants:
             rows.append((label, [Cell("", bench.psnr(name, variants[label])), Cell(), Cell()]))
@@ -445,23 +579,6 @@ def _fig3(bench: Bench) -> Page:
 
     columns = ("PSNR of its own reconstruction, dB", "accuracy of a probe, %", "PSNR of a probe, dB")
     return Page(columns, rows, {"figure.png": draw})
-
-
-def _fig4(bench: Bench) -> Page:
-    name = "voc12-seg" if (bench.data / "VOCdevkit" / "VOC2012").is_dir() else "camvid-seg"
-    labels = (
-        ("random", RANDOM),
-        ("random-he", HE),
-        ("encoder-only+new-he", "encoder pre-trained, rest He"),  # as the row above, but for what is taken over
-        ("new-he", "encoder and decoder, rest He"),
-    )
-    picks: list[Callable[[Scores], float]] = [lambda scores: scores["value"]]
-    columns = [f"mean IoU, {name}"]
-    if name == "voc12-seg":
-        picks.append(lambda scores: complete_mean(scores["classes"]) or float("nan"))
-        columns.append(f"mean IoU of the {len(COMPLETE)} complete classes")
-    rows = [(label, variant, [""] * len(picks)) for variant, label in labels]
-    return replace(_compare({"": name}, rows, picks)(bench), columns=columns)
 
 
 def _maps(network: Network, images: Tensor) -> list[Tensor]:
@@ -493,37 +610,6 @@ def _fig6(bench: Bench) -> Page:
     return Page(pictures={"figure.png": _save(grid(lines))})
 
 
-def _supp_c(bench: Bench) -> Page:
-    rows = []
-    for label, variant in (
-        ("ADAM", ""),
-        ("SGD with momentum", "sgd"),
-        ("ADAM, then SGD in fine-tuning", "sgd-finetune"),
-        ("ADAM, weight decay in both phases", "decay"),
-        ("ADAM, weight decay in fine-tuning only", "decay-finetune"),
-        (RANDOM, "random"),
-        (f"{RANDOM}, weight decay", "random+decay"),
-        (HE, "random-he"),
-        (f"{HE}, weight decay", "random-he+decay"),
-        ("Wide-ResNet encoder, ADAM", "wide-resnet"),
-        ("Wide-ResNet encoder, SGD with momentum", "wide-resnet+sgd"),
-        ("Wide-ResNet encoder, ADAM, weight decay", "wide-resnet+decay"),
-    ):
-        psnr, size, accuracy = Cell(), Cell(), Cell()
-        if not variant.startswith("random"):
-            if variant.endswith("sgd"):
-                psnr = Cell(tries=bench.pretraining_tries("cifar100", variant))
-            runs = [bench.pretrained("cifar100", variant, seed) for seed in bench.seeds]
-            psnr, size = replace(psnr, values=list(map(_psnr, runs))), Cell("", list(map(_size, runs)))
-        if not variant.startswith("wide-resnet"):
-            # SGD's rate has no default that is as good as ADAM's, and depends on the loss.
-            accuracy = Cell(tries=bench.tries("cifar100", variant) if "sgd" in variant else {})
-            scores = bench.scores("cifar100", variant, accuracy.lr)
-            accuracy = replace(accuracy, values=[score["value"] for score in scores])
-        rows.append((label, [psnr, size, accuracy]))
-    return Page(("PSNR at sigma 30, dB", "root mean square of the kernels x 1000", "accuracy, %"), rows)
-
-
 def _size(run: Path) -> float:
     """Root mean square of a run's kernels, in thousandths, since tables show two decimals."""
     kernels = [
@@ -533,13 +619,8 @@ def _size(run: Path) -> float:
 
 
 def _supp_d(bench: Bench) -> Page:
-    rows, points = [], []
-    for label, variant in (
-        (SKIP, ""), ("half as long", "half"), ("a quarter", "quarter"), ("an eighth", "eighth"), (PLAIN, "no-shortcut")
-    ):  # fmt: skip
-        psnr, accuracy = bench.psnr("cifar10-4k", variant), [s["value"] for s in bench.scores("cifar10-4k", variant)]
-        rows.append((label, [Cell("", psnr), Cell("", accuracy)]))
-        points.append((label, psnr, accuracy))
+    page = compare(bench, RESULTS["suppD"])
+    points = [(label, psnr.values, accuracy.values) for label, (psnr, accuracy) in page.rows]
 
     def scatter(path: Path) -> None:
         made, (axis,) = figure()
@@ -558,85 +639,14 @@ def _supp_d(bench: Bench) -> Page:
             missing.append(f"figure {number} of the supplement, since {error}")
             continue
         pictures[f"figure{number}.png"] = _save(grid(lines))
-    return Page(("PSNR, dB", "accuracy, %"), rows, pictures, missing)
+    return replace(page, pictures=pictures, missing=missing)
 
 
-RESULTS: dict[str, Result] = {
-    "fig2": Result("reconstructions of held-out images under three corruptions", ("imagenet",), _fig2),
-    "fig3": Result("what each layer's features can classify and reconstruct", ("cifar10", "cifar10-4k"), _fig3),
-    "table1": Result(
-        "CIFAR-10 and CIFAR-100, test accuracy in %",
-        ("cifar10", "cifar100"),
-        _compare(
-            {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"},
-            (
-                (RANDOM, "random", ("93.95", "74.11")),
-                (HE, "random-he", ("", "")),
-                (PLAIN, "no-shortcut", ("92.07", "70.21")),
-                (SKIP, "", ("95.15", "75.41")),
-            ),
-        ),
-    ),
-    "table2": Result(
-        "CIFAR-10 with 4,000 labels, test accuracy in %",
-        ("cifar10-4k",),
-        _compare(
-            {"accuracy": "cifar10-4k"},
-            (
-                (RANDOM, "random", ("70.89 ± 0.30",)),
-                (HE, "random-he", ("",)),
-                (PLAIN, "no-shortcut", ("74.07 ± 0.43",)),
-                (SKIP, "", ("80.22 ± 0.37",)),
-            ),
-        ),
-    ),
-    "table3": Result(
-        "STL-10, test accuracy in % over the folds",
-        ("stl10",),
-        _compare(
-            {"accuracy": "stl10"},
-            (
-                (RANDOM, "random", ("64.6 ± 0.7",)),
-                (HE, "random-he", ("",)),
-                (PLAIN, "no-shortcut", ("70.2 ± 0.6",)),
-                (SKIP, "", ("75.8 ± 0.5",)),
-            ),
-        ),
-    ),
-    "table4": Result(
-        "VOC 2007 classification, mean average precision in %",
-        ("imagenet", "voc07-cls"),
-        _compare(
-            {"mAP": "voc07-cls"},
-            (
-                (RANDOM, "random", ("67.11",)),
-                (HE, "random-he", ("",)),
-                ("Context Encoder", "context-encoder", ("70.24",)),
-                (PLAIN, "no-shortcut", ("69.38",)),
-                (SKIP, "", ("71.25",)),
-            ),
-        ),
-    ),
-    "table5": Result(
-        "VOC 2007 after pre-training on animals or on vehicles, mean average precision in %",
-        ("imagenet-animal", "imagenet-vehicle", "voc07-cls"),
-        _table5,
-    ),
-    "fig4": Result(
-        "segmentation by what is pre-trained, mean intersection over union in %",
-        ("imagenet", "voc12-seg", "camvid-seg"),
-        _fig4,
-    ),
-    "fig5": Result(
-        "feature maps of the 12th layer: images, then mean and strongest channel of the animal and the vehicle net",
-        ("imagenet-animal", "imagenet-vehicle"),
-        _fig5,
-    ),
-    "fig6": Result("feature maps of the animal net on clean and corrupted images", ("imagenet-animal",), _fig6),
-    "suppC": Result("optimisers, weight decay and a Wide-ResNet on CIFAR-100", ("cifar100",), _supp_c),
-    "suppD": Result(
-        "better reconstruction, better accuracy? And the supplement's reconstructions",
-        ("cifar10-4k", "imagenet", "stl10"),
-        _supp_d,
-    ),
+PAGES: dict[str, Callable[[Bench], Page]] = {
+    "fig2": _fig2,
+    "fig3": _fig3,
+    "fig5": _fig5,
+    "fig6": _fig6,
+    "suppD": _supp_d,
 }
+"""Results that are more than a table."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from skipae.errors import SkipaeError
 from skipae_train.corruption import BlockMask, GaussianNoise
+from skipae_train.earlier_runs import split_name
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Cosine, to_json
 from skipae_train.pretrain import Pretrain
-from skipae_train.recipes.budgets import Budget, cut
+from skipae_train.recipe import Budget, Kind, RecipeId, differences, identified
+from skipae_train.recipes.budgets import cut
+from skipae_train.schedules import Cosine
 from skipae_train.wide_resnet import WideResNet
 
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune)
@@ -26,8 +29,10 @@ Change = Callable[[Any], Any]
 """Makes a variant of a recipe, of either kind."""
 
 
-class RecipeError(ValueError):
+class RecipeError(SkipaeError, ValueError):
     """There is no such recipe or variant; the message names those that there are."""
+
+    exit_code = 2
 
 
 def recipe_names() -> list[str]:
@@ -35,14 +40,91 @@ def recipe_names() -> list[str]:
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "budgets")
 
 
-def pretrain_recipe(name: str, *, variant: str = "", budget: Budget = "paper", seed: int = 0) -> Pretrain:
-    """The pre-training of a recipe; :class:`RecipeError` if it has none."""
-    return _load(name, "PRETRAIN", Pretrain, "pretrain", variant, budget, seed)
+def pretrain_recipe(
+    name: str,
+    *,
+    variant: str = "",
+    budget: Budget = "paper",
+    seed: int = 0,
+    data: str | None = None,
+    lr: float | None = None,
+) -> Pretrain:
+    """The pre-training of a recipe; :class:`RecipeError` if it has none.
+
+    Args:
+        name: of the recipe.
+        variant: what to change of it: names joined by ``+``.
+        budget: how far it is cut.
+        seed: of all that is random.
+        data: another set to train on than the recipe's.
+        lr: another learning rate than the recipe's.
+    """
+    identity = RecipeId(
+        kind="pretrain", recipe=name, variants=split_variant(variant), budget=budget, seed=seed, data=data, lr=lr
+    )
+    return _checked(load_recipe(identity), Pretrain)
 
 
-def finetune_recipe(name: str, *, variant: str = "", budget: Budget = "paper", seed: int = 0) -> Finetune:
-    """The fine-tuning of a recipe; :class:`RecipeError` if it has none."""
-    return _load(name, "FINETUNE", Finetune, "finetune", variant, budget, seed)
+def finetune_recipe(
+    name: str,
+    *,
+    variant: str = "",
+    budget: Budget = "paper",
+    seed: int = 0,
+    data: str | None = None,
+    fold: int | None = None,
+    lr: float | None = None,
+    tuning: bool = False,
+) -> Finetune:
+    """The fine-tuning of a recipe; :class:`RecipeError` if it has none.
+
+    Args:
+        name: of the recipe.
+        variant: what to change of it: names joined by ``+``.
+        budget: how far it is cut.
+        seed: of all that is random.
+        data: another set to train on than the recipe's.
+        fold: another fold of STL-10 than the recipe's.
+        lr: another learning rate than the recipe's.
+        tuning: whether it is a try, measured on held-out labels.
+    """
+    identity = RecipeId(
+        kind="finetune",
+        recipe=name,
+        variants=split_variant(variant),
+        budget=budget,
+        seed=seed,
+        data=data,
+        fold=fold,
+        lr=lr,
+        tuning=tuning,
+    )
+    return _checked(load_recipe(identity), Finetune)
+
+
+def split_variant(variant: str) -> tuple[str, ...]:
+    """The names of a variant as the command line takes it, ``no-shortcut+half``."""
+    return tuple(variant.split("+")) if variant else ()
+
+
+def load_recipe(identity: RecipeId) -> Pretrain | Finetune:
+    """The recipe that has an identity; :class:`RecipeError` where there is none."""
+    recipe: Any = _load(identity)
+    if identity.data is not None:
+        recipe = on_set(recipe, identity.data)
+    if identity.fold is not None:
+        if not isinstance(recipe, Finetune) or recipe.fold is None:
+            on = recipe.epochs.data if recipe.epochs else "photos"
+            raise RecipeError(f"--fold is for recipes on STL-10, not for {identity.recipe} on {on}")
+        recipe = replace(recipe, fold=identity.fold)
+    if identity.lr == recipe.lr:
+        identity = replace(identity, lr=None)
+    if identity.lr is not None:
+        recipe = replace(recipe, lr=identity.lr)
+    if identity.tuning:
+        recipe = replace(recipe, tuning=True)
+    made: Pretrain | Finetune = identified(replace(recipe, name=identity.name, seed=identity.seed), identity)
+    return made
 
 
 def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
@@ -68,44 +150,34 @@ def has(name: str, part: str) -> bool:
     return hasattr(_module(name), part)
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """The recipe and the variant that a run's name is made of; ``("", "")`` where there are none such.
+def identity_of(described: Mapping[str, Any]) -> RecipeId | None:
+    """The identity of a run, from its ``recipe.json``; None where the recipe was written or changed in Python.
 
-    >>> split_name("cifar10-4k-no-shortcut-half")
-    ('cifar10-4k', 'no-shortcut+half')
+    Runs of versions that did not write it have the one, if any, whose recipe is the same today.
     """
-    base = max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="")
-    changes = re.findall("|".join(sorted(VARIANTS, key=len, reverse=True)), name[len(base) :])
-    return (base, "+".join(changes)) if "-".join([base, *changes]) == name else ("", "")
-
-
-def command_for(recipe: dict[str, Any]) -> str:
-    """The words after ``skipae-train`` that make a run, from its ``recipe.json``: ``pretrain cifar10 --budget cpu``.
-
-    Empty where no command makes just this recipe: one that is not from this package or has changed since, or a try.
-    """
-    name, variant = split_name(re.sub(r"(-fold\d)?(-lr[\d.e-]+)?$", "", recipe["name"]))
-    kind, part, load = (
-        ("finetune", "FINETUNE", finetune_recipe) if "head" in recipe else ("pretrain", "PRETRAIN", pretrain_recipe)
-    )
-    if not name or not has(name, part):
-        return ""
-    if recipe.get("epochs"):
-        recipe = {**recipe, "epochs": {"zoom": 1.0, "test_side": 0, **recipe["epochs"]}}  # runs made before these were
-    if kind == "finetune":
-        recipe = {"old_share": 1.0, "balance": 0.0, **recipe}
+    if described.get("id"):
+        return RecipeId.from_json(described["id"])
+    recipe, variants = split_name(described["name"])
+    kind: Kind = "finetune" if "head" in described else "pretrain"
+    if not recipe or not has(recipe, kind.upper()):
+        return None
+    plain = RecipeId(kind=kind, recipe=recipe, variants=variants, seed=described["seed"])
     budgets: tuple[Budget, ...] = ("paper", "cpu", "day", "smoke")  # the first of those that are alike
     for budget in budgets:
-        chosen: Any = load(name, variant=variant, budget=budget, seed=recipe["seed"])
-        data = (recipe.get("epochs") or {}).get("data", "")
-        other = chosen.epochs is not None and chosen.epochs.data != data
-        made = {**to_json(on_set(chosen, data) if other else chosen), "name": recipe["name"]}
-        changed = {key: recipe[key] for key in ("fold", "lr") if recipe.get(key) not in (None, made.get(key))}
-        if (kind == "finetune" or not changed) and {**made, **changed} == recipe:
-            given = {"budget": budget if budget != "paper" else "", "seed": recipe["seed"] or "", **changed}
-            options = {"set": data if other else "", "variant": variant, **given}
-            return " ".join([kind, name, *(f"--{key} {value}" for key, value in options.items() if value != "")])
-    return ""
+        identity = replace(plain, budget=budget)
+        own: Any = load_recipe(identity)
+        data = (described.get("epochs") or {}).get("data")
+        if own.epochs is not None and own.epochs.data != data:
+            identity = replace(identity, data=data)
+        if described["lr"] != own.lr:
+            identity = replace(identity, lr=described["lr"])
+        if kind == "finetune":
+            fold = described["fold"] if described["fold"] != own.fold else None
+            identity = replace(identity, fold=fold, tuning=described["tuning"])
+        with suppress(RecipeError):
+            if not differences(described, load_recipe(identity)):
+                return identity
+    return None
 
 
 def describe(name: str) -> str:
@@ -119,25 +191,31 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
-def _load(
-    name: str, part: str, kind: type[AnyRecipe], command: str, variant: str, budget: Budget, seed: int
-) -> AnyRecipe:
-    found = getattr(_module(name), part, None)
-    if not isinstance(found, kind):
-        able = ", ".join(other for other in recipe_names() if has(other, part))
+def _checked(recipe: Pretrain | Finetune, kind: type[AnyRecipe]) -> AnyRecipe:
+    if not isinstance(recipe, kind):
+        raise TypeError(f"{recipe.name} is not a {kind.__name__}")
+    return recipe
+
+
+def _load(identity: RecipeId) -> Pretrain | Finetune:
+    """A recipe with its variants, cut to its budget."""
+    name, command = identity.recipe, identity.kind
+    found = getattr(_module(name), command.upper(), None)
+    if not isinstance(found, Pretrain if command == "pretrain" else Finetune):
+        able = ", ".join(other for other in recipe_names() if has(other, command.upper()))
         raise RecipeError(f"the recipe {name} has nothing to {command}: choose one of {able}")
-    changes: list[str] = variant.split("+") if variant else []
-    for change in changes:
+    for change in identity.variants:
         if change not in VARIANTS:
             raise RecipeError(f"there is no variant {change!r}: choose one of {', '.join(VARIANTS)}, or A+B for both")
         found = VARIANTS[change](found)
     masked = isinstance(found, Pretrain) and found.loss == "masked"
     if masked and (found.epochs is None or not isinstance(found.corruption, BlockMask)):
         raise RecipeError(
-            f"the variant {variant} of {name} has a loss on masked pixels, but no block masks: context-encoder is for "
-            "recipes on sets, and with no other corruption"
+            f"the variant {'+'.join(identity.variants)} of {name} has a loss on masked pixels, but no block masks: "
+            "context-encoder is for recipes on sets, and with no other corruption"
         )
-    return cut(replace(found, name="-".join([name, *changes]), seed=seed), budget)
+    made: Pretrain | Finetune = cut(cast(Any, found), identity.budget)
+    return made
 
 
 def _network(**changes: Any) -> Change:
@@ -220,7 +298,9 @@ def _in_finetuning(**changes: Any) -> Change:
 
 _random = _in_finetuning(start=None, freeze=0, corruption=None)
 """Without pre-training, and without what supplement B adds to it alone."""
-_from_labels = _in_finetuning(start="imagenet-labels", transfer=("encoder",), init="he", old_share=0.3)
+_from_labels = _in_finetuning(
+    start="imagenet-labels", start_kind="finetune", transfer=("encoder",), init="he", old_share=0.3
+)
 """The encoder of a classifier of ImageNet; what is new is drawn by He's rule and learns faster."""
 DECAY = 5e-4
 """Weight decay of the variants of supplement C: Wide ResNet's."""

@@ -29,16 +29,16 @@ Recipes on folders of photos are the same at ``cpu`` and ``paper``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_train.probe import Probe
+from skipae_train.recipe import Budget
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import Architecture
 
-Budget = Literal["smoke", "cpu", "day", "paper"]
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune, Probe)
 
 _CPU_WIDTH = {"network-1": 4, "network-2": 4, "network-3": 2}

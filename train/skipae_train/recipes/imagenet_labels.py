@@ -9,8 +9,8 @@ Expected:  not in the paper.  No row of its tables starts from here: their encod
 
 from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Cosine
 from skipae_train.recipes import imagenet
+from skipae_train.schedules import Cosine
 from skipae_zoo import Head
 
 FINETUNE = Finetune(

@@ -13,9 +13,9 @@ Expected:  with the simpler camera noise of commit 86ff175, BSDS500 val, 8-bit, 
            the card); :mod:`natural_more` goes on.  With :class:`CameraNoise` as it is now: not measured yet
 """
 
-from skipae_train.loop import Trapezoid
 from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain
+from skipae_train.schedules import Trapezoid
 from skipae_zoo import network_1
 
 MEAN = (0.43, 0.42, 0.39)  # of our photos

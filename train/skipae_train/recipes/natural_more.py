@@ -14,10 +14,10 @@ Expected:  with the camera noise of commit 86ff175, BSDS500 val, 8-bit, sigma 15
 
 from dataclasses import replace
 
-from skipae_train.loop import Trapezoid
 from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase
 from skipae_train.recipes import natural
+from skipae_train.schedules import Trapezoid
 
 PRETRAIN = replace(
     natural.PRETRAIN,

@@ -11,8 +11,8 @@ Expected:  the paper: 75.8 +- 0.5 % over the folds (no pre-training 64.6 +- 0.7,
 from skipae_train.corruption import BlockMask
 from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Milestones
 from skipae_train.pretrain import Pretrain
+from skipae_train.schedules import Milestones
 from skipae_zoo import Head, network_1
 
 MEAN = (0.4467, 0.4398, 0.4066)  # it and std: as commonly published for the labelled images, not computed here

@@ -9,8 +9,8 @@ Expected:  the paper: mAP 71.25 % (random 67.11, Context Encoder 70.24, without 
 
 from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Milestones
 from skipae_train.recipes import imagenet
+from skipae_train.schedules import Milestones
 from skipae_zoo import Head
 
 FINETUNE = Finetune(

@@ -10,8 +10,8 @@ Expected:  the paper gives a bar chart: mean IoU on val, encoder and decoder pre
 
 from skipae_train.feed import Epochs
 from skipae_train.finetune import Finetune
-from skipae_train.loop import Milestones
 from skipae_train.recipes import imagenet
+from skipae_train.schedules import Milestones
 from skipae_zoo import Head
 
 FINETUNE = Finetune(

@@ -1,0 +1,283 @@
+"""Run folders that are damaged, hostile or in use: wherever one is read, one line and the right exit code."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import make_sets
+from skipae import UsageError
+from skipae_train.card import make_card
+from skipae_train.cli import cli
+from skipae_train.errors import RunError
+from skipae_train.evaluate import Score, record_scores
+from skipae_train.export import export_run
+from skipae_train.finetune import finetune
+from skipae_train.machine import Session
+from skipae_train.pretrain import pretrain
+from skipae_train.recipe import RecipeId
+from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.run_folder import locked, read_recipe, read_state, save_state
+
+NOTES = (
+    "---\nlicense: cc0-1.0\n---\nFor tests only.\n\n"
+    "## What it is for\n\nTests.\n\n## What it is not for\n\nUse.\n\n## Data and terms\n\nNone.\n"
+)
+SESSION = Session(precision="fp32", device="cpu", quiet=True)
+AE = pretrain_recipe("cifar10-4k", budget="smoke")
+CLASSIFIER = finetune_recipe("cifar10-4k", budget="smoke")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_sets.cifar(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """A pre-training, and a classifier made of it."""
+    out = tmp_path_factory.mktemp("runs")
+    pretrain(AE, data, out / "ae", SESSION)
+    finetune(CLASSIFIER, data, out / "classifier", SESSION, start=out / "ae")
+    return out
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    """A copy of the pre-training, to damage."""
+    shutil.copytree(runs / "ae", tmp_path / "ae")
+    return tmp_path / "ae"
+
+
+def fails(capfd, *words):
+    """Exit code and message of a command, which is one line."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    error = capfd.readouterr().err
+    assert error.startswith("skipae-train: error: ") and error.count("\n") == 1, error
+    return ended.value.code, error
+
+
+class Opens:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def nan(path):
+    state = torch.load(path, weights_only=True)
+    next(iter(state["network"].values())).fill_(float("nan"))
+    torch.save(state, path)
+
+
+def change(path, **values):
+    """Other values of a JSON object; None takes one away."""
+    fields = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in fields.items() if value is not None}))
+
+
+DAMAGES = {
+    "state.pt": {
+        "missing": Path.unlink,
+        "empty": lambda path: path.write_bytes(b""),
+        "cut": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        "text": lambda path: path.write_text("state"),
+        "a program": lambda path: path.write_bytes(pickle.dumps(Opens(path.with_name("proof")))),
+        "a list": lambda path: torch.save([1, 2], path),
+        "no weights": lambda path: torch.save({"network": {"a": 1}, "step": 1}, path),
+        "of another network": lambda path: torch.save(
+            torch.load(path, weights_only=True) | {"network": {"a": torch.zeros(3)}}, path
+        ),
+        "NaN": nan,
+        "a folder": lambda path: (path.unlink(), path.mkdir()),
+        "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    },
+    "recipe.json": {
+        "missing": Path.unlink,
+        "empty": lambda path: path.write_text(""),
+        "cut": lambda path: path.write_text(path.read_text()[:100]),
+        "a list": lambda path: path.write_text("[1]"),
+        "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe"),
+        "deep": lambda path: path.write_text("[" * 100_000),
+        "no name": lambda path: change(path, name=None),
+        "a seed in words": lambda path: change(path, seed="one"),
+        "another architecture": lambda path: change(path, architecture=[1]),
+        "two colors": lambda path: change(path, mean=[0.5, 0.5]),
+    },
+    "environment.json": {
+        "cut": lambda path: path.write_text(path.read_text()[:30]),
+        "no steps": lambda path: change(path, steps=None),
+        "steps in words": lambda path: change(path, steps="all"),
+        "more steps than there are": lambda path: change(path, **{"steps done": 10**9}),
+    },
+}
+CASES = [(file, kind) for file, kinds in DAMAGES.items() for kind in kinds]
+
+
+@pytest.mark.parametrize(("file", "kind"), CASES)
+def test_a_damaged_run_is_one_line_wherever_it_is_read(file, kind, run, data, tmp_path, capfd):
+    DAMAGES[file][kind](run / file)
+    (run / "state.pt.previous").unlink(missing_ok=True)
+    where = ("--data", data, "--out", tmp_path / "new")
+    quiet = ("--budget", "smoke", "--device", "cpu", "--precision", "fp32", "--quiet")
+    commands = [
+        ("finetune", "cifar10-4k", "--start", run, *where, *quiet),
+        ("probe", run, *where, *quiet),
+        ("export", run, "--name", "made", "--out", tmp_path / "made"),
+    ]
+    if (file, kind) != ("recipe.json", "missing"):  # which is a folder of something else
+        (run / "result.json").unlink()
+        commands.append(("pretrain", "cifar10-4k", "--data", data, "--out", run, *quiet))
+    for words in commands:
+        code, error = fails(capfd, *words)
+        refused = words[0] == "pretrain" and "another recipe" in error  # readable, but not what was asked for
+        assert code == (2 if refused else 4), error
+        assert file in error or refused
+        assert "to start again" in error or "run it again" in error or "is not the folder of a run" in error or refused
+    assert not (tmp_path / "made").exists() and not (tmp_path / "new").exists()
+    assert not (run / "proof").exists()
+
+
+@pytest.mark.parametrize("values", [{"crop": "29"}, {"labels": [1]}, {"surprise": 1}])
+def test_preprocessing_of_the_wrong_kind_is_not_exported(values, run, tmp_path, capfd):
+    change(run / "preprocessing.json", **values)
+    code, error = fails(capfd, "export", run, "--name", "made", "--out", tmp_path / "made")
+    assert code == 4 and "preprocessing.json is damaged" in error
+
+
+@pytest.mark.parametrize("values", [{"metric": None}, {"value": "high"}, {"classes": {"cat": "all"}}])
+def test_a_result_of_the_wrong_kind_is_not_taken_for_one(values, runs, data, tmp_path, capfd):
+    shutil.copytree(runs / "classifier", tmp_path / "run")
+    change(tmp_path / "run" / "result.json", **values)
+    words = ("finetune", "cifar10-4k", "--data", data, "--start", runs / "ae", "--budget", "smoke", "--quiet")
+    code, error = fails(capfd, *words, "--out", tmp_path / "run")
+    assert code == 4 and "result.json is damaged" in error
+
+
+@pytest.mark.parametrize("kind", ["cut", "NaN", "missing"])
+def test_a_run_continues_from_the_state_before_a_damaged_one(kind, data, tmp_path, runs, capfd):
+    run = tmp_path / "run"
+    pretrain(AE, data, run, replace(SESSION, save_minutes=0, stop_at=3))
+    assert read_state(run / "state.pt.previous").step == 3  # the loop's last save, then the one at its end
+    shutil.copyfile(run / "state.pt", tmp_path / "third")
+    pretrain(AE, data, run, replace(SESSION, stop_at=4))
+    assert read_state(run / "state.pt.previous").step == 3 and read_state(run / "state.pt").step == 4
+    DAMAGES["state.pt"][kind](run / "state.pt")
+    if kind != "missing":
+        with pytest.raises(RunError, match=r"give the run's command again, which continues from state\.pt\.previous"):
+            read_state(run / "state.pt")
+    capfd.readouterr()
+    pretrain(AE, data, run, SESSION)
+    error = capfd.readouterr().err
+    assert str(run / "state.pt") in error and "continuing from state.pt.previous, step 3" in error
+    expected = read_state(runs / "ae" / "state.pt").network
+    assert all(torch.equal(value, expected[name]) for name, value in read_state(run / "state.pt").network.items())
+
+
+def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(runs, data, tmp_path):
+    """Its recipe.json has no id, and lacks the fields that came later."""
+    run = tmp_path / "run"
+    pretrain(AE, data, run, replace(SESSION, stop_at=3))
+    described = json.loads((run / "recipe.json").read_text())
+    assert described["id"] == json.loads(json.dumps(asdict(AE.id)))
+    del described["id"], described["epochs"]["test_side"], described["muon_lr"]
+    (run / "recipe.json").write_text(json.dumps(described))
+    assert read_recipe(run) == described
+    pretrain(AE, data, run, SESSION)
+    expected = read_state(runs / "ae" / "state.pt").network
+    assert all(torch.equal(value, expected[name]) for name, value in read_state(run / "state.pt").network.items())
+    assert RecipeId.from_json(read_recipe(run)["id"]) == AE.id  # it was written when the run continued
+
+    (run / "recipe.json").write_text(json.dumps(described))
+    finetune(CLASSIFIER, data, tmp_path / "classifier", SESSION, start=run)
+    export_run(run, tmp_path / "made", name="made", halo_images=None)
+    training = tmp_path / "made" / "training"
+    assert read_recipe(training) == {**described, "id": json.loads(json.dumps(asdict(AE.id)))}
+    (training / "notes.md").write_text(NOTES)
+    record_scores(tmp_path / "made", "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
+    command = "(`skipae-train pretrain cifar10-4k --budget smoke --data DATA --out RUN`)"
+    assert command in " ".join(make_card(tmp_path / "made").split())
+    (training / "recipe.json").write_text(json.dumps(described))  # a checkpoint that was exported before
+    assert command in " ".join(make_card(tmp_path / "made").split())
+
+
+@pytest.mark.parametrize("values", [{"kind": "train"}, {"recipe": 1}, {"variants": None}, {"surprise": 1}])
+def test_an_identity_of_the_wrong_kind_is_one_line(values, run, data, tmp_path, capfd):
+    path = run / "recipe.json"
+    change(path, id=json.loads(path.read_text())["id"] | values)
+    code, error = fails(capfd, "export", run, "--name", "made", "--out", tmp_path / "made")
+    assert code == 4 and "recipe.json is damaged" in error
+    words = ("finetune", "cifar10-4k", "--data", data, "--start", run, "--budget", "smoke", "--out", tmp_path / "x")
+    code, error = fails(capfd, *words)
+    assert code == 4 and "recipe.json is damaged" in error
+
+
+def test_a_damaged_log_is_named(run, data, capfd):
+    (run / "result.json").unlink()
+    (run / "log.csv").write_text("step,loss\nmany,1\n")
+    quiet = ("--budget", "smoke", "--device", "cpu", "--precision", "fp32", "--quiet")
+    code, error = fails(capfd, "pretrain", "cifar10-4k", "--data", data, "--out", run, *quiet)
+    assert code == 4 and "log.csv is damaged" in error
+
+
+def test_a_run_folder_is_no_checkpoint(run, capfd):
+    for words in (["evaluate", run, "--clean", run], ["card", run]):
+        code, error = fails(capfd, *words)
+        assert code == 4 and "make one of it with 'skipae-train export'" in error
+
+
+def test_a_state_is_on_the_disk_before_the_one_before_it_goes(run, monkeypatch):
+    calls = []
+    for name in ("fsync", "link", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words, real=real, name=name: calls.append(name) or real(*words))
+    save_state(run, read_state(run / "state.pt"))
+    assert calls[0] == "fsync" and calls.index("link") > calls.index("fsync")
+    assert read_state(run / "state.pt").step == read_state(run / "state.pt.previous").step == 6
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from skipae_train.run_folder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_never_write_into_one_folder(data, tmp_path):
+    out = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError) as refused:
+            pretrain(AE, data, out, SESSION)
+        told = f"--out {out} is being written by another run, process {holder.pid} on "
+        assert str(refused.value).startswith(told) and str(refused.value).endswith("or give another --out")
+        assert not (out / "state.pt").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+    pretrain(AE, data, out, SESSION)  # a killed run's lock is taken over
+    assert not (out / ".lock").exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
+        _ = 1 / 0
+    assert not (tmp_path / "run").exists() and time.monotonic() - started < 5

@@ -1,0 +1,25 @@
+"""What can go wrong in training, and the exit code of ``skipae-train`` for each."""
+
+from __future__ import annotations
+
+from skipae.errors import SkipaeError
+
+
+class TrainingError(SkipaeError, RuntimeError):
+    """A run that cannot continue; the message says why, and what is safe."""
+
+
+class Diverged(TrainingError):
+    """The loss is not finite."""
+
+
+class RefusedError(TrainingError):
+    """What was asked for does not fit the run, its start or its data; the message says what to give instead."""
+
+    exit_code = 2
+
+
+class RunError(TrainingError):
+    """A run folder that is not one, or whose files are damaged; the message names the file and what to do."""
+
+    exit_code = 4

@@ -1,0 +1,59 @@
+"""Ctrl-C, SIGTERM and SIGHUP during a run: it ends after its step, with its state saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+from skipae.errors import Stopped
+
+
+class StopRequest:
+    """While entered, the first of the signals asks for an end; a second one ends the process at once.
+
+    Signals that are ignored, as under nohup, stay so.  Outside the main thread, where Python takes no signals, nothing
+    changes.
+    """
+
+    def __init__(self, announce: bool = True) -> None:
+        self.number: int | None = None
+        """Of the signal that came."""
+        self._announce = announce
+        self._before: dict[int, Any] = {}
+
+    def came(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
+
+    def __enter__(self) -> Self:
+        """Take the signals."""
+        with suppress(ValueError):  # not the main thread
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+        if self._announce:
+            with suppress(OSError):  # the terminal was closed
+                # Not by a buffered stream, which may be in the middle of a write.
+                os.write(2, b"\nsaving the state after this step; again to end at once, without\n")
+
+
+def stopped(number: int | None, message: str) -> Stopped:
+    """What a run raises that has saved its state because of a signal, SIGTERM where another process got it."""
+    error = Stopped(message)
+    error.exit_code = 128 + (number or signal.SIGTERM)
+    return error

@@ -1,0 +1,399 @@
+"""The folder of a run: what its files hold, read with suspicion and written so that a loss of power leaves them whole.
+
+``state.pt`` (weights, optimizers, step) and ``state.pt.previous``, the one saved before it; ``recipe.json``,
+``environment.json``, ``preprocessing.json`` and, when the run has ended, ``result.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+import torch
+from accelerate.utils import get_int_from_env
+from torch import Tensor, nn
+
+from skipae import files
+from skipae.errors import SkipaeError
+from skipae_train.earlier_runs import upgraded
+from skipae_train.errors import RefusedError, RunError
+from skipae_train.recipe import Recipe, differences
+from skipae_zoo import open_regular, read_text_file
+
+STATE, PREVIOUS = "state.pt", "state.pt.previous"
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Environment variables in which launchers tell a process its number, those that accelerate reads."""
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder, made where it does not exist, so that no other run writes into it.
+
+    Of several processes that train together the first holds it for all.  What a killed run left half-written is
+    removed.
+
+    Raises:
+        skipae.UsageError: another run holds it.
+    """
+    if get_int_from_env(_RANKS, 0):
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with files.lock(run / ".lock", f"--out {run}", instead="give another --out"):
+            files.remove_parts(run)
+            yield
+    finally:
+        with suppress(OSError):  # an empty folder says nothing
+            run.rmdir()
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after some step."""
+
+    network: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    """State of the averaged network; None where the recipe averages none."""
+    optimizers: list[dict[str, Any]]
+    step: int
+    seconds: float
+    precision: str | None
+    """``fp32`` or ``bf16``; None in runs of early versions, which did not keep it."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that are tested and exported."""
+        if self.average is None:
+            return self.network
+        return {k.removeprefix("module."): v for k, v in self.average.items() if k.startswith("module.")}
+
+
+def save_state(run: Path, state: State) -> None:
+    """Write ``state.pt``, and keep the one before it as ``state.pt.previous``.
+
+    Raises:
+        skipae.ImageError: it cannot be written, for example to a full disk; the files are as they were.
+    """
+    values = {
+        "network": state.network,
+        **({} if state.average is None else {"average": state.average}),
+        "optimisers": state.optimizers,
+        "step": state.step,
+        "seconds": state.seconds,
+        "precision": state.precision,
+    }
+
+    def write(file: BinaryIO) -> None:
+        torch.save(values, file)
+        file.flush()
+        os.fsync(file.fileno())  # before the oldest state goes
+        _keep_previous(run)
+
+    files.write_atomically(run / STATE, write)
+
+
+def _keep_previous(run: Path) -> None:
+    """Give ``state.pt`` its second name; at no time is there neither."""
+    state, previous = run / STATE, run / PREVIOUS
+    if not state.exists():
+        return
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(state, previous)
+    except (OSError, AttributeError):  # a file system without hard links
+        state.replace(previous)
+
+
+def read_state(path: Path) -> State:
+    """What a state file holds, on the CPU.
+
+    Nothing in it is run: only tensors and plain values are unpickled.
+
+    Raises:
+        RunError: it is missing, damaged, no state, or holds weights that are NaN or infinite.
+    """
+    if not path.exists():
+        raise _lacking(path)
+    try:
+        with open_regular(path) as file:
+            values = torch.load(file, map_location="cpu", weights_only=True)
+        state = State(
+            network=_tensors(values["network"]),
+            average=_tensors(values["average"]) if "average" in values else None,
+            optimizers=[dict(each) for each in values["optimisers"]],
+            step=_whole(values["step"]),
+            seconds=float(values["seconds"]),
+            precision=_one_of(values.get("precision"), ("fp32", "bf16", None)),
+        )
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    except Exception as error:  # damaged archives raise nearly anything
+        raise _damaged(path, _first_line(error)) from error
+    for name, value in (state.network | (state.average or {})).items():
+        if not value.isfinite().all():
+            raise _damaged(path, f"{name} is NaN or infinite")
+    return state
+
+
+def resumable_state(run: Path, notify: Callable[[str], None]) -> State | None:
+    """The last state of a run that can be read, None where none was saved.
+
+    ``notify`` is told where that is not ``state.pt``.
+
+    Raises:
+        RunError: there are states, or were, and none can be read.
+    """
+    if not (run / STATE).exists() and not (run / PREVIOUS).exists():
+        done = progress(run)[0] if (run / "environment.json").exists() else 0
+        if done:
+            raise RunError(
+                f"{run / STATE} is missing, though the run has done {done} steps: restore it from a copy, or remove "
+                f"{run} to start again"
+            )
+        return None
+    try:
+        return read_state(run / STATE)
+    except RunError as error:
+        if not (run / PREVIOUS).exists():
+            raise
+        state = read_state(run / PREVIOUS)
+        why = str(error).partition(": ")[0] if (run / STATE).exists() else f"{run / STATE} is missing"
+        notify(f"{why}: continuing from {PREVIOUS}, step {state.step}")
+        return state
+
+
+def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a run folder, averaged if it averages them, and its recipe as JSON values.
+
+    Raises:
+        RunError: it is not the folder of a run, or damaged.
+    """
+    recipe = read_recipe(run)
+    state = read_state(run / STATE)
+    if not recipe["ema"]:  # a state of an earlier version may hold an average that is not in use
+        return state.network, recipe
+    if state.average is None:
+        raise _damaged(run / STATE, "it lacks the averaged weights that the recipe asks for")
+    return state.weights(), recipe
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """``recipe.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
+    path = run / "recipe.json"
+    recipe: dict[str, Any] = upgraded(read_json(path))
+    with damage_of(path):
+        for key, kind in (("name", str), ("seed", int), ("ema", int | float)):
+            if not isinstance(recipe[key], kind):
+                raise TypeError(f"{key} is {recipe[key]!r}")
+        for key in ("mean", "std"):
+            if len(recipe[key]) != 3 or not all(map(math.isfinite, recipe[key])):
+                raise TypeError(f"{key} is {recipe[key]!r}")
+    return recipe
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """``environment.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
+    path = run / "environment.json"
+    environment: dict[str, Any] = read_json(path)
+    with damage_of(path):
+        done, steps = (_whole(environment[key]) for key in ("steps done", "steps"))
+        if done > steps:
+            raise ValueError(f"{done} of {steps} steps are done")
+        for key in ("start", "start sha256", "commit", "hardware", "precision"):
+            if not isinstance(environment.get(key, ""), str):
+                raise TypeError(f"{key} is {environment[key]!r}")
+        if not math.isfinite(environment.get("hours", 0.0)):
+            raise ValueError(f"hours is {environment.get('hours')!r}")
+    return environment
+
+
+def read_preprocessing(run: Path) -> dict[str, Any]:
+    """``preprocessing.json`` of a run folder, {} where there is none; :class:`RunError` where it is damaged."""
+    path = run / "preprocessing.json"
+    if not path.exists():
+        return {}
+    values: dict[str, Any] = read_json(path)
+    with damage_of(path):
+        if set(values) - {"resize", "crop", "labels"}:
+            raise ValueError(f"it has the keys {', '.join(map(repr, values))}")
+        for key in ("resize", "crop"):
+            if values.get(key) is not None:
+                _whole(values[key])
+        if not isinstance(values.get("labels", []), list) or not all(isinstance(x, str) for x in values["labels"]):
+            raise TypeError("labels is not a list of names")
+    return values
+
+
+def read_result(run: Path) -> dict[str, Any] | None:
+    """``result.json`` of a run folder, None where there is none; :class:`RunError` where it is damaged."""
+    path = run / "result.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = read_json(path)
+    with damage_of(path):
+        if "layers" in result:  # of a probe
+            numbers = [row[key] for row in result["layers"] for key in ("accuracy", "psnr")]
+        else:
+            numbers = [result["value"]]
+            if not isinstance(result["metric"], str):
+                raise TypeError(f"metric is {result['metric']!r}")
+            for value in (result.get("classes") or {}).values():
+                numbers += [] if value is None else [value]
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise TypeError(f"{number!r} is not a number")
+    return result
+
+
+def read_json(path: Path, kind: type[Any] = dict) -> Any:
+    """A JSON object, or list, in a file of a run; :class:`RunError` where it is missing or damaged."""
+    if not path.exists():
+        raise _lacking(path)
+    try:
+        value = json.loads(read_text_file(path))
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"not JSON: {_first_line(error)}") from None
+    if not isinstance(value, kind):
+        raise _damaged(path, f"not a JSON {'object' if kind is dict else 'list'} but {json.dumps(value)[:40]}")
+    return value
+
+
+@contextmanager
+def damage_of(path: Path) -> Iterator[None]:
+    """Turn what values of a wrong kind raise into a :class:`RunError` that names their file."""
+    try:
+        yield
+    except SkipaeError:
+        raise
+    except Exception as error:  # wrong values raise nearly anything
+        _raise_damage(path, error)
+
+
+def _raise_damage(path: Path, error: Exception) -> NoReturn:
+    why = f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) and error.args else _first_line(error)
+    raise _damaged(path, why) from error
+
+
+def _lacking(path: Path) -> RunError:
+    return RunError(f"{path.parent} is not the folder of a run: it lacks {path.name}")
+
+
+def _damaged(path: Path, why: str) -> RunError:
+    run = path.parent
+    if path.name == STATE and (run / PREVIOUS).exists():
+        repair = f"give the run's command again, which continues from {PREVIOUS}"
+    else:
+        repair = f"restore it from a copy, or remove {run} and run it again"
+    return RunError(f"{path} is damaged ({why}): {repair}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _tensors(values: Any) -> dict[str, Tensor]:
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise TypeError("it does not hold weights by name")
+    return values
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is not a whole number >= 0")
+    return value
+
+
+def _one_of(value: Any, allowed: tuple[str | None, ...]) -> str | None:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, allowed))}")
+    return cast(str | None, value)
+
+
+def require_finished(run: Path) -> None:
+    """Raise :class:`RefusedError` where a run folder holds weights that are not the run's last."""
+    done, steps = progress(run)
+    if done < steps:
+        raise RefusedError(f"{run} stopped at step {done} of {steps}: give its command again to finish it")
+
+
+def progress(run: Path) -> tuple[int, int]:
+    """Steps done, and steps in all, of a run folder."""
+    environment = read_environment(run)
+    return environment["steps done"], environment["steps"]
+
+
+RANDOM = {"start": "random weights"}
+"""What :func:`started_from` says where nothing was loaded."""
+
+
+def started_from(name: str, network: nn.Module) -> dict[str, str]:
+    """What ``environment.json`` says of the weights that a run begins with, or reads."""
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return {"start": name, "start sha256": digest.hexdigest()}
+
+
+def finished(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the run in ``out`` measured at its end; None where it is not there, or has not ended."""
+    check_run(recipe, out, start)
+    return read_result(out)
+
+
+def check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any]:
+    """``environment.json`` of the run in ``out``, {} where there is none.
+
+    :class:`RefusedError` if it is another run.
+    """
+    if not (out / "recipe.json").exists():
+        return {}
+    wrong = differences(read_recipe(out), recipe)
+    if wrong:
+        raise RefusedError(
+            f"{out} holds a run of another recipe ({', '.join(wrong[:3])}{', ...' if wrong[3:] else ''}): "
+            "give another --out, or remove the folder"
+        )
+    environment = read_environment(out) if (out / "environment.json").exists() else {}
+    # Runs of earlier versions do not say what they were started from.
+    if "start" in environment and environment.get("start sha256") != start.get("start sha256"):
+        before, now = (f"{e['start']} {e.get('start sha256', '')[:8]}".strip() for e in (environment, start))
+        raise RefusedError(
+            f"{out} holds a run that was started from other weights ({before} there, {now} asked for): "
+            "start it from the same, or give another --out"
+        )
+    return environment
+
+
+def check_data(
+    out: Path, environment: Mapping[str, Any], facts: Mapping[str, str], preprocessing: Mapping[str, Any]
+) -> None:
+    """:class:`RefusedError` if the run in ``out`` saw other images or classes than these."""
+    before = read_preprocessing(out)
+    changes = [
+        f"{name}: {then} there, {now} now"
+        for there, here in ((environment, facts), (before, preprocessing))
+        for name, now in here.items()
+        if (then := there.get(name, now)) != now
+    ]
+    if changes:
+        raise RefusedError(f"{out} holds a run on other data ({'; '.join(changes)}): give the same, or another --out")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(value, indent=2) + "\n"
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    files.write_atomically(path, write)
