@@ -27,6 +27,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CHANNELS = 4
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long ``tests/fuzz`` tries changed files."""
+    parser.addoption("--fuzz-seconds", type=float, help="time for changed files; without it, some of each kind")
+
+
 def tiny_graph(seed: int = 0) -> onnx.ModelProto:
     """The graph of network_1((2, 0, 0, 0), 4) without batch norm: reach 4, total stride 2."""
     random = np.random.default_rng(seed)

@@ -103,7 +103,7 @@ def test_cuda_without_a_gpu(machine: Machine) -> None:
     assert len(report.problems) == 1 and runtime.repair("cpu") in repairs(report)[0]
 
 
-def refuse_cuda(self: FakeRuntime, model: Any, options: Any, providers: list[Any]) -> Any:
+def refuse_cuda(self: FakeRuntime, model: Any, options: Any, providers: list[Any], **_: Any) -> Any:
     if providers[0] != CPU:
         raise RuntimeError("nodes that are assigned to the default CPU EP")
     from test_inference_runtime import FakeSession

@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from conftest import tiny_graph
 from skipae import DeviceError, UsageError, from_pretrained
 from skipae.commands import options
 from skipae.engine import device as runtime
@@ -165,7 +166,7 @@ class FakeRuntime(types.ModuleType):
     def preload_dlls(self) -> None:
         sys.stdout.write("noise of the libraries\n" + self.missing)
 
-    def InferenceSession(self, model: Any, options: Any, providers: list[Any]) -> FakeSession:
+    def InferenceSession(self, model: Any, options: Any, providers: list[Any], **_: Any) -> FakeSession:
         return FakeSession(self, options, providers)
 
 
@@ -363,7 +364,7 @@ def test_a_plugin(cpu: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
         chosen.append((devices, settings))
 
     monkeypatch.setattr(FakeOptions, "add_provider_for_devices", add, raising=False)
-    cpu.InferenceSession = lambda model, options: FakeSession(  # type: ignore[assignment, method-assign]
+    cpu.InferenceSession = lambda model, options, **_: FakeSession(  # type: ignore[assignment, method-assign]
         cpu, options, ["WebGpuExecutionProvider", "CPUExecutionProvider"]
     )
     for _ in range(2):
@@ -527,3 +528,13 @@ def test_a_signal_while_the_runtime_is_loaded_is_one(
     monkeypatch.setattr(builtins, "__import__", load)
     with pytest.raises(stop):
         runtime.load_runtime()
+
+
+def test_onnx_runtime_prints_nothing_of_a_graph_that_it_cannot_load(capfd: pytest.CaptureFixture[str]) -> None:
+    # Its own fallback would, and standard output may be an image.
+    graph = tiny_graph()
+    graph.graph.node[0].name = "conv"
+    data = graph.SerializeToString().replace(b"conv", b"\xff\xffnv").replace(b"Conv", b"Conx")
+    with pytest.raises(ValueError):
+        runtime.create_session(runtime.load_runtime(), data, Device("cpu"))
+    assert capfd.readouterr().out == ""

@@ -195,13 +195,14 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
         settings |= provider.half
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # Without its own fallback, which prints to standard output, where an image may go.
     if provider.plugin:
         options.add_provider_for_devices(add_plugin(runtime, provider), settings)
-        return runtime.InferenceSession(model, options)
+        return runtime.InferenceSession(model, options, enable_fallback=0)
     providers: list[Any] = [] if device.kind == "cpu" else [(provider.name, settings)]
     if not strict:
         providers.append(PROVIDERS["cpu"].name)
-    return runtime.InferenceSession(model, options, providers=providers)
+    return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def check_device(device: Device) -> None:

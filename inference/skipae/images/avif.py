@@ -60,7 +60,10 @@ def read(file: IO[bytes]) -> pillow.Opened:
 
 
 def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: Quality | None) -> list[Loss]:
-    """Write an AVIF."""
+    """Write an AVIF; :class:`ImageError` for one that no reader would take."""
+    if max(image.size) > _MOST_SIDE:
+        size = f"{image.size[0]} x {image.size[1]}"
+        raise ImageError(f"cannot be written as AVIF: it has {size} pixels, and readers take sides of {_MOST_SIDE}")
     arguments: dict[str, Any] = pillow.common_arguments(metadata)
     arguments["quality"] = number(quality)
     if metadata.subsampling is not None:
@@ -95,6 +98,7 @@ _PROPERTIES = (
 )
 _C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _MOST_META = 1 << 20
+_MOST_SIDE = 32_768  # that libavif reads
 
 
 def _note_rest(file: IO[bytes], metadata: Metadata) -> None:

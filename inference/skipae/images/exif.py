@@ -215,11 +215,11 @@ def complete(exif: bytes | None) -> bytes | None:
 
 
 def orientation(exif: bytes) -> int:
-    """1 to 8, and 1 where it is not said; :class:`ValueError` where the data is damaged at its beginning."""
+    """1 to 8, and 0 where it is not said; :class:`ValueError` where the data is damaged at its beginning."""
     reader = _reader(exif)
     found = reader.directory(reader.first).tags.get(ORIENTATION)
-    turn = found.values(reader.order)[0] if found and found.values(reader.order) else 1
-    return turn if 1 <= turn <= 8 else 1
+    turn = found.values(reader.order)[0] if found and found.values(reader.order) else 0
+    return turn if 1 <= turn <= 8 else 0
 
 
 def resolution(exif: bytes) -> tuple[float, float] | None:

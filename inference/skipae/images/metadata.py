@@ -140,20 +140,21 @@ class Metadata:
         Returns:
             The orientation to apply, 1 to 8.
         """
-        said = 1
+        said = 0
         if self.exif is not None:
             try:
                 said = exif.orientation(self.exif)
             except ValueError:
                 notes.append(DAMAGED_EXIF)
                 self.exif = None
+        in_xmp = xmp.orientation(self.xmp) if self.xmp is not None else 0
         if turn is None:
-            turn = said if said != 1 or self.xmp is None else xmp.orientation(self.xmp)
-        if self.exif is not None and (turn, said) != (1, 1):
+            turn = said or in_xmp or 1
+        if self.exif is not None and (turn, said or 1) != (1, 1):
             self.exif, dropped = exif.turned(self.exif, turn, size)
             if dropped:
                 self.left_out.append(Loss("thumbnail", "the thumbnail in EXIF data cannot be turned and is left out"))
-        if turn != 1 and self.xmp is not None:
+        if in_xmp > 1 and self.xmp is not None:
             self.xmp = xmp.without_orientation(self.xmp)
         if turn in (5, 6, 7, 8) and self.dpi is not None:
             self.dpi = self.dpi[::-1]

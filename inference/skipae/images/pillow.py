@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import closing
@@ -71,11 +72,19 @@ def open_header(file: IO[bytes], format: str) -> ImageFile:
 
     from PIL import Image
 
+    quiet_log("PIL")
     plugins = {"WEBP": "WebP"}
     import_module(f"PIL.{plugins.get(format, format.capitalize())}ImagePlugin")
     factory: Callable[[IO[bytes], str], ImageFile] = Image.OPEN[format][0]
     file.seek(0)
     return factory(file, "")
+
+
+def quiet_log(name: str) -> None:
+    """Keep a library's remarks on damaged files from standard error, where nobody asked for its log."""
+    log = logging.getLogger(name)
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
 
 
 def note_frames(image: ImageFile, metadata: Metadata) -> None:

@@ -103,7 +103,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
             if layout.has_clear_color:
                 notes.append("the transparent colour becomes an alpha channel")
             view.seek(0)
-            pixels = _decode_16bit(view.read())
+            pixels = _decode_16bit(view.read(), layout)
         kind = "rgb" if pixels.shape[2] > 2 else "gray"
         return from_channels(upright(pixels, turn), kind, pixels.shape[2] in (2, 4)), metadata  # type: ignore[arg-type]
 
@@ -142,11 +142,14 @@ def encode_16bit(pixels: NDArray[Any], like: bytes) -> bytes:
     return b"".join([like[:8], *before, *rest, *(chunk for kind, chunk in ours if kind in (b"IDAT", b"IEND"))])
 
 
-def _decode_16bit(data: bytes) -> NDArray[Any]:
+def _decode_16bit(data: bytes, layout: _Layout) -> NDArray[Any]:
     """The pixels of a PNG, uint16 [H, W, C]; a transparent color becomes alpha."""
     import imagecodecs
 
-    pixels: NDArray[Any] = imagecodecs.png_decode(data)
+    # The decoder would report on standard error what does not suit the pixels.
+    kinds = (b"IHDR", b"IDAT", b"IEND") + ((b"tRNS",) if layout.has_clear_color else ())
+    chunks = (chunk for kind, chunk in _chunks(data) if kind in kinds)
+    pixels: NDArray[Any] = imagecodecs.png_decode(b"".join([data[:8], *chunks]))
     return pixels
 
 
@@ -172,11 +175,13 @@ def _layout(file: IO[bytes]) -> _Layout:
             found.needed.append((place, end))
             begun |= kind == b"IDAT"
         if kind == b"IHDR":
-            header = file.read(10)
-            if len(header) == 10:
+            header = file.read(13)
+            if len(header) == 13:
                 found.depth, found.color = header[8], header[9]
+                if header[10] or header[11] or header[12] > 1:
+                    raise ValueError("its compression, filters or interlacing are of a kind that no PNG has")
         elif kind == b"tRNS":
-            found.has_clear_color = True
+            found.has_clear_color = found.color in (0, 2, 3) and not begun
         elif kind == b"IEND":
             found.end = end
             return found

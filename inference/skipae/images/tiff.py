@@ -168,6 +168,7 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
     import numpy as np
     import tifffile
 
+    pillow.quiet_log("tifffile")
     notes = []
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
@@ -207,7 +208,10 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
 
 
 def _orientation(reader: Reader, page: Directory) -> int:
+    """As Pillow finds it."""
     turn = _value(reader, page, exif.ORIENTATION, 1)
+    if exif.ORIENTATION not in page.tags and _XMP in page.tags:
+        turn = xmp.orientation(page.tags[_XMP].data)
     return turn if 1 <= turn <= 8 else 1
 
 
@@ -257,10 +261,8 @@ def _take_tags(reader: Reader, page: Directory, notes: list[str]) -> Metadata:
             metadata.left_out.append(
                 Loss("exif", "the maker's note in EXIF data moves: places in the file that it may hold are lost")
             )
-    turn = metadata.upright(
-        notes, (_value(reader, page, 256, 1), _value(reader, page, 257, 1)), _orientation(reader, page)
-    )
-    if metadata.xmp is not None and turn == 1:
+    metadata.upright(notes, (_value(reader, page, 256, 1), _value(reader, page, 257, 1)), _orientation(reader, page))
+    if metadata.xmp is not None:
         metadata.xmp = xmp.without_orientation(metadata.xmp)
     metadata.correct_xmp()
     return metadata

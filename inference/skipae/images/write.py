@@ -56,6 +56,8 @@ def encode(
             image = _on_white(image)
         metadata = _fit_metadata(row, metadata, losses)
         return losses + row.write(file, image, metadata, quality)
+    except ImageError:
+        raise
     except OSError as error:
         if error.errno is not None:
             raise

@@ -80,9 +80,9 @@ def correct(xmp: bytes, *, extended: bool = False) -> Corrected:
 
 
 def orientation(xmp: bytes) -> int:
-    """1 to 8, and 1 where it is not said."""
+    """1 to 8, and 0 where it is not said."""
     found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
-    return int(found[1]) if found else 1
+    return int(found[1]) if found else 0
 
 
 def without_orientation(xmp: bytes) -> bytes:
