@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "assets" / "before-and-after.png").write_bytes(b"picture")
     (folder / "state.pt").write_bytes(b"never published")
     measure_speed(folder)
-    write_card(folder)
+    write_card(folder, "me/decoder")
     return folder
 
 
@@ -92,7 +92,8 @@ def writes(server: HubServer) -> list[str]:
 
 def test_a_segmenter_goes_there_and_back(server: HubServer, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main_words = ["publish", str(made), "--repo", "me/decoder", "--private"]
-    assert CliRunner().invoke(skipae_train.cli.cli, [*main_words, "--dry-run"]).exit_code == 0
+    dry = CliRunner().invoke(skipae_train.cli.cli, [*main_words, "--dry-run"])
+    assert dry.exit_code == 0 and dry.stderr.splitlines()[-1] == "all checks passed, nothing was sent"
     assert server.take_requests() == []
     done = CliRunner().invoke(skipae_train.cli.cli, main_words)
     assert done.exit_code == 0, done.output
@@ -167,6 +168,32 @@ def change_weights(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def drop(folder: Path, *files: str) -> None:
+    """Leave files out, as ``skipae-train export --without`` does."""
+    config = json.loads((folder / "config.json").read_text())
+    for file in files:
+        del config["files"][file]
+        (folder / file).unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "onnx/model.onnx", "onnx/features.onnx"])
+def test_a_folder_that_lacks_a_weight_file_is_published(server: HubServer, copy: Path, file: str) -> None:
+    drop(copy, file)
+    (copy / "training" / "speed.json").unlink()
+    write_card(copy, "me/decoder")
+    said: list[str] = []
+    assert publish(str(copy), "me/decoder", dry_run=True, notify=said.append) is None
+    assert said[-1] == "all checks passed, nothing was sent" and not any(text.startswith(file) for text in said[1:])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "model_cards").iterdir()))
+def test_every_staged_folder_passes_the_checks(name: str) -> None:
+    said: list[str] = []
+    publish(str(ROOT / "model_cards" / name), f"skipae/{name}", dry_run=True, notify=said.append)
+    assert said[-1] == "all checks passed, nothing was sent"
+
+
 def link_out(folder: Path) -> None:
     """A file that only seems to lie in the folder."""
     (folder.parent / "secret").write_text("key")
@@ -195,6 +222,14 @@ def replace_notes(old: str, new: str):
         (change_weights, r"the ONNX files and model\.safetensors differ"),
         (lambda f: (f / "README.md").unlink(), "the card of decoder is missing or outdated: run 'skipae-train card"),
         (lambda f: (f / "README.md").write_text("mine"), "missing or outdated"),
+        (
+            lambda f: write_card(f),
+            "the card of decoder does not name me/decoder: run 'skipae-train card .* --repo me/de",
+        ),
+        (
+            lambda f: drop(f, "onnx/model.onnx", "onnx/features.onnx"),
+            "has neither onnx/model.onnx nor onnx/features.onnx",
+        ),
         (lambda f: (f / "training" / "notes.md").unlink(), r"notes\.md is missing"),
         (lambda f: (f / "training" / "metrics.json").unlink(), r"metrics\.json is missing: skipae-train evaluate"),
         (lambda f: (f / "training" / "metrics.json").write_text("[]"), "there are no scores"),
@@ -231,6 +266,7 @@ def test_the_card_says_what_users_ask(made: Path) -> None:
     assert "| CamVid | mean IoU | 3 | 233 | **0.5123** | 0.0141 |" in card
     assert "![before and after](assets/before-and-after.png)" in card
     assert "1024 x 1024 pixels take" in card and 'from_pretrained("ORG/decoder")' in card
+    assert 'from_pretrained("me/decoder")' in make_card(made, "me/decoder")
     for digest in resolve.load_config(made).files.values():
         assert digest in card
 

@@ -50,15 +50,18 @@ class CardError(SkipaeError, ValueError):
     """Something that a card must say is missing; the message says what writes it."""
 
 
-def write_card(folder: Path) -> Path:
-    """Write ``README.md`` into a checkpoint folder; :class:`CardError` if a part is missing."""
+def write_card(folder: Path, repo: str | None = None) -> Path:
+    """Write ``README.md`` into a checkpoint folder; arguments and errors: see :func:`make_card`."""
     path = folder / "README.md"
-    path.write_text(make_card(folder), encoding="utf-8")
+    path.write_text(make_card(folder, repo), encoding="utf-8")
     return path
 
 
-def make_card(folder: Path) -> str:
-    """The card of a checkpoint folder; :class:`CardError` if a part is missing or wrong."""
+def make_card(folder: Path, repo: str | None = None) -> str:
+    """The card of a checkpoint folder; :class:`CardError` if a part is missing or wrong.
+
+    ``repo`` is the repository on the Hub (``org/name``) that its example loads, of a checkpoint that is not in the zoo.
+    """
     config = read_config(folder)
     notes = folder / "training" / "notes.md"
     if not notes.exists():
@@ -73,7 +76,7 @@ def make_card(folder: Path) -> str:
             text.strip() + "\n",
             *(f"![{name.removesuffix('.png').replace('-', ' ')}](assets/{name})\n" for name in pictures),
             _metrics(scores),
-            _use(config),
+            _use(config, repo or f"ORG/{config.name}"),
             _architecture(config),
             _training(folder / "training", config.labels),
             _files(folder, config),
@@ -276,11 +279,11 @@ USE = {
 """By task, or where there are features alone: the call in skipae, the output of the graph, what to do with it."""
 
 
-def _use(config: CheckpointConfig) -> str:
+def _use(config: CheckpointConfig, repo: str) -> str:
     graph = "onnx/model.onnx" if "onnx/model.onnx" in config.files else "onnx/features.onnx"
     call, output, then = USE[config.task if graph == "onnx/model.onnx" else "features"]
     last = config.architecture.layers[-1].name
-    name = config.name if find_checkpoint(config.name) else f"ORG/{config.name}"
+    name = config.name if find_checkpoint(config.name) else repo
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     steps = ([f"its short side scaled to {resize} pixels"] if resize else []) + (
         [f"the {crop} pixels square in its middle"] if crop else []

@@ -559,7 +559,8 @@ def _through_files(
 @cli.command()
 @click.argument("checkpoint", type=EXISTING)
 @click.option("--speed", is_flag=True, help="Measure the speed on this machine's CPU first.")
-def card(checkpoint: Path, speed: bool) -> None:
+@click.option("--repo", metavar="ORG/NAME", help="Repository on the Hub that the card's example loads.")
+def card(checkpoint: Path, speed: bool, repo: str | None) -> None:
     """Write the card (README.md) of a checkpoint.
 
     It is made from what its run and its measurements left in the folder.
@@ -569,7 +570,7 @@ def card(checkpoint: Path, speed: bool) -> None:
 
     if speed:
         measure_speed(checkpoint)
-    click.echo(write_card(checkpoint))
+    click.echo(write_card(checkpoint, repo))
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from skipae_zoo import CheckpointConfig, ConfigError, Published, find_checkpoint
 
 STAGED = Path("model_cards")
 """Folder of the repository that holds what is published."""
+WEIGHTS, MODEL, FEATURES = FILES
 FEATURE_TOLERANCE = 0.02
 """As a share of a layer's largest value: what half precision costs a narrow layer, and no other network keeps to."""
 ALLOWED = (
@@ -59,13 +60,14 @@ def publish(
         ModelError: the Hub refuses, or cannot be reached.
     """
     folder = _folder(name)
-    config, licence = check(folder)
+    config, licence = check(folder, repo, notify)
     files = sorted({p for pattern in ALLOWED for p in folder.glob(pattern) if p.is_file()})
     _refuse_links(folder, files)
     paths = {path.relative_to(folder).as_posix(): path for path in files}
     for path, file in paths.items():
         notify(f"{path}  {file.stat().st_size:,} bytes  sha256 {sha256(file)}")
     if dry_run:
+        notify("all checks passed, nothing was sent")
         return None
     access = Access(token=token, notify=notify)
     target = Hub(repo, "main", access)
@@ -105,27 +107,38 @@ def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
             )
 
 
-def check(folder: Path) -> tuple[CheckpointConfig, str]:
-    """The config and the licence of a folder that is fit to be published; errors: see :func:`publish`."""
+def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[CheckpointConfig, str]:
+    """The config and the licence of a folder that is fit to be published; arguments and errors: see :func:`publish`.
+
+    A folder may lack weight files, to be small; those that it has must hold one network.
+    """
     try:
         config = read_config(folder)
-        for file in dict.fromkeys([*FILES, *config.files]):
+        for file in config.files:
             verified_file(folder, config, file)
-        network = Network.from_checkpoint(folder)
+        model, features = (session(folder / file) if file in config.files else None for file in (MODEL, FEATURES))
+        if model is None and features is None:
+            raise PublishError(f"{folder} has neither {MODEL} nor {FEATURES}: export the checkpoint again")
+        network = Network.from_checkpoint(folder) if WEIGHTS in config.files else None
     except ConfigError as error:
         raise PublishError(str(error)) from error
-    parity = compare(
-        network, session(folder / "onnx" / "model.onnx"), session(folder / "onnx" / "features.onnx"), "float16"
-    )
-    if not parity.output <= TOLERANCE["float16"] or not parity.features <= FEATURE_TOLERANCE:
-        raise PublishError(
-            f"{folder}: the ONNX files and model.safetensors differ by {parity.output:.2g} (output) and "
-            f"{parity.features:.2g} (features): export the checkpoint again"
-        )
-    card = make_card(folder)
+    if network is None:
+        notify(f"{WEIGHTS} is left out: the ONNX files cannot be compared with it")
+    else:
+        parity = compare(network, model, features, "float16")
+        if not parity.output <= TOLERANCE["float16"] or not parity.features <= FEATURE_TOLERANCE:
+            raise PublishError(
+                f"{folder}: the ONNX files and {WEIGHTS} differ by {parity.output:.2g} (output) and "
+                f"{parity.features:.2g} (features): export the checkpoint again"
+            )
+    card = make_card(folder, repo)
     path = folder / "README.md"
-    if not path.exists() or path.read_text(encoding="utf-8") != card:
-        raise PublishError(f"the card of {config.name} is missing or outdated: run 'skipae-train card DIR' and read it")
+    found = path.read_text(encoding="utf-8") if path.exists() else ""
+    if found != card:
+        what = f"does not name {repo}" if found == make_card(folder) else "is missing or outdated"
+        raise PublishError(
+            f"the card of {config.name} {what}: run 'skipae-train card {folder} --repo {repo}' and read it"
+        )
     data = ModelCard(card).data
     return config, data.get("license_name") or data.get("license")
 
