@@ -49,6 +49,24 @@ def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     assert said.count("chosen by the held-out images") == 3
 
 
+def test_the_report_of_a_gpu_with_the_cpu_in_its_place(tmp_path):
+    said = run("gpu.py", "--out", tmp_path / "report", "--device", "cpu", "--quick")
+    assert said.strip() == str(tmp_path / "report" / "report.md")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["doctor"]["devices"]["cpu"] == "works"
+    rows = report["precision"]
+    exact = [row["largest difference"] for row in rows if row["precision"] == "fp32"]
+    assert len(exact) == 3 and max(exact) <= 1e-4
+    (half,) = (row for row in rows if row["precision"] == "fp16")
+    assert "device cpu does not compute in fp16" in half["refused"]
+    (int8,) = (row for row in rows if row["precision"] == "int8")
+    assert 0 < int8["largest difference"] < 0.1
+    assert report["seconds per megapixel"][0]["ratio"] > 0
+    assert report["features per second"][0]["images per second"] > 0
+    assert report["out of memory"]["said"] and report["out of memory"]["largest difference"] <= 1
+    assert "| fp32 | whole |" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_what_the_tables_cost():
     lines = [line.split("|")[1:-1] for line in run("cost.py", "--seeds", 1).splitlines()[2:]]
     cost = {cells[0].strip(): [float(cell.replace(",", "")) for cell in cells[1:]] for cells in lines}

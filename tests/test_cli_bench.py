@@ -124,7 +124,8 @@ def test_int8_features_and_a_rival(
     assert run(*words, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["devices"]) == ["cpu", "cpu int8", "ffdnet", "cpu features"]
-    assert found["against"] == {"rival": "ffdnet", "ratio": {"cpu": 0.75, "cpu int8": 0.25, "ffdnet": 1.0}}
+    ratio = {"cpu": 0.75, "cpu int8": 0.25, "ffdnet": 1.0}
+    assert found["against"] == {"rival": "ffdnet", "ratio": ratio, "cpu_ratio": ratio}
     assert "--model" not in asked[2] and asked[3][asked[3].index("--model") + 1] == "skipae-imagenet"
     assert run(*words) == 0
     lines = capsys.readouterr().out.splitlines()

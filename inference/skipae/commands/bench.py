@@ -127,14 +127,10 @@ def command(
             best[row] = _better(best[row], found) if row in best else found
     result: dict[str, Any] = {"model": model, "size": size, "small": SMALL, "rounds": rounds, "devices": best}
     if against is not None:
-        rival = best[against]["seconds_per_megapixel"]
-        result["against"] = {
-            "rival": against,
-            "ratio": {
-                row: found["seconds_per_megapixel"] / rival
-                for row, found in best.items()
-                if "seconds_per_megapixel" in found
-            },
+        rows = {row: found for row, found in best.items() if "seconds_per_megapixel" in found}
+        result["against"] = {"rival": against} | {
+            ratio: {row: found[seconds] / best[against][seconds] for row, found in rows.items()}
+            for ratio, seconds in (("ratio", "seconds_per_megapixel"), ("cpu_ratio", "cpu_seconds_per_megapixel"))
         }
     echo(*[json.dumps(result, indent=2)] if as_json else _table(result))
     return 0

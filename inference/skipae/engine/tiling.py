@@ -286,9 +286,10 @@ def _sweep(
     progress: Callable[[float], None] | None,
 ) -> None:
     done = 0
+    source = np.empty((1, 3, windows.rows.size, windows.columns.size), np.float32)  # all windows have this shape
     for top, first_row, end_row in windows.rows.spans():
         for left, first_column, end_column in windows.columns.spans():
-            source = to_net(pixels[top : top + windows.rows.size, left : left + windows.columns.size])
+            to_net(pixels[top : top + windows.rows.size, left : left + windows.columns.size], source)
             found = run(source)
             kept = (
                 0,
@@ -329,17 +330,18 @@ def check_range(pixels: NDArray[Any]) -> None:
             )
 
 
-def to_net(window: NDArray[Any]) -> NDArray[np.float32]:
+def to_net(window: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """A net's input, float32 [1, 3, H, W] in [0, 1].
 
     Args:
         window: [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16, or float in [0, 1].
+        out: where to put it, instead of a new array.
 
     Raises:
         UsageError: floats are far out of [0, 1].
     """
     check_range(window)
-    batch = np.empty((1, 3, *window.shape[:2]), np.float32)
+    batch = np.empty((1, 3, *window.shape[:2]), np.float32) if out is None else out
     channels = window[None] if window.ndim == 2 else window.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
     np.divide(channels, _top(window), out=batch[0], dtype=np.float32, casting="unsafe")
     return batch
