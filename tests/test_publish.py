@@ -62,9 +62,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, _, parity = exported("decoder", folder)
     training.mkdir()
     (training / "notes.md").write_text(NOTES)
-    recipe = {"name": "camvid-seg", "phases": [], "lr": 0.001, "loss": "cross-entropy", "seed": 0}
+    recipe = {"name": "camvid-seg", "phases": [], "lr": 0.001, "loss": "cross-entropy", "seed": 0, "ema": 0}
+    recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
     score = {"set": "CamVid", "metric": "mean IoU", "mean": 0.5123, "std": 0.0141, "seeds": 3, "images": 233}
-    facts = {"recipe": recipe, "environment": {"torch": "2"}, "metrics": [score]}
+    facts = {"recipe": recipe, "environment": {"torch": "2", "steps": 8, "steps done": 8}, "metrics": [score]}
     facts["parity"] = {"storage": parity.storage, "output": parity.output, "features": parity.features}
     for name, value in facts.items():
         (training / f"{name}.json").write_text(json.dumps(value))
@@ -287,7 +288,9 @@ def test_the_card_tells_the_command_that_was_run(made: Path, tmp_path: Path) -> 
         (replace(random, start="cifar10-4k", name="mine"), "", "Recipe `mine`: 120 epochs of cifar10"),
     ):
         (training / "recipe.json").write_text(json.dumps(to_json(recipe)))
-        (training / "environment.json").write_text(json.dumps({"torch": "2", "start": start}))
+        (training / "environment.json").write_text(
+            json.dumps({"torch": "2", "start": start, "steps": 8, "steps done": 8})
+        )
         assert told in make_card(training.parent)
     (training / "result.json").write_text(json.dumps({"metric": "accuracy", "images": 9, "value": 50.0}))
     for data, name in (("classes", "own images"), ("hub:me/birds#kind", "me/birds#kind"), ("cifar10", "cifar10")):
