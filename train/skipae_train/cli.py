@@ -375,9 +375,9 @@ def export(
     "--gate", type=EXISTING, help="Other photos, to measure the loss on.  [default: every fourth of --photos]"
 )
 def quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
-    """Write onnx/model_quantized.onnx (int8) of a CHECKPOINT folder that restores images.
+    """Write the int8 graph of a denoiser.
 
-    Nothing is written where it loses more than 0.03 dB at sigma 15, 25 or 50.
+    It becomes onnx/model_quantized.onnx in the CHECKPOINT folder. Nothing is written where it loses more than 0.03 dB at sigma 15, 25 or 50.
     """
     _quantize(checkpoint, photos, gate)
 
