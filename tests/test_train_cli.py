@@ -152,7 +152,7 @@ def test_recipes_are_listed():
             "--quantize needs photos, --images FOLDER",
         ),
         (["quantize", "{empty}", "--photos", "{photos}"], 4, "is not a checkpoint folder"),
-        (["quantize", "{tiny}", "--photos", "{photos}"], 1, "for the gate are too few: give 8 and 2"),
+        (["quantize", "{tiny}", "--photos", "{photos}"], 5, "for the gate are too few: give 8 and 2"),
         (["evaluate", "skipae-natural"], 2, "nothing to measure"),
         (["evaluate", "no-such-model", "--clean", "{photos}"], 4, "unknown model 'no-such-model'"),
         (["evaluate", "skipae-natural", "--clean", "{photos}", "--record", "x"], 2, "--record needs CHECKPOINT"),

@@ -377,7 +377,8 @@ def export(
 def quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
     """Write the int8 graph of a denoiser.
 
-    It becomes onnx/model_quantized.onnx in the CHECKPOINT folder. Nothing is written where it loses more than 0.03 dB at sigma 15, 25 or 50.
+    It becomes onnx/model_quantized.onnx in the CHECKPOINT folder. Nothing is written where it loses more than 0.03 dB
+    at sigma 15, 25 or 50.
     """
     _quantize(checkpoint, photos, gate)
 

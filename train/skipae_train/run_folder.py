@@ -177,7 +177,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     recipe = read_recipe(run)
     state = read_state(run / STATE)
-    if not recipe["ema"]:  # a state of an earlier version may hold an average that is not in use
+    if not recipe.get("ema"):  # a state of an earlier version may hold an average that is not in use
         return state.network, recipe
     if state.average is None:
         raise _damaged(run / STATE, "it lacks the averaged weights that the recipe asks for")
@@ -189,10 +189,12 @@ def read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     recipe: dict[str, Any] = upgraded(read_json(path))
     with damage_of(path):
-        for key, kind in (("name", str), ("seed", int), ("ema", int | float)):
+        for key, kind in (("name", str), ("seed", int)):
             if not isinstance(recipe[key], kind):
                 raise TypeError(f"{key} is {recipe[key]!r}")
-        for key in ("mean", "std"):
+        if not isinstance(recipe.get("ema", 0.0), int | float):
+            raise TypeError(f"ema is {recipe['ema']!r}")
+        for key in {"mean", "std"} & set(recipe):  # a card needs neither
             if len(recipe[key]) != 3 or not all(map(math.isfinite, recipe[key])):
                 raise TypeError(f"{key} is {recipe[key]!r}")
     return recipe
@@ -203,7 +205,7 @@ def read_environment(run: Path) -> dict[str, Any]:
     path = run / "environment.json"
     environment: dict[str, Any] = read_json(path)
     with damage_of(path):
-        done, steps = (_whole(environment[key]) for key in ("steps done", "steps"))
+        done, steps = (_whole(environment.get(key, 0)) for key in ("steps done", "steps"))  # a card needs neither
         if done > steps:
             raise ValueError(f"{done} of {steps} steps are done")
         for key in ("start", "start sha256", "commit", "hardware", "precision"):
@@ -328,7 +330,8 @@ def require_finished(run: Path) -> None:
 def progress(run: Path) -> tuple[int, int]:
     """Steps done, and steps in all, of a run folder."""
     environment = read_environment(run)
-    return environment["steps done"], environment["steps"]
+    with damage_of(run / "environment.json"):
+        return environment["steps done"], environment["steps"]
 
 
 RANDOM = {"start": "random weights"}

@@ -34,6 +34,7 @@ from skipae_train.run_folder import (
     check_data,
     check_run,
     damage_of,
+    progress,
     read_environment,
     read_result,
     resumable_state,
@@ -402,9 +403,10 @@ def finish(
     recipe: Recipe, out: Path, session: Session, test: Callable[[Machine], dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Measure a run that has ended, and keep what is found as ``result.json``; None where it has not ended."""
-    environment = read_environment(out)
-    if environment["steps done"] < environment["steps"]:
+    done, steps = progress(out)
+    if done < steps:
         return None
+    environment = read_environment(out)
     machine = session.machine(environment["precision"])
     if machine.accelerator.is_main_process:
         command = {"command": f"skipae-train {recipe.id.command}"} if recipe.id and recipe.id.command else {}

@@ -169,14 +169,13 @@ def identity_of(described: Mapping[str, Any]) -> RecipeId | None:
         data = (described.get("epochs") or {}).get("data")
         if own.epochs is not None and own.epochs.data != data:
             identity = replace(identity, data=data)
-        if described["lr"] != own.lr:
-            identity = replace(identity, lr=described["lr"])
-        if kind == "finetune":
-            fold = described["fold"] if described["fold"] != own.fold else None
-            identity = replace(identity, fold=fold, tuning=described["tuning"])
+        identity = replace(identity, lr=described.get("lr"), tuning=described.get("tuning", False))
+        if described.get("fold") != getattr(own, "fold", None):
+            identity = replace(identity, fold=described.get("fold"))
         with suppress(RecipeError):
-            if not differences(described, load_recipe(identity)):
-                return identity
+            made = load_recipe(identity)
+            if not differences(described, made):
+                return made.id
     return None
 
 
