@@ -32,6 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seconds", type=float, help="time for changed files; without it, some of each kind")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of modules that use torch or functions of skipae_train: ``-m 'not train'`` leaves them out."""
+    for item in items:
+        names = list(vars(getattr(item, "module", object)).values())
+        modules = [getattr(value, "__name__", "") for value in names]
+        homes = [str(getattr(value, "__module__", "")) for value in names]
+        if "torch" in modules or any(home.startswith("skipae_train") for home in homes):
+            item.add_marker("train")
+
+
 def tiny_graph(seed: int = 0) -> onnx.ModelProto:
     """The graph of network_1((2, 0, 0, 0), 4) without batch norm: reach 4, total stride 2."""
     random = np.random.default_rng(seed)

@@ -360,7 +360,7 @@ def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> 
     # Both looked before either wrote.
     second = feature_store.Store("out", ABOUT)
     assert run("in", "-o", "out").exit_code == 0
-    with pytest.raises(UsageError, match="-o out was written by another run meanwhile: try again with --resume"):
+    with pytest.raises(UsageError, match="output='out' was written by another run meanwhile"):
         second.begin({})
     second.end()
     check(checkpoint, stored(["enc2"]), paths)

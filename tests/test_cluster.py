@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
 from skipae.batch.pipeline import Outcome
+from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES
 from skipae.engine.session import FEATURES
 from skipae.integrations import ray as cluster
 from skipae.options import FeatureSpec
@@ -131,7 +132,7 @@ def test_examples(two_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for code in blocks:
         exec(code, names)
     assert (names["outcome"].done, names["outcome"].failed) == (3, 0)
-    expected = from_pretrained(device="cpu", threads=1).features(paths, layers=["enc4", "enc12"])
+    expected = from_pretrained(DEFAULT_OF_FEATURES, device="cpu", threads=1).features(paths, layers=["enc4", "enc12"])
     table = parquet.read_table("table").sort_by("file")
     assert table.column("file").to_pylist() == paths
     found = np.stack(table.column("enc12").to_numpy(zero_copy_only=False))

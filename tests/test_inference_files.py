@@ -65,7 +65,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pyte
         file.write(b"ours")
         path.write_bytes(b"theirs")
 
-    with pytest.raises(ExistsError, match=r"x\.png exists already: give --overwrite"):
+    with pytest.raises(ExistsError, match=r"x\.png exists already: give overwrite=True"):
         write_atomically(path, meanwhile, overwrite=False)
     assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
     write_atomically(path, meanwhile)
@@ -117,12 +117,14 @@ def test_parts_of_killed_runs_are_removed_and_those_of_live_ones_kept(tmp_path: 
 
 def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with lock(path, "-o out"):
-        with pytest.raises(UsageError, match=rf"^-o out is being written by another run, process {os.getpid()} on "):
-            lock(path, "-o out").__enter__()
+    with lock(path, output="out"):
+        with pytest.raises(
+            UsageError, match=rf"^output='out' is being written by another run, process {os.getpid()} on "
+        ):
+            lock(path, output="out").__enter__()
         assert path.exists()
     assert not path.exists()
     path.write_text("1 on another machine")  # of a process that was killed
-    with lock(path, "-o out"):
+    with lock(path, output="out"):
         assert path.read_text().startswith(f"{os.getpid()} on ")
     assert not path.exists()

@@ -9,19 +9,34 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import imagecodecs
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import skipae
 import skipae_train
 import skipae_zoo
 from conftest import tiny_graph, write_checkpoint
-from skipae import ImageError, Model, ModelError, Picture, UsageError, from_pretrained, open_image
+from skipae import (
+    DenoiseOptions,
+    FeatureSpec,
+    ImageError,
+    Model,
+    ModelError,
+    Picture,
+    UsageError,
+    cli,
+    from_pretrained,
+    open_image,
+)
 from skipae.checkpoints import resolve
+from skipae.options import DenoiseKeywords, FeatureKeywords, TileKeywords, TileOptions
 from skipae_zoo import Head, network_1
 
 
@@ -168,13 +183,62 @@ def test_models_are_listed() -> None:
     assert set(skipae.list_models("segmentation")) < set(skipae.list_models())
 
 
-@pytest.mark.parametrize("name", ["open_image", "Picture", "list_models"])
+EXAMPLES = [name for name in skipae.__all__ if name not in ("LabelMap", "__version__")]  # a type, and a text
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "FeatureExtractor"])
 def test_examples_of_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(noise(32, 48, 3)).save("photo.jpg")
-    public = {name: getattr(skipae, name) for name in skipae.__all__}
-    for example in doctest.DocTestFinder().find(public[name], name, globs=public):
+    for file in ("photo.jpg", "a.png", "b.png"):
+        Image.fromarray(noise(32, 48, 3)).save(file, dpi=(300, 300))
+    public = {name: getattr(skipae, name) for name in [*skipae.__all__, "FeatureExtractor"]} | {"np": np}
+    found = [test for test in doctest.DocTestFinder().find(public[name], name, globs=public) if test.examples]
+    assert found, f"{name} has no example"
+    for example in found:
         assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_errors_name_arguments_in_python_and_options_on_the_command_line() -> None:
+    error = UsageError("{path!s}: {batch_size} and {overwrite} do not suit {output}, give another {output:name}",
+                       path="{a}.png", batch_size=3, overwrite=True, output="x y")  # fmt: skip
+    assert str(error) == "{a}.png: batch_size=3 and overwrite=True do not suit output='x y', give another output"
+    assert error.command_line() == "{a}.png: --batch-size 3 and --overwrite do not suit -o x y, give another -o"
+    assert UsageError("{not} a template").command_line() == "{not} a template"
+    again = pickle.loads(pickle.dumps(error))  # workers send them
+    assert (str(again), again.command_line()) == (str(error), error.command_line())
+
+
+def test_keywords_are_the_fields_of_the_options() -> None:
+    pairs = ((DenoiseOptions, DenoiseKeywords), (FeatureSpec, FeatureKeywords), (TileOptions, TileKeywords))
+    for options, keywords in pairs:
+        typed = get_type_hints(keywords)
+        assert {field.name: get_type_hints(options)[field.name] for field in fields(options)} == typed
+
+
+def test_options_as_one_value_and_by_keywords(model: Model) -> None:
+    image = noise(30, 40, 3)
+    expected = model.denoise(image, strength=0.5, tile=20)
+    assert np.array_equal(model.denoise(image, DenoiseOptions(strength=0.5, tile=20)), expected)
+    assert np.array_equal(model.denoise(image, DenoiseOptions(strength=0.1, tile=20), strength=0.5), expected)
+    with pytest.raises(UsageError, match="strength must be from 0 to 1, not 2"):
+        DenoiseOptions(strength=2)
+    spec = FeatureSpec("enc1", pool="max")
+    (found,) = model.features(image, spec, l2=True).values()
+    assert np.array_equal(found, model.features(image, layers=["enc1"], pool="max", l2=True)["enc1"])
+
+
+def test_the_command_line_and_python_write_the_same_bytes(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    Image.fromarray(noise(50, 60, 3)).save("a.jpg", exif=exif, dpi=(300, 300), quality=90)
+    words = ["denoise", "a.jpg", "-o", "cli.jpg", "--model", str(checkpoint), "--strength", "0.8", "--device", "cpu"]
+    assert CliRunner().invoke(cli.main, words).exit_code == 0
+    model = from_pretrained(checkpoint, device="cpu")
+    assert model.denoise(open_image("a.jpg"), strength=0.8).save("python.jpg") == []
+    assert Path("cli.jpg").read_bytes() == Path("python.jpg").read_bytes()
 
 
 USER = """

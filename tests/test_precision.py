@@ -56,7 +56,7 @@ def test_auto_takes_int8_where_processor_device_and_checkpoint_have_it(
 
 
 def test_a_precision_that_is_not_there(checkpoint: Path) -> None:
-    with pytest.raises(DeviceError, match="tiny has no int8 graph: use --precision fp32, or add one with") as caught:
+    with pytest.raises(DeviceError, match="tiny has no int8 graph: use precision='fp32', or add one with") as caught:
         from_pretrained(checkpoint, precision="int8")
     assert caught.value.exit_code == 3
     with pytest.raises(UsageError, match="precision must be one of auto, fp32, int8, fp16, not 'half'"):

@@ -98,7 +98,7 @@ class CommandGroup(click.Group):
 
     def explain(self, error: Exception) -> tuple[int, str | None]:
         """Exit code and message of an error; no message where it is not expected."""
-        return (error.exit_code, str(error)) if isinstance(error, SkipaeError) else (1, None)
+        return (error.exit_code, error.command_line()) if isinstance(error, SkipaeError) else (1, None)
 
     def explain_interrupt(self, interrupt: KeyboardInterrupt) -> str:
         """Message after Ctrl-C or a signal."""

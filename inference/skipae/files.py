@@ -22,6 +22,9 @@ PART = ".skipae-*.part"
 """Names of files that are being written."""
 
 
+_EXISTS = "{path!s} exists already: give {overwrite} to replace it"
+
+
 class ExistsError(ImageError):
     """Another file has the name of the result."""
 
@@ -102,18 +105,18 @@ def remove_parts(folder: Path) -> int:
 
 
 @contextmanager
-def lock(path: Path, what: str, instead: str = "give another -o") -> Iterator[None]:
+def lock(path: Path, **argument: str) -> Iterator[None]:
     """Hold a lock file, which is removed at the end; one that a killed process left is taken over.
 
     Args:
         path: of the lock file.
-        what: is being written, as the message calls it.
-        instead: what the message proposes.
+        **argument: the one that names what is being written, for the message.
 
     Raises:
-        UsageError: another process holds it; the message begins with ``what`` and names the process.
+        UsageError: another process holds it; the message names the argument and the process.
         OSError: it cannot be made.
     """
+    (name,) = argument
     while True:
         file = path.open("a+b")
         try:
@@ -123,7 +126,10 @@ def lock(path: Path, what: str, instead: str = "give another -o") -> Iterator[No
                 file.seek(0)
                 holder = file.read(200).decode(errors="replace").strip() or "that has just started"
             raise UsageError(
-                f"{what} is being written by another run, process {holder}: wait until it ends, or {instead}"
+                f"{{{name}}} is being written by another run, process {{holder!s}}: wait until it ends, or give another "
+                f"{{{name}:name}}",
+                holder=holder,
+                **argument,
             ) from None
         # The holder before may have removed it between the two calls.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -191,8 +197,8 @@ def _name(part: Path, path: Path, overwrite: bool) -> None:
     try:
         os.link(part, path)
     except FileExistsError:
-        raise ExistsError(f"{path} exists already: give --overwrite to replace it") from None
+        raise ExistsError(_EXISTS, path=path, overwrite=True) from None
     except (OSError, AttributeError):  # a file system without hard links
         if os.path.lexists(path):
-            raise ExistsError(f"{path} exists already: give --overwrite to replace it") from None
+            raise ExistsError(_EXISTS, path=path, overwrite=True) from None
         part.replace(path)

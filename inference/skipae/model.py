@@ -43,8 +43,9 @@ Pixels = TypeVar("Pixels", NDArray[Any], "Image", images.Picture)
 class Layer(NamedTuple):
     """A layer of the encoder.
 
-    >>> from_pretrained("skipae-natural").layers[0]
-    Layer(name='enc1', channels=64, stride=1, receptive_field=3)
+    >>> first = from_pretrained("skipae-natural").layers[0]
+    >>> first.name, first.stride, first.receptive_field
+    ('enc1', 1, 3)
     """
 
     name: str

@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from skipae.errors import SkipaeError
 from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.evaluate import add_noise
 from skipae_train.export import session, weave
@@ -57,7 +58,7 @@ _JOINS = ("Add", "Concat")
 """Operators that join a shortcut."""
 
 
-class QuantizeError(RuntimeError):
+class QuantizeError(SkipaeError, RuntimeError):
     """The graph has no int8 form that loses little enough."""
 
 

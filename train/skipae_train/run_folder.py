@@ -47,7 +47,7 @@ def locked(run: Path) -> Iterator[None]:
         return
     run.mkdir(parents=True, exist_ok=True)
     try:
-        with files.lock(run / ".lock", f"--out {run}", instead="give another --out"):
+        with files.lock(run / ".lock", out=str(run)):
             files.remove_parts(run)
             yield
     finally:

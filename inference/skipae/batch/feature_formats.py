@@ -67,4 +67,10 @@ def need(format: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
-        raise UsageError(f"--format {format} needs {module} ({error}): {install_command(format)}") from error
+        raise UsageError(
+            "{format} needs {module!s} ({error!s}): {install!s}",
+            format=format,
+            module=module,
+            error=error,
+            install=install_command(format),
+        ) from error

@@ -76,12 +76,23 @@ class Store:
         named = {known: name for name, known in EXTENSIONS.items()}.get(extension)
         if extension in _OTHERS and not self.output.is_dir() and not str(output).endswith(("/", os.sep)):
             known = ", ".join(EXTENSIONS.values())
-            raise UsageError(f"-o {output}: features are not written as {extension}: give {known}, or a folder")
+            raise UsageError(
+                "{output}: features are not written as {extension!s}: give {known!s}, or a folder",
+                output=str(output),
+                extension=extension,
+                known=known,
+            )
         self._single = named is not None and not self.output.is_dir()
         if self._single and format not in (None, named):
-            raise UsageError(f"--format {format} does not suit -o {output}: leave one out, or give a folder")
+            raise UsageError(
+                "{format} does not suit {output}: leave one out, or give a folder", format=format, output=str(output)
+            )
         if not self._single and self.output.exists() and not self.output.is_dir():
-            raise UsageError(f"-o {output} is a file: give a folder, or a name in {', '.join(EXTENSIONS.values())}")
+            raise UsageError(
+                "{output} is a file: give a folder, or a name in {known!s}",
+                output=str(output),
+                known=", ".join(EXTENSIONS.values()),
+            )
         self.format = (named if self._single else format) or "npz"
         need(self.format)
         self.folder = self.output.parent if self._single else self.output
@@ -107,19 +118,31 @@ class Store:
         self._seen = _state(self.manifest)
         self._overwrite = overwrite
         if overwrite and resume:
-            raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+            raise UsageError(
+                "{resume} keeps existing results and {overwrite} replaces them: give one of them",
+                resume=True,
+                overwrite=True,
+            )
         begun = False
         if os.path.lexists(self.manifest):
             if not (overwrite or resume):
                 raise UsageError(
-                    f"-o {output} holds features already: give --resume to go on, or --overwrite to replace them"
+                    "{output} holds features already: give {resume} to go on, or {overwrite} to replace them",
+                    output=str(output),
+                    resume=True,
+                    overwrite=True,
                 )
             begun = self._read(resume)
         there = self._existing(self._name())
         if resume and begun:
             self._replaced += there  # of a shard without its lines, at which the run was killed
         elif there and not overwrite:
-            raise UsageError(f"-o {output}: {_in_the_way(there[0])}, or give another -o")
+            raise UsageError(
+                "{output}: {path!s} exists already: give {overwrite} to replace it, or give another {output:name}",
+                output=str(output),
+                path=there[0],
+                overwrite=True,
+            )
 
     def begin(self, versions: dict[str, str]) -> None:
         """Start writing; ``versions`` of programs go into the manifest.
@@ -129,9 +152,13 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._locked.enter_context(lock(self._lock, f"-o {self.output}"))
+            self._locked.enter_context(lock(self._lock, output=str(self.output)))
             if _state(self.manifest) != self._seen:
-                raise UsageError(f"-o {self.output} was written by another run meanwhile: try again with --resume")
+                raise UsageError(
+                    "{output} was written by another run meanwhile: try again with {resume}",
+                    output=str(self.output),
+                    resume=True,
+                )
             remove_parts(self.folder)
             for path in self._replaced:
                 path.unlink(missing_ok=True)
@@ -143,7 +170,9 @@ class Store:
         except (OSError, ImageError) as error:
             self._locked.close()
             reason = error.strerror or error if isinstance(error, OSError) else error
-            raise UsageError(f"-o {self.output} cannot be written: {reason}") from error
+            raise UsageError(
+                "{output} cannot be written: {reason!s}", output=str(self.output), reason=reason
+            ) from error
         except UsageError:
             self._locked.close()
             raise
@@ -301,7 +330,10 @@ class Store:
                 else error
             )
             raise UsageError(
-                f"{self.manifest} is not a manifest of skipae: {reason}; remove it, or give another -o"
+                "{manifest!s} is not a manifest of skipae: {reason!s}; remove it, or give another {output:name}",
+                manifest=self.manifest,
+                reason=reason,
+                output=str(self.output),
             ) from error
         for shard in broken:
             self._lose(shard)
@@ -331,8 +363,13 @@ class Store:
         for key in _SAME:
             if there[key] != self.run[key]:
                 raise UsageError(
-                    f"-o {self.output} holds features with {key} {_short(there[key])}, not {_short(self.run[key])}: "
-                    "they are not mixed; give another -o, or --overwrite"
+                    "{output} holds features with {key!s} {found!s}, not {asked!s}: they are not mixed; give another "
+                    "{output:name}, or {overwrite}",
+                    output=str(self.output),
+                    key=key,
+                    found=_short(there[key]),
+                    asked=_short(self.run[key]),
+                    overwrite=True,
                 )
 
     def _append(self, lines: list[Entry]) -> None:
@@ -459,10 +496,6 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _in_the_way(path: Path) -> str:
-    return f"{path} exists already: give --overwrite to replace it"
 
 
 def _short(value: object) -> str:

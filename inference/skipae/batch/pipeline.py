@@ -277,7 +277,7 @@ class _Pipeline:
             try:
                 ready = self._process(job, picture, started)
             except ImageError as error:
-                self.fail(job.name, str(error))
+                self.fail(job.name, error.command_line())
                 continue
             del picture
             if ready is not None:
@@ -318,7 +318,7 @@ class _Pipeline:
         self.report.add(input=name, status="failed", error=reason)
 
     def _skip(self, job: Job, error: ImageError) -> None:
-        self.fail(job.name, str(error), unread=True)
+        self.fail(job.name, error.command_line(), unread=True)
         self.progress.update(1)
 
     def _alone(self, job: Job) -> None:
@@ -328,13 +328,13 @@ class _Pipeline:
             opened = self._read(job, wait_if_large=False)
             picture = opened.decode() if isinstance(opened, images.OpenedImage) else opened
         except ImageError as error:
-            self.fail(job.name, str(error), unread=True)
+            self.fail(job.name, error.command_line(), unread=True)
             return
         size = picture.size
         try:
             ready = self._process(job, picture, started)
         except ImageError as error:
-            self.fail(job.name, str(error))
+            self.fail(job.name, error.command_line())
             return
         del picture
         if size[0] * size[1] > OVERLAP_PIXELS:
@@ -358,7 +358,7 @@ class _Pipeline:
             if self.alone:
                 raise
             del self.held[job]
-            raise ImageError(str(error)) from error
+            raise ImageError(error.command_line()) from error
 
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
         """The decoded picture; a large one may wait, opened only."""
@@ -404,7 +404,7 @@ class _Pipeline:
             if image is None:  # it failed already, with the whole batch that it was in
                 continue
             if isinstance(result, ImageError):
-                self.fail(job.name, str(result))
+                self.fail(job.name, result.command_line())
             else:
                 self._done(job, image, result)
 

@@ -183,8 +183,13 @@ class Net:
         error = float(np.abs(self.graph.run(image) - exact).max() / max(1.0, float(np.abs(exact).max())))
         if not error <= HALF_TOLERANCE:
             raise DeviceError(
-                f"{self.device} computes {self.config.name} in fp16 with an error of {error:.2g}, "
-                f"{HALF_TOLERANCE:g} is allowed: use --precision fp32"
+                "{device!s} computes {model!s} in fp16 with an error of {error!s}, {allowed!s} is allowed: "
+                "use {precision}",
+                device=self.device,
+                model=self.config.name,
+                error=f"{error:.2g}",
+                allowed=f"{HALF_TOLERANCE:g}",
+                precision="fp32",
             )
 
     def _shrink(self, windows: Plan) -> None:

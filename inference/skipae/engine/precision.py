@@ -54,12 +54,19 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
     has_int8 = QUANTIZED in config.files
     if asked == "int8" and not has_int8:
         raise DeviceError(
-            f"{config.name} has no int8 graph: use --precision fp32, or add one with "
-            "'skipae-train quantize CHECKPOINT --photos DIR'"
+            "{model!s} has no int8 graph: use {precision}, or add one with "
+            "'skipae-train quantize CHECKPOINT --photos DIR'",
+            model=config.name,
+            precision="fp32",
         )
     if asked == "fp16" and not (kind in PROVIDERS and PROVIDERS[kind].half):
         able = ", ".join(row.kind for row in PROVIDERS.values() if row.half)
-        raise DeviceError(f"device {kind} does not compute in fp16 here: use --precision fp32, or the device {able}")
+        raise DeviceError(
+            "device {device!s} does not compute in fp16 here: use {precision}, or the device {able!s}",
+            device=kind,
+            precision="fp32",
+            able=able,
+        )
     if asked != "auto":
         return Chosen(cast(Precision, asked), "as asked")
     if kind != "cpu":

@@ -28,7 +28,12 @@ _WITH_PICTURES = (b"FLIR\0", b"FPXR\0")
 
 @dataclass(frozen=True)
 class Loss:
-    """Something of a picture that a file could not hold."""
+    """Something of a picture that a file could not hold.
+
+    >>> photo = open_image("photo.jpg")
+    >>> [loss.what for loss in photo.save("photo.ppm")]
+    ['dpi']
+    """
 
     what: str
     """``16 bits``, ``cmyk``, ``alpha``, ``colors``, ``icc``, ``exif``, ``xmp``, ``dpi``, ``iptc``, ``text``,

@@ -22,7 +22,11 @@ LabelMap = NDArray[np.uint8]
 
 
 class Score(NamedTuple):
-    """A class and how sure the net is of it."""
+    """A class and how sure the network is of it.
+
+    >>> Score("cat", 0.93).label
+    'cat'
+    """
 
     label: str
     score: float
