@@ -126,8 +126,8 @@ def lock(path: Path, **argument: str) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read(200).decode(errors="replace").strip() or "that has just started"
             raise UsageError(
-                f"{{{name}}} is being written by another run, process {{holder!s}}: wait until it ends, or give another "
-                f"{{{name}:name}}",
+                f"{{{name}}} is being written by another run, process {{holder!s}}: "
+                f"wait until it ends, or give another {{{name}:name}}",
                 holder=holder,
                 **argument,
             ) from None
