@@ -145,3 +145,14 @@ def test_the_layers_that_lose_most_stay_in_float(checkpoint, photos, monkeypatch
     monkeypatch.setattr(quantization, "_write", lambda folder, config, model, result: kept.extend(result.kept))
     quantize_checkpoint(checkpoint, photos)
     assert kept == ["dec2.conv"]
+
+
+def test_new_weights_do_not_keep_the_int8_file_of_the_old(tmp_path):
+    network = trained_a_little(network_1((1, 0, 0, 0), 4, topology="post"))
+    config, _ = export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6))
+    (tmp_path / "training").mkdir()
+    for file in (QUANTIZED, "training/quantization.json"):
+        (tmp_path / file).write_text("of the old weights")
+    again, _ = export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6))
+    assert again == config
+    assert not (tmp_path / QUANTIZED).exists() and not (tmp_path / "training" / "quantization.json").exists()

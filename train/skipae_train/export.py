@@ -29,7 +29,7 @@ from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import damage_of, read_preprocessing, write_json
-from skipae_zoo import INPUT, OUTPUT, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
+from skipae_zoo import INPUT, OUTPUT, QUANTIZED, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -481,6 +481,8 @@ def export(
             partial.replace(out / file)
         finally:
             partial.unlink(missing_ok=True)
+    for made in (QUANTIZED, "training/quantization.json"):  # of the weights that were here before
+        (out / made).unlink(missing_ok=True)
     config = replace(config, files=files)
     write_config(out, config)
     return config, parity

@@ -38,9 +38,6 @@ LEAST_DRIVER = {12: 525, 13: 580}
 
 LEAST_MEMORY = 1 << 30
 
-NO_DEVICES = ("azure",)
-"""Providers that compute elsewhere."""
-
 
 @dataclass
 class Report:
@@ -138,8 +135,6 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
     order = ["cuda", "openvino", "cpu"]  # as auto takes them, and before all others
     kinds = available_kinds(module)
     for kind in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else len(order)):
-        if kind in NO_DEVICES:
-            continue
         for index in range(max(1, len(gpus)) if kind == "cuda" else 1):
             name = f"cuda:{index}" if kind == "cuda" else kind
             try:

@@ -101,12 +101,15 @@ PROVIDERS = {
 }
 """By kind."""
 
+ELSEWHERE = ("azure",)
+"""Kinds of providers that send what they are given to another machine."""
+
 _registered: set[str] = set()
 
 
 def available_kinds(runtime: Any) -> list[str]:
     """Kinds of the providers that the installed ONNX Runtime lists, and of the plugins that are installed."""
-    listed = [short_name(name) for name in runtime.get_available_providers()]
+    listed = [kind for name in runtime.get_available_providers() if (kind := short_name(name)) not in ELSEWHERE]
     plugins = [row.kind for row in PROVIDERS.values() if row.plugin and find_spec(row.plugin)]
     return [*listed, *(kind for kind in plugins if kind not in listed)]
 
