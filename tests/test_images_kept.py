@@ -769,3 +769,31 @@ def test_libpng_does_not_speak_of_chunks_that_do_not_suit(capfd: pytest.CaptureF
     with pytest.raises(ImageError, match="its compression, filters or interlacing are of a kind that no PNG has"):
         read_header(bytes(method) + gray[33:])
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interlaced_png_of_16_bits_has_its_pixels_in_place(capfd: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (11, 13, 3), dtype=np.uint16)
+    rows = b""
+    for x, y, across, down in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        rows += b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels[y::down, x::across])
+    header = struct.pack(">IIBBBBB", 13, 11, 16, 2, 0, 0, 1)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    with read_header(data) as opened:
+        assert np.array_equal(opened.decode().planes[0], pixels)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_decoder_does_not_know_is_not_called_damaged() -> None:
+    bmp = bytearray(saved(photo(), "BMP"))
+    bmp[30:34] = struct.pack("<I", 4)  # a JPEG inside
+    with pytest.raises(ImageError, match=r"is a BMP of a kind that skipae does not read \(Unsupported BMP compression"):
+        read_header(bytes(bmp))

@@ -146,7 +146,8 @@ def _decode_16bit(data: bytes, layout: _Layout) -> NDArray[Any]:
     """The pixels of a PNG, uint16 [H, W, C]; a transparent color becomes alpha."""
     import imagecodecs
 
-    # The decoder would report on standard error what does not suit the pixels.
+    pillow.quiet_log("imagecodecs")
+    # Without chunks that do not suit the pixels.
     kinds = (b"IHDR", b"IDAT", b"IEND") + ((b"tRNS",) if layout.has_clear_color else ())
     chunks = (chunk for kind, chunk in _chunks(data) if kind in kinds)
     pixels: NDArray[Any] = imagecodecs.png_decode(b"".join([data[:8], *chunks]))

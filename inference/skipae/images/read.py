@@ -30,6 +30,9 @@ MAX_PIXELS = 178_956_970
 RAW = re.compile(r"\.(arw|cr2|cr3|dng|nef|nrw|orf|pef|raf|rw2|srw)")
 """Extensions of camera raw files.  Most look like a TIFF that is no more than a thumbnail."""
 
+_UNKNOWN = re.compile(r"\b(unsupported|not supported|not implemented|support not installed)\b", re.IGNORECASE)
+"""Words by which decoders say that they do not know something."""
+
 _PIXEL_SAMPLES = 4  # values per pixel; a pixel of more counts as several
 
 
@@ -73,7 +76,7 @@ class OpenedImage:
         except MemoryError:
             raise ImageError(f"not enough memory to decode {self.size[0]} x {self.size[1]} pixels") from None
         except Exception as error:  # decoders raise nearly anything for damaged files
-            raise ImageError(f"is damaged and cannot be decoded as {self.format}: {error}") from error
+            raise ImageError(_reason(self.format, error)) from error
         finally:
             self._file.close()
         return Picture(raster.kind, raster.planes, raster.alpha, metadata, self.notes)
@@ -204,6 +207,14 @@ def check_array(array: NDArray[Any]) -> None:
         )
 
 
+def _reason(format: str, error: Exception) -> str:
+    """Why a file cannot be decoded: what the decoder does not know is not the file's damage."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if _UNKNOWN.search(text):
+        return f"is a {format} of a kind that skipae does not read ({text}): convert it to a PNG or TIFF first"
+    return f"is damaged and cannot be decoded as {format}: {text}"
+
+
 def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
     head = file.read(64)
     if not head:
@@ -217,7 +228,7 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything for damaged headers
-        raise ImageError(f"is damaged and cannot be decoded as {format}: {error}") from error
+        raise ImageError(_reason(format, error)) from error
     width, height = opened.size
     pixels = width * height
     counted = pixels * max(opened.samples, _PIXEL_SAMPLES) // _PIXEL_SAMPLES  # by the memory that they take
