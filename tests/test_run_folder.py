@@ -267,7 +267,8 @@ def test_two_runs_never_write_into_one_folder(data, tmp_path):
         with pytest.raises(UsageError) as refused:
             pretrain(AE, data, out, SESSION)
         told = f"--out {out} is being written by another run, process {holder.pid} on "
-        assert str(refused.value).startswith(told) and str(refused.value).endswith("or give another --out")
+        said = refused.value.command_line()
+        assert said.startswith(told) and said.endswith("or give another --out")
         assert not (out / "state.pt").exists()
     finally:
         holder.kill()
