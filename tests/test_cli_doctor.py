@@ -72,7 +72,8 @@ def test_a_healthy_machine(machine: Machine, capsys: pytest.CaptureFixture[str])
     assert report["devices"] == {"cpu": "works"}
     assert report["usable"] and not report["problems"]
     assert report["threads"]["used"] == threads and report["memory"]["total"] > 1 << 28
-    assert set(report["checkpoint"]["sha256"]) == {"onnx/model.onnx", "onnx/features.onnx"}
+    files = {"onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/features.onnx"}
+    assert set(report["checkpoint"]["sha256"]) == files
 
 
 def test_a_gpu_without_cuda(machine: Machine) -> None:

@@ -148,7 +148,7 @@ def test_the_layers_that_lose_most_stay_in_float(checkpoint, photos, monkeypatch
 
 
 def test_new_weights_do_not_keep_the_int8_file_of_the_old(tmp_path):
-    network = trained_a_little(network_1((1, 0, 0, 0), 4, topology="post"))
+    network = trained_a_little(network_1((2, 0, 0, 0), 4, topology="post"))
     config, _ = export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6))
     (tmp_path / "training").mkdir()
     for file in (QUANTIZED, "training/quantization.json"):
