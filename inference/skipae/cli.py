@@ -28,16 +28,16 @@ INTERRUPTED = 130
 COMMANDS = {
     "denoise": "Remove noise from images.",
     "inpaint": "Fill holes in images from their surroundings.",
-    "features": "Write what layers of the encoder give for images.",
-    "segment": "Tell the parts of images apart.",
-    "classify": "Tell what images show.",
+    "features": "Extract encoder features to files.",
+    "segment": "Label every pixel with a class.",
+    "classify": "Predict the classes of images.",
     "layers": "List the layers of a checkpoint.",
     "visualize": "Draw the strongest feature maps of a layer.",
-    "export": "Write a model for other programs.",
+    "export": "Export a model for other programs.",
     "models": "List, fetch and check models.",
-    "doctor": "Say what is installed, try each device, and give the repair of what does not work.",
+    "doctor": "Check the installation and devices, and suggest fixes.",
     "bench": "Measure speed and memory on the devices of this machine.",
-    "completion": "Print the script with which a shell completes commands, options, models and layers.",
+    "completion": "Print a shell script for tab completion.",
 }
 """Each command and the first line of its help."""
 

@@ -88,10 +88,10 @@ def command(
 ) -> int:
     """Measure speed and memory on the devices of this machine.
 
-    Printed are seconds per megapixel of a large image, small images per second, peak memory, and seconds to load.
-    Each row is measured in processes of its own, in turns with the others; the best of all rounds counts.  PyTorch
-    runs the same network, eagerly, in float32, on the CPU.  JSON holds the seconds of processor time too, which other
-    programs on the machine change less.
+    Prints seconds per megapixel of a large image, small images per second, peak memory, and seconds to load.
+    Each row is measured in its own processes, alternating with the others; the best of all rounds counts.
+    PyTorch runs the same network, eagerly, in float32, on the CPU.  JSON also has the processor time in
+    seconds, which other programs on the machine affect less.
     """
     if child is not None:
         take = measure if child == "restore" else measure_features

@@ -31,14 +31,14 @@ def command(
     batch: options.BatchOptions,
     console: Console,
 ) -> int:
-    """Tell what images show.
+    """Predict the classes of images.
 
-    INPUT is an image, a folder (with all below it), a pattern, or - for standard input, as for skipae denoise.  The
-    likeliest classes of each image are printed with their scores, from 0 to 1.  Images are scaled and cropped as the
-    checkpoint's config.json says.
+    INPUT is an image, a folder (recursive), a glob pattern, or - for stdin, as for skipae denoise.
+    The most likely classes of each image are printed with scores from 0 to 1.  Images are scaled and cropped
+    as the checkpoint's config.json says.
 
-    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
-    be had or is no classifier, 5 no input could be read, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model
+    unavailable or not a classifier, 5 no readable input, 130 interrupted.
     """
     from skipae.batch.job import Job, Work
     from skipae.batch.pipeline import Each

@@ -10,7 +10,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
-    """Print the script with which a shell completes commands, options, models and layers.
+    """Print a shell script for tab completion.
 
     \b
     bash: skipae completion bash > ~/.local/share/bash-completion/completions/skipae

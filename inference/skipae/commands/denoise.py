@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="OUT",
-    help="File or folder for the results; - is standard output.  [default: photo.denoised.png beside photo.png]",
+    help="File or folder to write to; - is stdout.  [default: photo.denoised.png next to photo.png]",
     shell_complete=options.complete_files,
 )
 @options.denoise_options
@@ -45,11 +45,12 @@ def command(
 ) -> int:
     """Remove noise from images.
 
-    INPUT is an image, a folder (with all below it), a pattern, or - for standard input.  Formats: PNG, JPEG, WebP,
-    TIFF, BMP, GIF, AVIF, PPM, told by content.  Bit depth, grey, alpha, colour profile, EXIF and resolution are kept.
+    INPUT is an image, a folder (recursive), a glob pattern, or - for stdin.
+    Formats: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM, detected by content.
+    Bit depth, grayscale, alpha, ICC profile, EXIF and resolution are kept.
 
-    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
-    be had, 5 no input could be read, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model unavailable,
+    5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
     from skipae.batch.plan import plan

@@ -64,7 +64,7 @@ class Report:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show where an unexpected error comes from.")
 def command(as_json: bool, debug: bool) -> int:
-    """Say what is installed, try each device, and give the repair of what does not work.
+    """Check the installation and devices, and suggest fixes.
 
     Exit codes: 0 at least one device works, 3 none does, 4 one does, but the bundled model is damaged.
     """

@@ -29,7 +29,7 @@ from skipae.commands import options
 def command(
     model: str, size: tuple[int, int] | None, darktable: bool, output: str | None, overwrite: bool, debug: bool
 ) -> None:
-    """Write a model for other programs.
+    """Export a model for other programs.
 
     Give --size or --darktable.  Programs that take dynamic shapes need neither: onnx/model.onnx in the checkpoint's
     folder (see skipae models path) does.

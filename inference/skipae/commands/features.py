@@ -16,7 +16,7 @@ from skipae.console import Console
     metavar="OUT",
     shell_complete=options.complete_files,
     required=True,
-    help="Folder for the results, or a file whose extension sets the format (.npz, .npy, .safetensors, .parquet, .h5).",
+    help="Folder to write to, or a file whose extension sets the format (.npz, .npy, .safetensors, .parquet, .h5).",
 )
 @click.option(
     "--layer",
@@ -74,14 +74,14 @@ def command(
     batch: options.BatchOptions,
     console: Console,
 ) -> int:
-    """Write what layers of the encoder give for images.
+    """Extract encoder features to files.
 
-    INPUT is an image, a folder (with all below it), a pattern, or - for standard input.  OUT gets files of many images
-    each, and a manifest (JSON lines) that says for each image its sha256, file and row, and what all depends on.
-    An early layer costs only the part of the net up to it.
+    INPUT is an image, a folder (recursive), a glob pattern, or - for stdin.  OUT gets files of many
+    images each, and a manifest (JSON lines) with the sha256, file and row of each image and all settings.
+    Only the part of the network up to the deepest layer is computed.
 
-    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
-    be had, 5 no input could be read, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model unavailable,
+    5 no readable input, 130 interrupted.
     """
     from pathlib import Path
 

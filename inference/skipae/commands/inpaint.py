@@ -57,7 +57,7 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
     "-o",
     "--output",
     metavar="OUT",
-    help="File or folder for the results; - is standard output.  [default: photo.inpainted.png beside photo.png]",
+    help="File or folder to write to; - is stdout.  [default: photo.inpainted.png next to photo.png]",
     shell_complete=options.complete_files,
 )
 @options.model_options()
@@ -78,15 +78,14 @@ def command(
 ) -> int:
     """Fill holes in images from their surroundings.
 
-    Without --mask and --box, the pixels of each image that are not opaque are filled and become so; an image without
-    any is an error.  Only masked
-    pixels change (a lossy format, JPEG for example, is compressed anew).  Masks and boxes are in the frame of the
-    upright image: a photo's EXIF orientation is applied first.
+    Without --mask and --box, the pixels of each image that are not opaque are filled and become opaque; an
+    image without any is an error.  Only masked pixels change (lossy formats such as JPEG are compressed
+    again).  Masks and boxes refer to the upright image, with the photo's EXIF orientation applied.
 
-    IMAGE is an image, a folder (with all below it), a pattern, or - for standard input, as for skipae denoise.
+    IMAGE is an image, a folder (recursive), a glob pattern, or - for stdin, as for skipae denoise.
 
-    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage (a mask of the wrong size too, where there is one
-    image), 3 the device is not available, 4 the model could not be had, 5 no input could be read, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage (also a mask of the wrong size
+    for a single image), 3 device not available, 4 model unavailable, 5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
     from skipae.batch.plan import plan

@@ -26,10 +26,10 @@ HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
 def command(name: str | None, model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
     """List the layers of a checkpoint.
 
-    MODEL is a checkpoint's name or folder, as --model is elsewhere; either will do.  The stride is in pixels of the
-    image from one output to the next, the receptive field is the side of the square that one output sees; the output
-    is channels x height x width for an image of --size.  The last line names the layer of features where none is asked
-    for.
+    MODEL is a checkpoint's name or folder, the same as --model.  The stride is the distance in pixels between
+    two neighboring outputs; the receptive field is the side of the square of pixels that one output depends
+    on; the output is channels x height x width for an image of --size.  The last line names the default
+    layer of features.
     """
     from skipae.checkpoints import resolve
     from skipae.console import echo

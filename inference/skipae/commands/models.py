@@ -25,9 +25,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def command() -> None:
     """List, fetch and check models.
 
-    A named model is found among those that come with skipae, in SKIPAE_MIRROR (a folder of model folders, or its URL),
-    in the Hugging Face cache, or on the Hub, in this order.  Any other name is the path of a folder; a folder that has
-    the name of a model needs ./ before it.
+    A name is looked up among the checkpoints that come with skipae, in SKIPAE_MIRROR (a folder of checkpoint
+    folders, or its URL), in the Hugging Face cache, and on the Hub, in this order.  Anything else is the path
+    of a folder; a folder with the name of a checkpoint needs ./ before it.
     """
 
 

@@ -176,7 +176,7 @@ def model_option(task: Task | Literal["features"] = "restoration") -> Callable[[
         default=DEFAULTS[task],
         metavar="NAME|DIR",
         show_default=True,
-        help="Checkpoint, or its folder.",
+        help="Checkpoint name or folder.",
         shell_complete=complete_models,
     )
 
@@ -217,7 +217,7 @@ _TILES = (
         "--tile",
         type=click.IntRange(min=1),
         metavar="PX",
-        help="Longest side of the windows a large image is restored in.  [default: what fits in memory]",
+        help="Longest side of a tile of a large image.  [default: what fits in memory]",
     ),
     click.option(
         "--halo",
@@ -239,10 +239,10 @@ denoise_options = _group(
         type=click.FloatRange(0, 1),
         default=1.0,
         show_default=True,
-        help="0 leaves the image as it is, 1 removes all noise.",
+        help="Share of the change that is blended in, from 0 (none) to 1.",
     ),
-    click.option("--luma", type=click.FloatRange(0, 1), help="Strength in brightness alone.  [default: --strength]"),
-    click.option("--chroma", type=click.FloatRange(0, 1), help="Strength in colour alone.  [default: --strength]"),
+    click.option("--luma", type=click.FloatRange(0, 1), help="Strength for brightness only.  [default: --strength]"),
+    click.option("--chroma", type=click.FloatRange(0, 1), help="Strength for color only.  [default: --strength]"),
     *_TILES,
 )
 """How much noise is removed, as ``denoising``."""
@@ -252,13 +252,13 @@ resize_options = _together(
         "--resize",
         type=click.IntRange(min=0),
         metavar="PX",
-        help="Scale the short side to this; 0 leaves the size.  [default: the checkpoint's]",
+        help="Scale the short side to this many pixels; 0 keeps the size.  [default: the checkpoint's]",
     ),
     click.option(
         "--crop",
         type=click.IntRange(min=0),
         metavar="PX",
-        help="Side of the centre crop; 0 takes the whole.  [default: the checkpoint's]",
+        help="Side of the center crop in pixels; 0 takes the whole image.  [default: the checkpoint's]",
     ),
 )
 """``--resize`` and ``--crop``, of the commands that take features."""
@@ -326,7 +326,7 @@ picture_options = _group(
 """``--format``, ``--quality`` and ``--keep-times``, as ``encoding``."""
 
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace existing results; an input is never replaced."
+    "--overwrite", is_flag=True, help="Overwrite existing outputs; inputs are never overwritten."
 )
 
 batch_options = _group(
@@ -338,7 +338,7 @@ batch_options = _group(
         "lists",
         metavar="FILE",
         multiple=True,
-        help="Take inputs from this text file too, one per line; - is standard input.",
+        help="Also read inputs from this text file, one per line; - is stdin.",
         shell_complete=complete_files,
     ),
     click.option(
@@ -355,17 +355,17 @@ result_options = _group(
     "writing",
     WritingOptions,
     overwrite_option,
-    click.option("--resume", is_flag=True, help="Leave out inputs whose result exists already."),
-    click.option("--dry-run", is_flag=True, help="Say what would be written, and do nothing."),
+    click.option("--resume", is_flag=True, help="Skip inputs whose output exists."),
+    click.option("--dry-run", is_flag=True, help="Print what would be written, and do nothing."),
 )
 """``--overwrite``, ``--resume`` and ``--dry-run``, as ``writing``."""
 
 console_options = _group(
     "console",
     Console,
-    click.option("--quiet", is_flag=True, help="Hide progress, outputs and remarks; errors and losses are shown."),
-    click.option("--verbose", is_flag=True, help="Say which device is used, and why."),
-    click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from."),
+    click.option("--quiet", is_flag=True, help="Hide progress, outputs and remarks; errors and losses are printed."),
+    click.option("--verbose", is_flag=True, help="Print which device is used, and why."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error."),
 )
 """``--quiet``, ``--verbose`` and ``--debug``, as ``console``."""
 

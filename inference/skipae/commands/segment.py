@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="OUT",
-    help="File or folder for the results; - is standard output.  [default: photo.segmented.png, or with --overlay "
-    "photo.overlay.png, beside photo.png]",
+    help="File or folder to write to; - is stdout.  [default: photo.segmented.png, or with --overlay "
+    "photo.overlay.png, next to photo.png]",
     shell_complete=options.complete_files,
 )
 @click.option(
@@ -59,14 +59,14 @@ def command(
     batch: options.BatchOptions,
     console: Console,
 ) -> int:
-    """Tell the parts of images apart.
+    """Label every pixel with a class.
 
-    INPUT is an image, a folder (with all below it), a pattern, or - for standard input, as for skipae denoise.  The
-    result is a label map: a PNG of the (upright) image's size whose pixels are the numbers of the classes, in the
+    INPUT is an image, a folder (recursive), a glob pattern, or - for stdin, as for skipae denoise.
+    The output is a label map: a PNG of the size of the upright image whose pixels are class numbers, in the
     order of the checkpoint's labels, shown in the colors of its data set.
 
-    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 the device is not available, 4 the model could not
-    be had or does not segment, 5 no input could be read, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model
+    unavailable or not a segmenter, 5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
     from skipae.batch.plan import plan

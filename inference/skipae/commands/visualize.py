@@ -76,8 +76,8 @@ def command(
     corruption changes can be seen (figures 5 and 6 of the paper).  An IMAGE with more than 768 pixels along its short
     side is scaled to that first, unless --resize says otherwise.
 
-    Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 the device is not available, 4 the model
-    could not be had, 5 IMAGE could not be read, 130 interrupted.
+    Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 device not available,
+    4 model unavailable, 5 IMAGE not readable, 130 interrupted.
     """
     from skipae import images
     from skipae.batch.pipeline import Each, run

@@ -62,7 +62,7 @@ def extract(
     gpus: float = 0,
     **keywords: Unpack[FeatureKeywords],
 ) -> Outcome:
-    """Write what layers of the encoder give for images, computed on a Ray cluster.
+    """Extract encoder features to files on a Ray cluster.
 
     It is the cluster that ``ray.init`` was told of or that ``RAY_ADDRESS`` names, else this machine.  The files and
     their manifest are those of ``skipae features``, but for the order of the images, which is that of the answers.
@@ -91,7 +91,7 @@ def extract(
 
     Raises:
         UsageError: an argument cannot be used.
-        ModelError: the checkpoint could not be had, here or on a worker, or is another one there.
+        ModelError: the checkpoint is unavailable, here or on a worker, or differs there.
         DeviceError: a worker has no runtime, or its GPU does not work.
         ImageError: the results cannot be written.
     """

@@ -75,7 +75,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             UsageError: a parameter cannot be used.
-            ModelError: the checkpoint could not be had.
+            ModelError: the checkpoint is unavailable.
         """
         self._spec()
         return self
