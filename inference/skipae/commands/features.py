@@ -98,6 +98,10 @@ def command(
 
     if output == STREAM:
         raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
+    if checkpoint.precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"--precision {checkpoint.precision}: features are computed in fp32; give fp32, or leave it out"
+        )
     folder = checkpoint.find(console)
     config = resolve.load_config(folder)
     names = [name for text in layers for name in text.split(",")]
