@@ -330,11 +330,11 @@ HOLDS = rows_after("## What each format holds")
 def test_what_the_docs_say_each_format_holds(row: list[str]) -> None:
     about = {"exif": exif(), "icc_profile": SRGB, "xmp": b"<x/>", "dpi": (300, 300)}
     files = {
-        "16-bit grey": (saved(photo("I;16"), "PNG"), "16 bits"),
-        "16-bit colour": (png(16, 2), "16 bits"),
+        "16-bit gray": (saved(photo("I;16"), "PNG"), "16 bits"),
+        "16-bit color": (png(16, 2), "16 bits"),
         "alpha": (saved(photo("RGBA"), "PNG"), "transparency"),
         "CMYK": (saved(photo("CMYK"), "TIFF"), "CMYK"),
-        "colour profile": (saved(photo(), "JPEG", **about), "the colour profile"),
+        "ICC profile": (saved(photo(), "JPEG", **about), "the colour profile"),
         "EXIF": (saved(photo(), "JPEG", **about), "EXIF"),
         "XMP": (saved(photo(), "JPEG", **about), "XMP"),
         "resolution": (saved(photo(), "JPEG", **about), "the resolution"),

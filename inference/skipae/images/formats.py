@@ -143,8 +143,8 @@ def sniff(head: bytes) -> str | None:
 
 def table() -> str:
     """What each format holds, as a table in Markdown."""
-    metadata = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
-    lines = [["format", "16-bit grey", "16-bit colour", "alpha", "CMYK", *metadata.values()], ["---"] * 9]
+    metadata = {"icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+    lines = [["format", "16-bit gray", "16-bit color", "alpha", "CMYK", *metadata.values()], ["---"] * 9]
     for row in FORMATS.values():
         holds = [
             row.gray_16bit,
