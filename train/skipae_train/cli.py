@@ -602,6 +602,24 @@ def publish(checkpoint: str, repo: str, private: bool, pr: bool, dry_run: bool) 
         click.echo(f"published={published}")
 
 
+@cli.command()
+def doctor() -> int:
+    """Check the training environment, and suggest fixes.
+
+    Exit codes: 0 training can run, 1 something is wrong.
+    """
+    from skipae.console import echo
+    from skipae_train.doctor import examine
+
+    found = examine()
+    echo(*(f"{name}: {text}" for name, text in found.facts.items()))
+    for problem in found.problems:
+        echo(f"problem: {problem.text}", f"repair:  {problem.repair}")
+    if not found.problems:
+        echo("no problems found")
+    return int(bool(found.problems))
+
+
 @cli.command(hidden=True)
 @click.option("--model", required=True)
 @click.option("--size", type=int, required=True)

@@ -9,10 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from skipae_train.datasets.sets import VOID
+from skipae_train.errors import TrainingError
+
+try:
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+except (RuntimeError, OSError) as error:  # it loads torchvision where there is one
+    from skipae_train.doctor import torchvision_problem
+
+    found = torchvision_problem()
+    if found is None:
+        raise
+    raise TrainingError(f"{found.text}: {found.repair}") from error
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
