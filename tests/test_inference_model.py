@@ -409,6 +409,21 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         from_pretrained(3)  # type: ignore[arg-type]
 
 
+def test_a_relative_mirror_is_that_of_the_folder_in_which_the_process_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(resolve, "_STARTED", str(tmp_path))
+    monkeypatch.setattr(resolve, "BUNDLED", tmp_path / "none")
+    monkeypatch.setenv("SKIPAE_MIRROR", "models")
+    (tmp_path / "models" / "skipae-imagenet").mkdir(parents=True)
+    (tmp_path / "models" / "skipae-imagenet" / "config.json").touch()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resolve.find_folder("skipae-imagenet") == tmp_path / "models" / "skipae-imagenet"
+    with pytest.raises(ModelError, match=rf"SKIPAE_MIRROR={tmp_path}/models does not hold it"):
+        resolve.find_folder("skipae-stl10")
+
+
 def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     places = {name: tmp_path / name for name in ("bundled", "mirror", "here")}
     name = "skipae-imagenet"
