@@ -221,7 +221,8 @@ def evaluate_files(
 def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> Score:
     """PSNR of another denoiser at the one of its ``settings`` that is best for these pairs.
 
-    Its results go through a file of the noisy file's format as ours do: JPEG at quality 95 and 4:4:4, else PNG.
+    Its results go through a file of the noisy file's format as ours do: JPEG at quality 95, else PNG.  A JPEG of
+    theirs is 4:4:4 whatever the noisy one was, which is no disadvantage.
     """
     best: Score | None = None
     for setting, denoise in settings.items():
