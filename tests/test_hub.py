@@ -82,6 +82,18 @@ def requests_for(sha: str, *files: str, repo: str = "skipae/skipae-imagenet") ->
     return [f"{method} /{repo}/resolve/{sha}/{file}" for file in files for method in ("HEAD", "GET")]
 
 
+def test_every_command_says_what_it_fetches(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, tmp_path: Path
+) -> None:
+    publish(monkeypatch, server, whole)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 8), "gray").save("a.png")
+    words = ["features", "a.png", "-o", "out", "--model", "skipae-imagenet", "--dry-run"]
+    shown = CliRunner().invoke(cli.main, words)
+    assert "skipae: fetching skipae/skipae-imagenet on " in shown.stderr, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
+
+
 def test_requests_of_a_first_and_of_a_cached_load(
     monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
 ) -> None:

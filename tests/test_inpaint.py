@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from skipae import ImageError, Model, UsageError, cli, from_pretrained, images
-from skipae.tasks import inpaint
+from skipae.tasks import inpaint, masks
 
 Run = Callable[..., Result]
 
@@ -164,8 +164,8 @@ def test_nearly_black_pixels_of_a_mask_are_named(model: Model) -> None:
             "nearly black (9 to 9 of 255) and are filled",
         ),
     ):
-        assert (inpaint.load_mask(mask)[1] is None) == (said is None), mask.max()
-        assert said is None or said in str(inpaint.load_mask(mask)[1])
+        assert (masks.load_mask(mask)[1] is None) == (said is None), mask.max()
+        assert said is None or said in str(masks.load_mask(mask)[1])
     never_black = Image.fromarray(np.where(shape, 255, 16).astype(np.uint8))
     with pytest.raises(ImageError, match=r"every pixel is masked: .* are nearly black \(16 to 16 of 255\)"):
         model.inpaint(image, never_black)
@@ -303,7 +303,7 @@ def test_masks_of_all_kinds(tmp_path: Path) -> None:
         path.read_bytes(),
         as_file(indexed, "GIF"),
     ):
-        assert np.array_equal(inpaint.read_mask(source), mask), source
+        assert np.array_equal(masks.read_mask(source), mask), source
 
 
 def test_masks_are_in_the_frame_of_the_upright_image(model: Model) -> None:
@@ -317,7 +317,7 @@ def test_masks_are_in_the_frame_of_the_upright_image(model: Model) -> None:
     upright = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
     assert np.array_equal(result[~mask], upright[~mask])
     turned = as_file(Image.fromarray(mask).transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
-    assert np.array_equal(inpaint.read_mask(turned), mask)
+    assert np.array_equal(masks.read_mask(turned), mask)
     with pytest.raises(UsageError, match=r"has 30 x 20 pixels, but the image 20 x 30 \(upright\)"):
         model.inpaint(data, mask.T)
 

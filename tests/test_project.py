@@ -111,3 +111,8 @@ def test_architecture_names_modules_that_exist() -> None:
     named = set(re.findall(r"`(skipae(?:_\w+)?\.[\w.]+)`", text))
     assert len(named) > 10
     assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
+
+
+def test_no_file_of_inference_is_long() -> None:
+    long = {path.name for path in (ROOT / "inference").rglob("*.py") if len(path.read_text().splitlines()) > 500}
+    assert not long, "split them: one file, one purpose"

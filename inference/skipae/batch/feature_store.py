@@ -9,7 +9,6 @@ shard do not count, and ``--resume`` goes on from there, with the images of shar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from skipae.batch.feature_formats import EXTENSIONS, WRITERS, need
+from skipae.batch.identity import identify, is_unchanged
 from skipae.engine.device import Device, load_runtime
 from skipae.errors import ImageError, UsageError
 from skipae.files import lock, remove_parts, write_atomically
@@ -237,7 +237,7 @@ class Store:
         changed: dict[str, list[str]] = {}
         for name in given.keys() & self.done.keys():
             shard, about = self.done[name]
-            if not _unchanged(given[name], about):
+            if not is_unchanged(given[name], about):
                 changed.setdefault(shard, []).append(name)
         held: Counter[str] = Counter(shard for shard, _ in self.done.values())
         found: Counter[str] = Counter(self.done[name][0] for name in given.keys() & self.done.keys())
@@ -344,7 +344,7 @@ class Store:
             return False
         found = [made.get(path.name) for path in paths]
         return all(
-            isinstance(about, dict) and about.get("sha256") is not None and _unchanged(path, about)
+            isinstance(about, dict) and about.get("sha256") is not None and is_unchanged(path, about)
             for path, about in zip(paths, found, strict=True)
         )
 
@@ -438,40 +438,6 @@ def versions(device: Device) -> dict[str, str]:
         "numpy": np.__version__,
         "device": str(device),
     }
-
-
-def identify(source: Path | bytes) -> Entry:
-    """What tells whether a file changed: sha256, and size in bytes and time of a file; null for what is read once.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    if isinstance(source, bytes):
-        return {"sha256": hashlib.sha256(source).hexdigest()}
-    try:
-        status = source.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return {"sha256": None}
-        with source.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
-    return {"sha256": sha256, "size": status.st_size, "mtime": status.st_mtime_ns}
-
-
-def _unchanged(path: Path, about: object) -> bool:
-    """Whether a file is the one of :func:`identify`; it is read where its time alone differs."""
-    if not isinstance(about, dict):
-        return False
-    if about.get("sha256") is None:  # read once
-        return True
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size != about.get("size", status.st_size):
-            return False
-        return status.st_mtime_ns == about.get("mtime") or identify(path)["sha256"] == about["sha256"]
-    except (OSError, ImageError):
-        return False
 
 
 def _about(run: object) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipae import images
-from skipae.batch.feature_store import Entry, Store, identify
+from skipae.batch.feature_store import Entry, Store
+from skipae.batch.identity import identify
 from skipae.batch.job import Job
 from skipae.batch.pipeline import Advance, Ready, Task
 from skipae.batch.sinks import Written

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skipae.batch.job import Job, Work
     from skipae.batch.pipeline import Advance
     from skipae.model import Model
-    from skipae.tasks.inpaint import Mask
+    from skipae.tasks.masks import Mask
 
 Box = tuple[int, int, int, int]
 
@@ -90,7 +90,7 @@ def command(
     from skipae.batch.pipeline import Each
     from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_picture
-    from skipae.tasks.inpaint import check_mask, transparent_pixels
+    from skipae.tasks.masks import check_mask, transparent_pixels
 
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
@@ -161,7 +161,7 @@ class _Masks:
         """What is to be filled, or None for what is transparent; and what is to be said of the mask."""
         import numpy as np
 
-        from skipae.tasks.inpaint import load_mask
+        from skipae.tasks.masks import load_mask
 
         path = self.find(job)
         said = None

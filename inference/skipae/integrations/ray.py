@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from skipae import images
 from skipae.batch import feature_store
-from skipae.batch.feature_store import Entry, identify
+from skipae.batch.feature_store import Entry
 from skipae.batch.feature_task import Shards
+from skipae.batch.identity import identify
 from skipae.batch.pipeline import Outcome
 from skipae.batch.sources import find
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config

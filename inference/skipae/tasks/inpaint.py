@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from skipae import images
 from skipae.engine.net import Net
 from skipae.engine.tiling import check_range, is_gray
-from skipae.errors import ImageError, UsageError
+from skipae.errors import ImageError
+from skipae.tasks.masks import Mask, check_mask, load_mask, opaque, transparent, transparent_pixels
 from skipae.tasks.pixels import Progress, named, on_array, on_planes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 DEPTH = 16
 """Pixels from a hole's rim that are filled at one scale: half the side of the largest blocks in training."""
@@ -56,71 +56,6 @@ _SHIFTS = tuple(
 )
 """Where holes are tried out, in pixels from the real ones.  One place, and a near one: several, or farther ones, say
 less about the hole (their pixels differ more from its surroundings), and gave 0.2 dB less in single small holes."""
-
-
-def read_mask(
-    mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
-) -> Mask:
-    """Where a mask is not zero, bool [H, W].
-
-    Args:
-        mask: an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of any type of number; a ``PIL.Image``; or the path
-            or the bytes of an image file, whose EXIF orientation is applied.  In colour, pixels count that are not
-            black; with alpha, those that are not fully transparent besides.
-        max_pixels: the largest file to decode, in pixels.
-
-    Raises:
-        UsageError: it is none of these.
-        ImageError: the file cannot be decoded.
-    """
-    return load_mask(mask, max_pixels=max_pixels)[0]
-
-
-def load_mask(
-    mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
-) -> tuple[Mask, str | None]:
-    """As :func:`read_mask`, and what is to be said of values between black and white, if anything.
-
-    Raises:
-        UsageError: see :func:`read_mask`.
-        ImageError: the file cannot be decoded.
-    """
-    if isinstance(mask, np.ndarray):
-        if mask.dtype.kind not in "buif" or not (mask.ndim == 2 or (mask.ndim == 3 and mask.shape[2] in (1, 3, 4))):
-            raise UsageError(
-                f"mask: an array must be numbers [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], not {mask.dtype} "
-                f"{list(mask.shape)}"
-            )
-        light = mask if mask.ndim == 2 else mask[..., :3]
-        clear = mask[..., 3] == 0 if mask.ndim == 3 and mask.shape[2] == 4 else None
-    else:
-        picture = images.to_picture(mask, "mask", max_pixels=max_pixels)
-        light = picture.planes[0]
-        clear = None if picture.alpha is None else np.asarray(picture.alpha) == 0
-        if picture.kind == "cmyk":  # full black ink
-            black = picture.planes[1] == np.iinfo(picture.planes[1].dtype).max
-            clear = black if clear is None else black | clear
-    if light.ndim == 3:
-        light = np.abs(light).max(axis=2) if light.dtype.kind in "if" else light.max(axis=2)
-    if clear is not None:
-        light = np.where(clear, light.dtype.type(0), light)
-    holes: Mask = light != 0
-    return holes, _describe_faint(light, holes)
-
-
-def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
-    """What a mask has between black and white, as a lossy format or a scanner leaves it."""
-    if light.dtype.kind == "b" or not holes.any():
-        return None
-    white = light.max()
-    faint = light[holes & (light < white / 2)]
-    if not faint.size:
-        return None
-    low, high = (value.item() for value in (faint.min(), faint.max()))
-    return (
-        f"{faint.size} of {int(holes.sum())} masked pixels are nearly black ({low:g} to {high:g} of {white:g}) and are "
-        "filled too; make them black to keep them"
-    )
 
 
 def inpaint(
@@ -195,21 +130,8 @@ def _inpaint_array(
 
     result = on_array(image, one)
     if alpha is not None:
-        result[holes, 3] = _opaque(alpha)
+        result[holes, 3] = opaque(alpha)
     return result
-
-
-def transparent_pixels(picture: images.Picture) -> Mask:
-    """Which pixels of a picture are to be filled where there is no mask, bool [H, W]."""
-    if picture.alpha is None:
-        return np.zeros(picture.size[::-1], bool)
-    return transparent(np.asarray(picture.alpha))
-
-
-def transparent(alpha: NDArray[Any]) -> Mask:
-    """What is not opaque; where nothing is, what is fully transparent.  Alpha of uint8, uint16, or float in [0, 1]."""
-    holes: Mask = alpha < _opaque(alpha)
-    return holes if not holes.all() else alpha <= 0
 
 
 def lay_over(filled: NDArray[Any], pixels: NDArray[Any], alpha: NDArray[Any], holes: Mask) -> None:
@@ -217,39 +139,11 @@ def lay_over(filled: NDArray[Any], pixels: NDArray[Any], alpha: NDArray[Any], ho
     soft = holes & (alpha > 0)
     if not soft.any():
         return
-    weight = alpha[soft].astype(np.float32) / _opaque(alpha)
+    weight = alpha[soft].astype(np.float32) / opaque(alpha)
     if pixels.ndim == 3:
         weight = weight[:, None]
     mixed = weight * pixels[soft].astype(np.float32) + (1 - weight) * filled[soft].astype(np.float32)
     filled[soft] = mixed if filled.dtype.kind == "f" else np.rint(mixed)
-
-
-def _opaque(alpha: NDArray[Any]) -> int:
-    return int(np.iinfo(alpha.dtype).max) if alpha.dtype.kind == "u" else 1
-
-
-def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> int:
-    """How many pixels are masked in an image of ``size`` (width, height).
-
-    Args:
-        mask: bool [H, W].
-        size: of the image.
-        said: of the mask, for the message.
-
-    Raises:
-        UsageError: the mask has another size.
-        ImageError: every pixel is masked.
-    """
-    if mask.shape != size[::-1]:
-        raise UsageError(
-            f"mask: it has {mask.shape[1]} x {mask.shape[0]} pixels, but the image {size[0]} x {size[1]} (upright): "
-            "give one of the image's size"
-        )
-    count = int(mask.sum())
-    if count == mask.size:
-        why = "" if said is None else f" ({said})"
-        raise ImageError(f"every pixel is masked: nothing is left to fill them from{why}")
-    return count
 
 
 def fill(net: Net, pixels: NDArray[Any], mask: Mask, progress: Progress | None = None) -> NDArray[Any]:
