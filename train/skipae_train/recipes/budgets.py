@@ -13,7 +13,7 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at half
                     (128, 113)
 day      two cores  widths: Network-1, Network-2 and Network-3 a half, Wide-ResNet a quarter; hidden layers 1,024.
-         with bf16  Epochs: all in pre-training on CIFAR-10; 3 of Network-3 on the public subsets of ImageNet, with
+         with bf16  Epochs: all in pre-training on CIFAR-10; 5 of Network-3 on the public subsets of ImageNet, with
                     crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning, but for VOC 2012 a fiftieth, on
                     the larger list train_aug.  Learning rate of Network-3's pre-training at least 2e-3, of its
                     fine-tuning at least 1e-3.  Images of Network-3 at a quarter of the paper's size, for
@@ -94,7 +94,7 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget)
     if budget == "day":
         data = {"tiny-imagenet": "imagenet-subsets", "voc12": "voc12-aug"}.get(data, data)
     if isinstance(recipe, Pretrain) and budget == "day":
-        count, by = (3, 4) if scaled else (epochs.count, 1)
+        count, by = (5, 4) if scaled else (epochs.count, 1)
         if data == "imagenet-subsets":
             zoom = 113 / 57
     elif isinstance(recipe, Pretrain):
