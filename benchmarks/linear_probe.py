@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import skipae_train
 from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
-from skipae_train.feed import Epochs, open_set
+from skipae_train.feed import DataConfig, open_set
 from skipae_train.finetune import load_network
 from skipae_train.machine import Machine, Session
 from skipae_train.metrics import accuracy, mean_average_precision
@@ -152,7 +152,7 @@ def add(path: Path, data_set: str, layer: str, pooling: str, images: int, value:
 @click.option("--record", is_flag=True, help="Add the best layer's score to each NETWORK's training/metrics.json.")
 def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None, record: bool) -> None:
     """Probe networks, print a table in Markdown, and for each network the layer to take."""
-    epochs = Epochs(data=data_set, count=1, batch=1, crop=side, short_side=max(side, PIXELS))
+    epochs = DataConfig(data=data_set, count=1, batch=1, crop=side, short_side=max(side, PIXELS))
     train, test = open_set(epochs, data, "train"), open_set(epochs, data, "test")
     truth, expected = train.labels, test.labels
     if truth is None or expected is None:

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from skipae_train.datasets import MemorySet
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.machine import Precision, Session, choose_precision
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import Pretrain, SetJob
@@ -57,7 +57,7 @@ def flop(network: Architecture, side: int) -> float:
     return 3.0 * 2 * total  # the decoder mirrors the encoder
 
 
-def ours(recipe: Pretrain, epochs: Epochs, out: Path, steps: int, precision: Precision) -> tuple[float, Callable]:
+def ours(recipe: Pretrain, epochs: DataConfig, out: Path, steps: int, precision: Precision) -> tuple[float, Callable]:
     """Seconds per step of the training loop, and a function that runs more steps (for a profile)."""
     count, side = epochs.batch * (3 * steps + 10), epochs.crop + 3
     images = MemorySet(torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8), None)
@@ -74,7 +74,7 @@ def ours(recipe: Pretrain, epochs: Epochs, out: Path, steps: int, precision: Pre
     return min(b - a for a, b in pairwise(seconds)) / steps, lambda: until(5 + 3 * steps)
 
 
-def bare(recipe: Pretrain, epochs: Epochs, steps: int, precision: str) -> float:
+def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> float:
     """Seconds per step of the shortest loop that trains the network."""
     network = AutoEncoder(recipe.architecture, mean=recipe.mean, std=recipe.std, init="he")
     network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -18,7 +18,7 @@ from skipae_train.datasets import VOC_CLASSES, VOID, MemorySet, load
 from skipae_train.errors import TrainingError
 from skipae_train.evaluate import COMPLETE, MaskScore, Score, complete_mean, record_scores
 from skipae_train.export import export_run
-from skipae_train.feed import Epochs, Feed, some
+from skipae_train.feed import DataConfig, Feed, some
 from skipae_train.finetune import (
     Finetune,
     _evaluate_masks,
@@ -87,7 +87,7 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
     assert all(not torch.equal(after[name], begun[name]) for name in old if name.endswith("conv.weight"))
 
 
-@pytest.mark.parametrize("changes", [{"optimiser": "sgd", "lr": 0.1}, {"lr": 2e-2, "decay": 1e-4}])
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd", "lr": 0.1}, {"lr": 2e-2, "weight_decay": 1e-4}])
 def test_a_classifier_learns_what_the_classes_look_like(tmp_path, data, changes):
     recipe = finetune_recipe("cifar10-4k", variant="random-he", budget="smoke")
     epochs = replace(recipe.epochs, count=20, batch=20, samples=0)
@@ -163,7 +163,7 @@ def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, 
     moved = {}
     for share in (1.0, 0.1):
         run = tmp_path / str(share)
-        chosen = replace(recipe, old_share=share, transfer=("encoder",), optimiser="sgd", lr=1e-6)
+        chosen = replace(recipe, old_share=share, transfer=("encoder",), optimizer="sgd", lr=1e-6)
         finetune(chosen, data, run, replace(SESSION, stop_at=1), start=imagenet)
         state = load_finetuned(run)[0].state_dict()
         moved[share] = float((state["encoder.enc1.conv.weight"] - begun["encoder.enc1.conv.weight"]).norm())
@@ -382,7 +382,7 @@ def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(t
     recipe = Probe(
         name="toy",
         architecture=network.architecture,
-        epochs=Epochs(data="cifar10", count=20, batch=20, crop=29),
+        epochs=DataConfig(data="cifar10", count=20, batch=20, crop=29),
         labelled=50,
         weights=5_000,
     )
@@ -503,7 +503,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
 
 def test_a_feed_can_begin_at_any_step_and_part():
     images = MemorySet(torch.randint(0, 256, (22, 3, 12, 12), dtype=torch.uint8), torch.arange(22))
-    epochs = Epochs(data="", count=2, batch=8, crop=9)
+    epochs = DataConfig(data="", count=2, batch=8, crop=9)
     whole = Feed(images, epochs, seed=3)
     device = torch.device("cpu")
     steps = [whole.batch(Part(step, 0, 1, 0, 1, device))[0] for step in range(4)]

@@ -57,7 +57,7 @@ def exported(kind, folder, **options):
 def test_every_weight_gets_a_gradient(kind):
     torch.manual_seed(0)
     network = HEADS[kind][0]().train()
-    if network.design.kind == "fc":  # dropout may close too many units
+    if network.head_config.kind == "fc":  # dropout may close too many units
         network.eval()
     image = torch.rand(2, 3, *(network.size or (29, 31)))
     network(image).square().mean().backward()
@@ -173,7 +173,7 @@ def test_initialisations():
 def test_a_checkpoint_comes_back_as_it_was_and_runs_in_onnx_runtime(kind, storage, tmp_path):
     network, config, parity = exported(kind, tmp_path, storage=storage, resize=40)
     assert read_config(tmp_path) == config
-    assert (config.task, config.labels, config.head) == (network.task, LABELS, network.design)
+    assert (config.task, config.labels, config.head) == (network.task, LABELS, network.head_config)
     assert (config.preprocessing.resize, config.preprocessing.crop) == (40, 33 if kind == "fc" else None)
     for file in config.files:
         verified_file(tmp_path, config, file)
@@ -182,7 +182,7 @@ def test_a_checkpoint_comes_back_as_it_was_and_runs_in_onnx_runtime(kind, storag
 
     loaded = skipae_train.load(tmp_path)
     assert type(loaded) is type(network) and not loaded.training
-    assert (loaded.architecture, loaded.classes, loaded.design) == (network.architecture, 5, network.design)
+    assert (loaded.architecture, loaded.classes, loaded.head_config) == (network.architecture, 5, network.head_config)
     image = torch.rand(2, 3, *(network.size or (21, 34)))
     want = network(image).detach()
     tolerance = {"float32": 1e-6, "float16": 5e-3}[storage] * float(want.abs().max())
@@ -253,7 +253,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_written(tmp_path):
 def test_a_segmenters_halo_keeps_what_lies_beyond_it():
     network = seasoned("decoder-post")
     network.head.conv.weight.data *= 50  # logits have no scale: what is felt is a share of the largest
-    config = replace(config_of(network), labels=LABELS, task="segmentation", head=network.design)
+    config = replace(config_of(network), labels=LABELS, task="segmentation", head=network.head_config)
     model = session(build_model(network, config))
     halo = measure_halo(model, config, [np.random.default_rng(0).random((120, 110, 3))])
     stride = network.architecture.total_stride

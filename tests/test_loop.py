@@ -21,11 +21,11 @@ from skipae_train.cli import cli
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.errors import TrainingError
 from skipae_train.finetune import finetune
-from skipae_train.hashing import SampleRandom
 from skipae_train.interrupts import StopRequest
 from skipae_train.machine import Session
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.rng import SampleRandom
 from skipae_train.trainer import Trainer
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True, save_minutes=0)
@@ -41,7 +41,7 @@ def recipes(epochs=2):
     ae, classifier = (f("cifar10-4k", budget="smoke") for f in (pretrain_recipe, finetune_recipe))
     ae = replace(ae, epochs=replace(ae.epochs, count=epochs, flip=True))
     classifier = replace(
-        classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labelled=20, freeze=1, ema=0.9
+        classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labelled=20, freeze=1, ema_decay=0.9
     )
     return ae, classifier
 

@@ -54,10 +54,10 @@ def test_a_shortcut_carries_what_its_topology_says(topology):
     network = trained_a_little(network_1((2, 2, 0, 0), 4, topology=topology))
     image = torch.rand(1, 3, 16, 16)
     pixels = (image - network.mean) / network.std
-    _, carried = network.encode(pixels)
+    _, skips = network.encode(pixels)
     raw = network.encoder["enc2"].conv(torch.relu(network.encoder["enc1"].norm(network.encoder["enc1"].conv(pixels))))
     expected = raw if topology == "pre" else torch.relu(network.encoder["enc2"].norm(raw))
-    torch.testing.assert_close(carried[1], expected)
+    torch.testing.assert_close(skips[1], expected)
 
 
 def test_the_input_shortcut_alone_makes_the_identity():

@@ -43,8 +43,8 @@ RECIPE = Pretrain(
     schedule=Cosine(2),
     loss="rmse",
     init="he",
-    ema=0.9,
-    clip=1.0,
+    ema_decay=0.9,
+    max_grad_norm=1.0,
 )
 
 
@@ -81,15 +81,19 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, photos, st
 def test_training_lowers_the_loss(tmp_path, photos, lr, muon_lr):
     phases, noise = (Phase(120, 32, 4),), GaussianNoise((30, 30))
     network = network_1((2, 2, 0, 0), 8, topology="post")
-    recipe = replace(RECIPE, architecture=network, corruption=noise, phases=phases, ema=0.0, lr=lr, muon_lr=muon_lr)
+    recipe = replace(
+        RECIPE, architecture=network, corruption=noise, phases=phases, ema_decay=0.0, lr=lr, muon_lr=muon_lr
+    )
     run(tmp_path, photos, recipe, validate_every=30)
     losses = [float(row["loss"]) for row in read_log(tmp_path)]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights(tmp_path, photos):
-    before = {k: v.clone() for k, v in run(tmp_path, photos, replace(MUON, ema=0.0), stop_at=5).state_dict().items()}
-    after = run(tmp_path, photos, replace(MUON, ema=0.0)).state_dict()
+    before = {
+        k: v.clone() for k, v in run(tmp_path, photos, replace(MUON, ema_decay=0.0), stop_at=5).state_dict().items()
+    }
+    after = run(tmp_path, photos, replace(MUON, ema_decay=0.0)).state_dict()
     same = {k for k in before if torch.equal(before[k], after[k])}
     assert same == {"mean", "std"} | {k for k in before if "running" in k or "tracked" in k}
 
@@ -151,7 +155,7 @@ def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
 
 
 def test_a_recipe_without_ema_keeps_no_average_and_goes_on_from_a_state_that_has_one(tmp_path, photos):
-    recipe = replace(RECIPE, ema=0.0)
+    recipe = replace(RECIPE, ema_decay=0.0)
     whole = run(tmp_path / "whole", photos, recipe).state_dict()
     run(tmp_path / "stopped", photos, recipe, stop_at=4)
     state = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)

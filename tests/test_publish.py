@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, _, parity = exported("decoder", folder)
     training.mkdir()
     (training / "notes.md").write_text(NOTES)
-    recipe = {"name": "camvid-seg", "phases": [], "lr": 0.001, "loss": "cross-entropy", "seed": 0, "ema": 0}
+    recipe = {"name": "camvid-seg", "phases": [], "lr": 0.001, "loss": "cross-entropy", "seed": 0, "ema_decay": 0}
     recipe |= {"mean": [0.5] * 3, "std": [0.25] * 3}
     score = {"set": "CamVid", "metric": "mean IoU", "mean": 0.5123, "std": 0.0141, "seeds": 3, "images": 233}
     facts = {"recipe": recipe, "environment": {"torch": "2", "steps": 8, "steps done": 8}, "metrics": [score]}

@@ -240,7 +240,7 @@ def test_the_rate_of_sgd_is_tuned_in_pre_training_too(data, runs):
     found = bench.pretraining_tries("cifar100", "sgd")
     assert list(found) == [0.1, 0.3] and all(value > 0 for value in found.values())
     described = json.loads((bench.pretrained("cifar100", "sgd") / "recipe.json").read_text())
-    assert described["lr"] == max(found, key=lambda lr: found[lr]) and described["optimiser"] == "sgd"
+    assert described["lr"] == max(found, key=lambda lr: found[lr]) and described["optimizer"] == "sgd"
     assert (runs / "pretrain-cifar100-sgd-eighth-lr0.3-smoke-seed0" / "state.pt").exists()
 
 
@@ -289,7 +289,7 @@ def test_recipes_are_the_papers():
     baseline = finetune_recipe("cifar10-4k", variant="random-he")
     assert (baseline.start, baseline.freeze, baseline.corruption, baseline.init) == (None, 0, None, "he")
     modern, plain = (finetune_recipe("cifar10-4k", variant=name) for name in ("modern", ""))
-    assert modern.epochs.count == 2 * plain.epochs.count and modern.epochs.flip and modern.ema == 0.999
+    assert modern.epochs.count == 2 * plain.epochs.count and modern.epochs.flip and modern.ema_decay == 0.999
     assert pretrain_recipe("cifar10-4k", variant="modern").corruption.coverage == (0.1, 0.6)
     assert pretrain_recipe("cifar10", variant="modern").corruption.sigma == (5.0, 55.0)
     assert pretrain_recipe("cifar10", variant="post").architecture.topology == "post"
@@ -353,8 +353,8 @@ def test_a_run_says_what_command_made_it(command):
     )
     described = to_json(recipe)
     assert identity_of(described) == recipe.id and recipe.id.command == command
-    assert replace(recipe, clip=7.0).id is None  # no command makes it
-    assert "id" not in to_json(replace(recipe, clip=7.0))
+    assert replace(recipe, max_grad_norm=7.0).id is None  # no command makes it
+    assert "id" not in to_json(replace(recipe, max_grad_norm=7.0))
 
     # Runs of the format before: the name alone, with or without a fold and a rate, and without fields of today.
     del described["id"]
@@ -363,7 +363,7 @@ def test_a_run_says_what_command_made_it(command):
     described.pop("start_kind", None)
     for earlier in (recipe.name, recipe.name.partition("-lr")[0].partition("-fold")[0]):
         assert identity_of({**described, "name": earlier}).command == command
-    assert identity_of({**described, "clip": 7.0}) is identity_of({**described, "name": "mine"}) is None
+    assert identity_of({**described, "max_grad_norm": 7.0}) is identity_of({**described, "name": "mine"}) is None
 
 
 def test_runs_of_the_same_values_are_one_run_whatever_they_are_called(data, runs):

@@ -187,20 +187,25 @@ def test_a_run_continues_from_the_state_before_a_damaged_one(kind, data, tmp_pat
 
 
 def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(runs, data, tmp_path):
-    """Its recipe.json has no id, and lacks the fields that came later."""
+    """Its recipe.json has no id, other names of fields, and lacks those that came later; so has its state."""
     run = tmp_path / "run"
     pretrain(AE, data, run, replace(SESSION, stop_at=3))
     described = json.loads((run / "recipe.json").read_text())
     assert described["id"] == json.loads(json.dumps(asdict(AE.id)))
     del described["id"], described["epochs"]["test_side"], described["muon_lr"]
-    (run / "recipe.json").write_text(json.dumps(described))
+    now = {"optimizer": "optimiser", "weight_decay": "decay", "ema_decay": "ema", "max_grad_norm": "clip"}
+    earlier = json.dumps({now.get(name, name): value for name, value in described.items()})
+    assert all(f'"{name}"' in earlier for name in now.values())
+    (run / "recipe.json").write_text(earlier)
+    state = torch.load(run / "state.pt", weights_only=True)
+    torch.save({"optimisers": state.pop("optimizers"), **state}, run / "state.pt")
     assert read_recipe(run) == described
     pretrain(AE, data, run, SESSION)
     expected = read_state(runs / "ae" / "state.pt").network
     assert all(torch.equal(value, expected[name]) for name, value in read_state(run / "state.pt").network.items())
     assert RecipeId.from_json(read_recipe(run)["id"]) == AE.id  # it was written when the run continued
 
-    (run / "recipe.json").write_text(json.dumps(described))
+    (run / "recipe.json").write_text(earlier)
     finetune(CLASSIFIER, data, tmp_path / "classifier", SESSION, start=run)
     export_run(run, tmp_path / "made", name="made", halo_images=None)
     training = tmp_path / "made" / "training"
@@ -209,7 +214,7 @@ def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(
     record_scores(tmp_path / "made", "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
     command = "(`skipae-train pretrain cifar10-4k --budget smoke --data DATA --out RUN`)"
     assert command in " ".join(make_card(tmp_path / "made").split())
-    (training / "recipe.json").write_text(json.dumps(described))  # a checkpoint that was exported before
+    (training / "recipe.json").write_text(earlier)  # a checkpoint that was exported before
     assert command in " ".join(make_card(tmp_path / "made").split())
 
 

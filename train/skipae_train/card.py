@@ -396,7 +396,7 @@ def _describe_run(recipe: dict[str, Any], environment: dict[str, Any], labels: S
     elif command and environment.get("start", RANDOM["start"]) != RANDOM["start"]:
         command += " --start CHECKPOINT"
     told = f" (`skipae-train {command} --data {'DATA' if epochs else 'PHOTOS'} --out RUN`)" if command else ""
-    optimiser = {"adam": "ADAM", "sgd": "SGD with momentum"}[recipe.get("optimiser", "adam")]
+    optimizer = {"adam": "ADAM", "sgd": "SGD with momentum"}[recipe.get("optimizer", "adam")]
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
@@ -413,7 +413,7 @@ def _describe_run(recipe: dict[str, Any], environment: dict[str, Any], labels: S
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 
-Recipe `{recipe["name"]}`{told}: {phases}; {optimiser} at
+Recipe `{recipe["name"]}`{told}: {phases}; {optimizer} at
 {recipe["lr"]:g}{muon}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
 `training/log.csv`.{stopped}
 

@@ -7,7 +7,7 @@ Every corruption is a frozen dataclass that is called with clean images and a ge
 ``clean`` is float32 [N, 3, H, W], RGB in [0, 1]; the result has the same shape, type and units.  Noise
 levels are standard deviations in 8-bit grey levels.  All randomness comes from ``generator``, which lives
 on the device of ``clean``, so that a seed gives the same corruption again.  The paper's corruptions also take a
-:class:`skipae_train.hashing.SampleRandom`, whose numbers do not depend on how samples are grouped into batches.
+:class:`skipae_train.rng.SampleRandom`, whose numbers do not depend on how samples are grouped into batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skipae_train.hashing import SampleRandom
+from skipae_train.rng import SampleRandom
 
 Colour = tuple[float, float, float]
 

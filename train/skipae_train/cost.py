@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.networks import AutoEncoder, Classifier, Segmenter
 from skipae_train.pretrain import Pretrain
@@ -69,7 +69,7 @@ def operations(architecture: Architecture | WideResNet, head: Head | None, class
     return float(counter.get_total_flops()) / len(batch)
 
 
-def images(epochs: Epochs) -> int | None:
+def images(epochs: DataConfig) -> int | None:
     """Images of an epoch; None for a set of unknown size."""
     names = {name: (name, f"{name}-animal", f"{name}-vehicle") for name in IMAGES}
     whole = next((IMAGES[name] for name, same in names.items() if epochs.data in same), None)

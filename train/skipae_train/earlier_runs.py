@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+FIELDS = {"optimiser": "optimizer", "decay": "weight_decay", "ema": "ema_decay", "clip": "max_grad_norm"}
+"""Names of fields of ``recipe.json``, before and now."""
 RECIPES = (
     "camvid-seg", "cifar10", "cifar10-4k", "cifar100", "imagenet", "imagenet-animal", "imagenet-labels",
     "imagenet-vehicle", "natural", "natural-more", "stl10", "voc07-cls", "voc12-seg",
@@ -34,7 +36,7 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 def upgraded(described: Mapping[str, Any]) -> dict[str, Any]:
     """A ``recipe.json`` as it is written today."""
-    values = dict(described)
+    values = {FIELDS.get(name, name): value for name, value in described.items()}
     if values.get("start") == "imagenet-labels":
         values.setdefault("start_kind", "finetune")
     if values.get("background") == 1.0:  # a weight that is no more, and was none

@@ -26,7 +26,7 @@ from skipae.engine.device import load_runtime
 from skipae.errors import SkipaeError
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
-from skipae_train.networks import AutoEncoder, Classifier, Network, Segmenter, Unit, check_finite
+from skipae_train.networks import AutoEncoder, Classifier, ConvNorm, Network, Segmenter, check_finite
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import damage_of, read_preprocessing, write_json
 from skipae_zoo import INPUT, OUTPUT, QUANTIZED, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
@@ -85,7 +85,7 @@ class _Graph:
             "Conv", inputs, f"{name}.conv", kernel_shape=weight.shape[2:], strides=[stride, stride], pads=pads
         )
 
-    def deconvolution(self, x: str, unit: Unit, name: str, weight: Array, bias: Array, woven: bool) -> str:
+    def deconvolution(self, x: str, unit: ConvNorm, name: str, weight: Array, bias: Array, woven: bool) -> str:
         """A deconvolution, weight [in, out, k, k]; one of stride 2 is not finished without :meth:`enlarge`."""
         kernel, stride = weight.shape[-1], unit.conv.stride[0]
         if stride == 1:
@@ -161,7 +161,7 @@ def _values(tensor: torch.Tensor | None) -> Array:
     return tensor.detach().cpu().double().numpy()
 
 
-def _norm(unit: Unit) -> tuple[Array, Array]:
+def _norm(unit: ConvNorm) -> tuple[Array, Array]:
     """Scale and shift per channel that batch norm applies in use."""
     norm = unit.norm
     if not isinstance(norm, nn.BatchNorm2d):
@@ -178,7 +178,7 @@ def _encoder(
     That is the output of ReLU, or for the layers whose numbers are in ``raw`` the convolution's, before batch norm.
     """
     x = graph.add("Sub", [INPUT, graph.constant("mean", network.mean.numpy())], "pixels")
-    carried = []
+    skips = []
     for number, layer in enumerate(network.architecture.layers, start=1):
         unit = network.unit(layer.name)
         weight = _values(unit.conv.weight)
@@ -188,23 +188,23 @@ def _encoder(
         pads = [layer.kernel // 2] * 4
         if number in raw:  # the raw output is carried too, so batch norm stays apart
             x = graph.convolution(x, layer.name, weight, None, layer.stride, pads)
-            carried.append(x)
+            skips.append(x)
             x = graph.affine(x, layer.name, scale, shift)
         else:
             x = graph.convolution(x, layer.name, weight * scale.reshape(-1, 1, 1, 1), shift, layer.stride, pads)
         x = graph.add("Relu", [x], outputs(layer.name))
         if number not in raw:
-            carried.append(x)
-    return x, carried
+            skips.append(x)
+    return x, skips
 
 
-def _decoder(graph: _Graph, network: Network, x: str, carried: list[str]) -> str:
+def _decoder(graph: _Graph, network: Network, x: str, skips: list[str]) -> str:
     """Add the decoder down to ``dec2``; the name of its output, which has the size of the first layer."""
     architecture = network.architecture
     for number in range(len(architecture.layers), 1, -1):
         name = f"dec{number}"
         unit = network.unit(name)
-        like = carried[number - 2]
+        like = skips[number - 2]
         scale, shift = _norm(unit)
         joins = number - 1 in architecture.shortcut_layers
         if joins and architecture.topology == "pre":
@@ -441,7 +441,7 @@ def export(
         halo=network.architecture.reach,
         labels=tuple(labels),
         colors=tuple((red, green, blue) for red, green, blue in colors),
-        head=network.design,
+        head=network.head_config,
         default_layer=default_layer,
     )
     try:

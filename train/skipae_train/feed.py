@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, load, mix, plan
+from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, derive_seed, load, plan
 from skipae_train.datasets.voc import SegmentationSet
 from skipae_train.errors import RefusedError
-from skipae_train.hashing import Draw, SampleRandom, permutation
+from skipae_train.rng import Draw, SampleRandom, permutation
 from skipae_train.trainer import Part
 
 Purpose = Literal["pretrain", "train", "test"]
@@ -29,7 +29,7 @@ _SPLITS: dict[str, dict[Purpose, str]] = {
 """Where a split is not called ``train`` or ``test``."""
 
 
-def open_set(epochs: Epochs, data: Path, purpose: Purpose) -> ImageSet:
+def open_set(epochs: DataConfig, data: Path, purpose: Purpose) -> ImageSet:
     """The images of a set below the folder ``data`` that pre-training, training or the test takes."""
     imagenet = epochs.data.startswith(("imagenet", "tiny-imagenet"))
     usual = "train" if purpose != "test" else "val" if imagenet else "test"
@@ -39,13 +39,13 @@ def open_set(epochs: Epochs, data: Path, purpose: Purpose) -> ImageSet:
     return images if purpose != "test" else as_tested(images, epochs)
 
 
-def as_tested(images: ImageSet, epochs: Epochs) -> ImageSet:
+def as_tested(images: ImageSet, epochs: DataConfig) -> ImageSet:
     """The images at the size that they are measured at."""
     return images.scaled(epochs.test_side) if epochs.test_side and isinstance(images, StreamedSet) else images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epochs:
+class DataConfig:
     """Training on one of the sets, by epochs."""
 
     data: str
@@ -65,7 +65,7 @@ class Epochs:
     """Most images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
 
 
-def preprocessing(images: ImageSet, epochs: Epochs, classes: Sequence[str] = ()) -> dict[str, Any]:
+def preprocessing(images: ImageSet, epochs: DataConfig, classes: Sequence[str] = ()) -> dict[str, Any]:
     """What is done to images of a set before the network sees them, as :func:`skipae_train.export.export` takes it."""
     images = as_tested(images, epochs)
     side = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
@@ -88,7 +88,7 @@ class Feed:
     What a step sees depends on the seed and the step alone, so that training can begin at any.
     """
 
-    def __init__(self, images: ImageSet, epochs: Epochs, seed: int) -> None:
+    def __init__(self, images: ImageSet, epochs: DataConfig, seed: int) -> None:
         self.images, self.batch_size = images, epochs.batch
         self.view = View(epochs.crop, random=True, flip=epochs.flip, zoom=epochs.zoom, seed=seed)
         self.steps_per_epoch = len(images) // epochs.batch
@@ -111,4 +111,4 @@ class Feed:
         last = part.turn == part.turns - 1
         self._next = (part.step + 1, 0) if last else (part.step, part.turn + 1)
         batch = next(self._batches)
-        return batch, SampleRandom(mix(self.view.seed, Draw.CORRUPTION), epoch, batch.indices.to(part.device))
+        return batch, SampleRandom(derive_seed(self.view.seed, Draw.CORRUPTION), epoch, batch.indices.to(part.device))

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skipae_train.corruption import BlockMask, GaussianNoise, chance
-from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, hold_out, mix, plan, stl10_folds
+from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, derive_seed, hold_out, plan, stl10_folds
 from skipae_train.earlier_runs import split_name
 from skipae_train.errors import RefusedError, TrainingError
-from skipae_train.feed import Epochs, Feed, as_tested, open_set, preprocessing, some
-from skipae_train.hashing import Draw
+from skipae_train.feed import DataConfig, Feed, as_tested, open_set, preprocessing, some
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import Classifier, Network, Segmenter, check_architecture, transfer
 from skipae_train.networks import Part as NetworkPart
 from skipae_train.pretrain import load_run
 from skipae_train.recipe import Kind, Recipe, RecipeId
+from skipae_train.rng import Draw
 from skipae_train.run_folder import (
     RANDOM,
     STATE,
@@ -46,7 +46,7 @@ class Finetune(Recipe):
     """A fine-tuning recipe.  The head says the task: classes, several labels per image (``sigmoid``), or masks."""
 
     architecture: Architecture
-    epochs: Epochs
+    epochs: DataConfig
     head: Head
     start: str | None
     """Recipe of the run whose weights are taken; None for random weights."""
@@ -321,7 +321,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
     scores, labels = [], []
     places = plan(len(images), max(1, 2**19 // recipe.epochs.crop**2), shuffle=False)
     for crop in range(crops):
-        view = View(recipe.epochs.crop, random=crops > 1, seed=mix(recipe.seed, Draw.TEST_CROPS))
+        view = View(recipe.epochs.crop, random=crops > 1, seed=derive_seed(recipe.seed, Draw.TEST_CROPS))
         found = []
         for batch in images.batches(places, view, epoch=crop):
             pixels = (batch.images.float() / 255).contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ class TransferError(SkipaeError, ValueError):
     exit_code = 2
 
 
-class Unit(nn.Module):
+class ConvNorm(nn.Module):
     """A convolution or deconvolution and its batch norm; ReLU is left to the caller (figure 1b)."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool = True) -> None:
@@ -78,7 +78,7 @@ class Network(nn.Module):
     task: ClassVar[Task]
     mean: Tensor
     std: Tensor
-    design: Head | None = None
+    head_config: Head | None = None
     """The head, of networks that have one."""
     classes: int = 0
     """Number of logits, of networks that have a head."""
@@ -92,7 +92,7 @@ class Network(nn.Module):
         self.decoder = nn.ModuleDict()
         for layer in architecture.layers:
             shape = (layer.kernel, layer.stride, layer.kernel // 2)
-            self.encoder[layer.name] = Unit(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
+            self.encoder[layer.name] = ConvNorm(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
 
     @classmethod
     def from_checkpoint(cls, folder: Path) -> Self:
@@ -139,9 +139,9 @@ class Network(nn.Module):
         """Height and width of the only images that it takes; None where it takes any."""
         return None
 
-    def unit(self, name: str) -> Unit:
+    def unit(self, name: str) -> ConvNorm:
         """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
-        return cast(Unit, (self.encoder if name in self.encoder else self.decoder)[name])
+        return cast(ConvNorm, (self.encoder if name in self.encoder else self.decoder)[name])
 
     def normalise(self, image: Tensor) -> Tensor:
         """What the first layer sees of an image in [0, 1]."""
@@ -150,15 +150,15 @@ class Network(nn.Module):
     def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
         pre = self.architecture.topology == "pre"
-        x, carried = pixels, []
+        x, skips = pixels, []
         for name in self.encoder:
             unit = self.unit(name)
             raw = unit.conv(x)
             x = torch.relu(unit.norm(raw))
-            carried.append(raw if pre else x)
-        return x, carried
+            skips.append(raw if pre else x)
+        return x, skips
 
-    def decode(self, x: Tensor, carried: list[Tensor]) -> Tensor:
+    def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """From the last layer's output back to ``dec2`` after ReLU (and shortcut), the size of ``enc1``.
 
         Each deconvolution restores its mirror's input size.
@@ -166,7 +166,7 @@ class Network(nn.Module):
         pre = self.architecture.topology == "pre"
         for number in range(len(self.encoder), 1, -1):
             unit = self.unit(f"dec{number}")
-            target = carried[number - 2]
+            target = skips[number - 2]
             x = unit.conv(x, output_size=target.shape[-2:])
             joins = number - 1 in self.architecture.shortcut_layers
             if joins and pre:
@@ -192,7 +192,7 @@ class Network(nn.Module):
             if number >= first:
                 shape = (layer.kernel, layer.stride, layer.kernel // 2)
                 conv = nn.ConvTranspose2d(layer.channels, layer.in_channels, *shape, bias=number == 1)
-                self.decoder[f"dec{number}"] = Unit(conv, norm=number > 1)
+                self.decoder[f"dec{number}"] = ConvNorm(conv, norm=number > 1)
 
 
 class AutoEncoder(Network):
@@ -257,7 +257,7 @@ class Classifier(Network):
     """
 
     task = "classification"
-    design: Head
+    head_config: Head
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class Classifier(Network):
         else:
             raise ValueError(f"the head of a classifier must be pool-fc, conv-pool or fc, not {head.kind!r}")
         self.classes = classes
-        self.design = head
+        self.head_config = head
         self.crop = crop
         self.head = nn.Sequential(OrderedDict(layers))
         self.initialise(init)
@@ -301,13 +301,13 @@ class Classifier(Network):
     @property
     def last(self) -> Layer:
         """The layer that gives the classes."""
-        name = {"pool-fc": "fc", "conv-pool": "conv", "fc": "fc3"}[self.design.kind]
+        name = {"pool-fc": "fc", "conv-pool": "conv", "fc": "fc3"}[self.head_config.kind]
         return cast(Layer, getattr(self.head, name))
 
     @property
     def size(self) -> tuple[int, int] | None:
         """That of the crop for ``fc``, else None."""
-        return (self.crop, self.crop) if self.crop is not None and self.design.kind == "fc" else None
+        return (self.crop, self.crop) if self.crop is not None and self.head_config.kind == "fc" else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 [N, classes], of images float32 [N, 3, H, W], RGB in [0, 1]."""
@@ -324,7 +324,7 @@ class Segmenter(Network):
     """
 
     task = "segmentation"
-    design: Head
+    head_config: Head
 
     def __init__(
         self,
@@ -345,7 +345,7 @@ class Segmenter(Network):
         if head.kind != "decoder":
             raise ValueError(f"the head of a segmenter must be decoder, not {head.kind!r}")
         self.classes = classes
-        self.design = head
+        self.head_config = head
         self._add_decoder(2)
         self.head = nn.Sequential(OrderedDict(conv=nn.Conv2d(first.channels, classes, 3, padding=1)))
         self.initialise(init)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from skipae_train.corruption import BlockMask, Colour, Corruption, GaussianNoise, fill_mask
 from skipae_train.data import Photos, augment_photos
-from skipae_train.datasets import ImageSet, View, hold_out, mix, plan
+from skipae_train.datasets import ImageSet, View, derive_seed, hold_out, plan
 from skipae_train.errors import RefusedError
-from skipae_train.feed import Epochs, Feed, open_set, preprocessing, some
-from skipae_train.hashing import Draw
+from skipae_train.feed import DataConfig, Feed, open_set, preprocessing, some
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder
 from skipae_train.plots import grid
 from skipae_train.recipe import Recipe
+from skipae_train.rng import Draw
 from skipae_train.run_folder import RANDOM, STATE, damage_of, finished, load_state, locked, started_from
 from skipae_train.schedules import Milestones, Schedule
 from skipae_train.trainer import Job, Model, Part, finish, train
@@ -51,7 +51,7 @@ class Pretrain(Recipe):
     corruption: Corruption
     """On sets :class:`GaussianNoise` or :class:`BlockMask`."""
     phases: tuple[Phase, ...] = ()
-    epochs: Epochs | None = None
+    epochs: DataConfig | None = None
     schedule: Schedule = Milestones((0.5, 0.75))
     loss: Loss = "mse"
     """``mse`` is the paper's.  ``rmse`` is the mean over samples of the root: the gradient of a sample is then
@@ -141,7 +141,7 @@ class _PhotoJob(Job):
     def loss(self, model: Model, part: Part) -> Tensor:
         phase = self.pretrain.phase_at(part.step)
         number = part.step * part.processes * part.turns + part.number
-        generator = torch.Generator(part.device).manual_seed(mix(self.recipe.seed, number))
+        generator = torch.Generator(part.device).manual_seed(derive_seed(self.recipe.seed, number))
         crops = self.photos.crops(number, part.size(phase.batch), phase.crop)
         clean = augment_photos(crops.to(part.device).float() / 255, generator)
         corrupted = self.pretrain.corruption(clean, generator).contiguous(memory_format=torch.channels_last)
@@ -168,12 +168,12 @@ class SetJob(Job):
 
     columns = ("psnr",)
 
-    def __init__(self, recipe: Pretrain, epochs: Epochs, network: Restorer, images: ImageSet) -> None:
+    def __init__(self, recipe: Pretrain, epochs: DataConfig, network: Restorer, images: ImageSet) -> None:
         if not isinstance(recipe.corruption, GaussianNoise | BlockMask):
             raise RefusedError(f"{recipe.name}: on sets the corruption must be GaussianNoise or BlockMask")
         self.recipe, self.pretrain, self.network, self.corruption = recipe, recipe, network, recipe.corruption
         count = min(HELD_OUT, max(1, len(images) // 50))
-        kept, held = hold_out(len(images), count, mix(recipe.seed, Draw.PRETRAINING))
+        kept, held = hold_out(len(images), count, derive_seed(recipe.seed, Draw.PRETRAINING))
         kept = some(kept, epochs.samples, recipe.seed)
         self.feed = Feed(images.subset(kept), epochs, recipe.seed)
         self.held_out = centre_crops(images.subset(held), epochs.crop)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skipae_train.datasets import ImageSet, View, balanced, plan
-from skipae_train.feed import Epochs, Feed, open_set
+from skipae_train.feed import DataConfig, Feed, open_set
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import Network
 from skipae_train.plots import figure
@@ -37,7 +37,7 @@ class Probe(Recipe):
     """How the probes of a network are trained: on 4,000 images of CIFAR-10."""
 
     architecture: Architecture
-    epochs: Epochs = Epochs(data="cifar10", count=40, batch=50, crop=29)
+    epochs: DataConfig = DataConfig(data="cifar10", count=40, batch=50, crop=29)
     lr: float = 1e-3
     schedule: Schedule = Cosine(warmup=50)
     labelled: int = 4000

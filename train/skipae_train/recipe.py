@@ -84,18 +84,18 @@ class Recipe:
     """How the recipe was made; None for one that was written or changed in Python."""
     lr: float = 1e-4
     schedule: Schedule
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd"] = "adam"
     """``adam`` is the paper's; ``sgd`` has a momentum of 0.9 (supplement C)."""
     muon_lr: float = 0.0
-    """Learning rate of Muon for the kernels, but for the first's and the last's; 0 leaves all to ``optimiser``."""
-    decay: float = 0.0
+    """Learning rate of Muon for the kernels, but for the first's and the last's; 0 leaves all to ``optimizer``."""
+    weight_decay: float = 0.0
     """Weight decay, L2 on all weights; the paper has none."""
     init: Init = "normal"
     mean: Colour = (0.5, 0.5, 0.5)
     std: Colour = (0.25, 0.25, 0.25)
-    ema: float = 0.0
+    ema_decay: float = 0.0
     """Decay per step of the averaged weights, which are the ones exported and tested; 0 for none."""
-    clip: float = 0.0
+    max_grad_norm: float = 0.0
     """Largest norm of the gradient; 0 for no limit."""
     seed: int = 0
 

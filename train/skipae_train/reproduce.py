@@ -72,7 +72,7 @@ def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str
 
 def tuning_of_pretraining(name: str, variant: str, budget: Budget, base: str = "") -> dict[float, RecipeId]:
     """The tries of the learning rate of a pre-training by SGD, of an eighth of its epochs; {} for other optimizers."""
-    if load_recipe(pretraining_of(name, variant, budget, 0, base)).optimiser != "sgd":
+    if load_recipe(pretraining_of(name, variant, budget, 0, base)).optimizer != "sgd":
         return {}
     short = pretraining_of(name, f"{variant}+eighth".strip("+"), budget, 0, base)
     own = load_recipe(short).lr

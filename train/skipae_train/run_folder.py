@@ -84,7 +84,7 @@ def save_state(run: Path, state: State) -> None:
     values = {
         "network": state.network,
         **({} if state.average is None else {"average": state.average}),
-        "optimisers": state.optimizers,
+        "optimizers": state.optimizers,
         "step": state.step,
         "seconds": state.seconds,
         "precision": state.precision,
@@ -127,7 +127,7 @@ def read_state(path: Path) -> State:
         state = State(
             network=_tensors(values["network"]),
             average=_tensors(values["average"]) if "average" in values else None,
-            optimizers=[dict(each) for each in values["optimisers"]],
+            optimizers=[dict(each) for each in values["optimizers" if "optimizers" in values else "optimisers"]],
             step=_whole(values["step"]),
             seconds=float(values["seconds"]),
             precision=_one_of(values.get("precision"), ("fp32", "bf16", None)),
@@ -177,7 +177,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     recipe = read_recipe(run)
     state = read_state(run / STATE)
-    if not recipe.get("ema"):  # a state of an earlier version may hold an average that is not in use
+    if not recipe.get("ema_decay"):  # a state of an earlier version may hold an average that is not in use
         return state.network, recipe
     if state.average is None:
         raise _damaged(run / STATE, "it lacks the averaged weights that the recipe asks for")
@@ -192,7 +192,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
         for key, kind in (("name", str), ("seed", int)):
             if not isinstance(recipe[key], kind):
                 raise TypeError(f"{key} is {recipe[key]!r}")
-        if not isinstance(recipe.get("ema", 0.0), int | float):
+        if not isinstance(recipe.get("ema_decay", 0.0), int | float):
             raise TypeError(f"ema is {recipe['ema']!r}")
         for key in {"mean", "std"} & set(recipe):  # a card needs neither
             if len(recipe[key]) != 3 or not all(map(math.isfinite, recipe[key])):

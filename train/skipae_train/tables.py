@@ -185,7 +185,7 @@ RESULTS: dict[str, Result] = {
         networks=(Network("imagenet-animal"),),
     ),
     "suppC": Result(
-        "optimisers, weight decay and a Wide-ResNet on CIFAR-100",
+        "optimizers, weight decay and a Wide-ResNet on CIFAR-100",
         ("cifar100",),
         Table(
             (

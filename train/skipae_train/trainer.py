@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from skipae import __version__
 from skipae_train.errors import Diverged, RefusedError
-from skipae_train.hashing import mix
 from skipae_train.interrupts import StopRequest, stopped
 from skipae_train.machine import Machine, Session, hardware
 from skipae_train.muon import Muon
 from skipae_train.networks import Network
 from skipae_train.recipe import Recipe, to_json
+from skipae_train.rng import derive_seed
 from skipae_train.run_folder import (
     STATE,
     State,
@@ -223,8 +223,8 @@ class Trainer:
         self.network, recipe = job.network, job.recipe
         accelerator = machine.accelerator
         self.network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.network, multi_avg_fn=rule, use_buffers=True) if recipe.ema else None
+        rule = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.network, multi_avg_fn=rule, use_buffers=True) if recipe.ema_decay else None
         self.optimizers = _optimizers(recipe, self.network, job.slower)
         self.step, self.seconds, self.lr = 0, 0.0, 0.0
         self._model: nn.Module | None = None
@@ -306,7 +306,7 @@ class Trainer:
         self._statistics.begin()
         for turn in range(turns):
             part = Part(step, turn, turns, accelerator.process_index, accelerator.num_processes, device)
-            torch.manual_seed(mix(recipe.seed, step, part.number))  # for dropout
+            torch.manual_seed(derive_seed(recipe.seed, step, part.number))  # for dropout
             with nullcontext() if turn == turns - 1 else accelerator.no_sync(model):
                 loss = job.loss(self._forward, part) / turns
                 accelerator.backward(loss)
@@ -322,8 +322,8 @@ class Trainer:
     def update(self) -> None:
         """Take the step whose gradients were computed."""
         recipe = self.job.recipe
-        if recipe.clip:
-            self.machine.accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip)
+        if recipe.max_grad_norm:
+            self.machine.accelerator.clip_grad_norm_(self.network.parameters(), recipe.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -392,10 +392,10 @@ def _optimizers(recipe: Recipe, network: nn.Module, slower: Mapping[str, float])
             shares.setdefault(slower.get(name, 1.0), []).append(parameter)
     rest = [{"params": parameters, "share": share} for share, parameters in shares.items()]
     first: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
-        first = torch.optim.SGD(rest, recipe.lr, 0.9, weight_decay=recipe.decay, fused=True)
+    if recipe.optimizer == "sgd":
+        first = torch.optim.SGD(rest, recipe.lr, 0.9, weight_decay=recipe.weight_decay, fused=True)
     else:
-        first = torch.optim.Adam(rest, recipe.lr, weight_decay=recipe.decay, fused=True)
+        first = torch.optim.Adam(rest, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return [first, Muon(inner, recipe.muon_lr)] if inner else [first]
 
 

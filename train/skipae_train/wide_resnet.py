@@ -108,11 +108,11 @@ class WideResNetAutoEncoder(nn.Module):
         """Restore images, float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1; the result is not clamped."""
         pixels = (image - self.mean) / self.std
         x = self.first(pixels)
-        carried = []
+        skips = []
         for block in self.encoder:
-            carried.append(x)
+            skips.append(x)
             x = block(x)
-        for block, before in zip(reversed(self.decoder), reversed(carried), strict=True):
+        for block, before in zip(reversed(self.decoder), reversed(skips), strict=True):
             x = block(x, before.shape[-2:]) + before
         restored = self.last(torch.relu(self.norm(x))) + pixels
         return cast(Tensor, restored * self.std + self.mean)

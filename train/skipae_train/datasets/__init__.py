@@ -54,7 +54,7 @@ from skipae_train.datasets.sets import (
     plan,
 )
 from skipae_train.datasets.voc import COARSE, VOC_CLASSES, own_masks, voc_classification, voc_segmentation
-from skipae_train.hashing import mix, uniforms
+from skipae_train.rng import derive_seed, uniforms
 
 __all__ = [
     "COARSE",
@@ -70,12 +70,12 @@ __all__ = [
     "cifar10",
     "cifar100",
     "class_folder",
+    "derive_seed",
     "hold_out",
     "hub",
     "image_folder",
     "imagenet",
     "load",
-    "mix",
     "plan",
     "stl10",
     "stl10_folds",

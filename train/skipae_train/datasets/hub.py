@@ -13,7 +13,7 @@ from PIL import Image
 from skipae.install import install_command
 from skipae_train.data import DataError, open_rgb
 from skipae_train.datasets.sets import StreamedSet
-from skipae_train.hashing import uniforms
+from skipae_train.rng import uniforms
 
 
 class HubSet(StreamedSet):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from skipae.engine.device import available_threads
 from skipae_train.data import DataError, Pixels
-from skipae_train.hashing import Draw, mix, permutation, uniforms
+from skipae_train.rng import Draw, derive_seed, permutation, uniforms
 
 VOID = 255
 """Label of mask pixels that are neither learned nor scored."""
@@ -303,7 +303,7 @@ def plan(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuffle: bool
         return list(torch.split(torch.arange(count), batch))
     if count < batch:
         raise DataError(f"{count} images do not fill a batch of {batch}: lower the batch or add images")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
     return list(torch.split(order[: count - count % batch], batch))
 
 

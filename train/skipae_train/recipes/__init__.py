@@ -271,7 +271,7 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
     Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long and, on photos, sees them
     at several scales; segmentation counts rare classes more.
     """
-    changed = replace(recipe, schedule=Cosine(warmup=300), ema=0.999)
+    changed = replace(recipe, schedule=Cosine(warmup=300), ema_decay=0.999)
     if isinstance(changed, Finetune):
         epochs = replace(changed.epochs, count=2 * changed.epochs.count, flip=True)
         if epochs.short_side and epochs.zoom == 1:  # crops of 0.88 to 1.5 times the size at the test
@@ -323,10 +323,10 @@ VARIANTS: dict[str, Change] = {
     "half": _shorter(2),
     "quarter": _shorter(4),
     "eighth": _shorter(8),
-    "sgd": lambda recipe: replace(recipe, optimiser="sgd", lr=SGD_LR),
-    "sgd-finetune": _in_finetuning(optimiser="sgd", lr=SGD_LR),
-    "decay": lambda recipe: replace(recipe, decay=DECAY),
-    "decay-finetune": _in_finetuning(decay=DECAY),
+    "sgd": lambda recipe: replace(recipe, optimizer="sgd", lr=SGD_LR),
+    "sgd-finetune": _in_finetuning(optimizer="sgd", lr=SGD_LR),
+    "decay": lambda recipe: replace(recipe, weight_decay=DECAY),
+    "decay-finetune": _in_finetuning(weight_decay=DECAY),
     "wide-resnet": _wide_resnet,
     "modern": _modern,
 }

@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_train.probe import Probe
@@ -82,7 +82,7 @@ def _narrower(architecture: Architecture | WideResNet, budget: Budget) -> Archit
     return replace(architecture, n=max(1, architecture.n // width))
 
 
-def _epochs(recipe: Pretrain | Finetune | Probe, epochs: Epochs, budget: Budget) -> Epochs:
+def _epochs(recipe: Pretrain | Finetune | Probe, epochs: DataConfig, budget: Budget) -> DataConfig:
     scaled = bool(epochs.short_side)
     data = epochs.data.replace("imagenet", "tiny-imagenet", 1)
     if budget == "smoke":

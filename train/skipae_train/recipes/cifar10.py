@@ -9,7 +9,7 @@ Expected:  the paper: 95.15 % (random initialisation 93.95, pre-training without
 """
 
 from skipae_train.corruption import GaussianNoise
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_zoo import Head, network_1
@@ -20,7 +20,7 @@ PRETRAIN = Pretrain(
     name="cifar10",
     architecture=NETWORK,
     corruption=GaussianNoise((30.0, 30.0)),
-    epochs=Epochs(data="cifar10", count=120, batch=64, crop=29),
+    epochs=DataConfig(data="cifar10", count=120, batch=64, crop=29),
     mean=(0.4914, 0.4822, 0.4465),  # both of the training set, computed
     std=(0.2470, 0.2435, 0.2616),
 )
@@ -30,7 +30,7 @@ FINETUNE = Finetune(
     start="cifar10",
     architecture=NETWORK,
     head=Head("pool-fc"),
-    epochs=Epochs(data="cifar10", count=200, batch=64, crop=29),
+    epochs=DataConfig(data="cifar10", count=200, batch=64, crop=29),
     validation=1000,
     mean=PRETRAIN.mean,
     std=PRETRAIN.std,

@@ -12,13 +12,13 @@ Expected:  the paper: 75.41 % (random initialisation 74.11, pre-training without
 
 from dataclasses import replace
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.recipes import cifar10
 
 PRETRAIN = replace(
     cifar10.PRETRAIN,
     name="cifar100",
-    epochs=Epochs(data="cifar100", count=120, batch=64, crop=29),
+    epochs=DataConfig(data="cifar100", count=120, batch=64, crop=29),
     mean=(0.5071, 0.4865, 0.4409),  # both as commonly published for the training set, not computed here
     std=(0.2673, 0.2564, 0.2762),
 )
@@ -27,7 +27,7 @@ FINETUNE = replace(
     cifar10.FINETUNE,
     name="cifar100",
     start="cifar100",
-    epochs=Epochs(data="cifar100", count=200, batch=64, crop=29),
+    epochs=DataConfig(data="cifar100", count=200, batch=64, crop=29),
     mean=PRETRAIN.mean,
     std=PRETRAIN.std,
 )

@@ -10,7 +10,7 @@ Expected:  the paper: 80.22 +- 0.37 % (no pre-training 70.89 +- 0.30, without sh
 """
 
 from skipae_train.corruption import BlockMask
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_zoo import Head, network_2
@@ -23,7 +23,7 @@ PRETRAIN = Pretrain(
     name="cifar10-4k",
     architecture=NETWORK,
     corruption=BlockMask("small", MEAN),
-    epochs=Epochs(data="cifar10", count=120, batch=64, crop=29, flip=False),
+    epochs=DataConfig(data="cifar10", count=120, batch=64, crop=29, flip=False),
     lr=2e-3,
     mean=MEAN,
     std=(0.2470, 0.2435, 0.2616),
@@ -34,7 +34,7 @@ FINETUNE = Finetune(
     start="cifar10-4k",
     architecture=NETWORK,
     head=Head("conv-pool"),
-    epochs=Epochs(data="cifar10", count=200, batch=64, crop=29, flip=False),
+    epochs=DataConfig(data="cifar10", count=200, batch=64, crop=29, flip=False),
     lr=2e-3,
     freeze=10,
     corruption=BlockMask("small", MEAN),

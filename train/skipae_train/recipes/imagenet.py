@@ -9,14 +9,14 @@ Expected:  at --budget cpu 23.63 dB on 2,000 validation images, masked as in tra
 """
 
 from skipae_train.corruption import BlockMask
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.pretrain import Pretrain
 from skipae_train.schedules import Milestones
 from skipae_zoo import network_3
 
 MEAN = (0.485, 0.456, 0.406)  # as commonly published
 
-EPOCHS = Epochs(data="imagenet", count=6, batch=64, crop=225, short_side=256)
+EPOCHS = DataConfig(data="imagenet", count=6, batch=64, crop=225, short_side=256)
 
 NETWORK = network_3(64)
 

@@ -7,7 +7,7 @@ Hours:     not measured yet.  A step takes 0.47 CPU seconds (AVX-512 bf16) at --
 Expected:  not in the paper.  No row of its tables starts from here: their encoders have seen no labels
 """
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.recipes import imagenet
 from skipae_train.schedules import Cosine
@@ -19,7 +19,7 @@ FINETUNE = Finetune(
     architecture=imagenet.NETWORK,
     head=Head("pool-fc"),
     # Crops of half to all of the short side, scaled to 225 pixels.
-    epochs=Epochs(data="imagenet", count=20, batch=64, crop=225, short_side=450, zoom=2.0, test_side=256),
+    epochs=DataConfig(data="imagenet", count=20, batch=64, crop=225, short_side=450, zoom=2.0, test_side=256),
     lr=1e-3,
     schedule=Cosine(warmup=500),
     validation=2000,

@@ -33,6 +33,6 @@ PRETRAIN = Pretrain(
     init="he",
     mean=MEAN,
     std=(0.26, 0.26, 0.26),
-    ema=0.999,
-    clip=1.0,
+    ema_decay=0.999,
+    max_grad_norm=1.0,
 )

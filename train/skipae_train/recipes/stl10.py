@@ -9,7 +9,7 @@ Expected:  the paper: 75.8 +- 0.5 % over the folds (no pre-training 64.6 +- 0.7,
 """
 
 from skipae_train.corruption import BlockMask
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_train.schedules import Milestones
@@ -23,7 +23,7 @@ PRETRAIN = Pretrain(
     name="stl10",
     architecture=NETWORK,
     corruption=BlockMask("small", MEAN),
-    epochs=Epochs(data="stl10", count=40, batch=64, crop=89),
+    epochs=DataConfig(data="stl10", count=40, batch=64, crop=89),
     schedule=Milestones((30 / 40,), 0.1),
     mean=MEAN,
     std=(0.2603, 0.2566, 0.2713),
@@ -34,7 +34,7 @@ FINETUNE = Finetune(
     start="stl10",
     architecture=NETWORK,
     head=Head("pool-fc"),
-    epochs=Epochs(data="stl10", count=200, batch=50, crop=89),
+    epochs=DataConfig(data="stl10", count=200, batch=50, crop=89),
     freeze=10,
     fold=0,
     validation=500,

@@ -7,7 +7,7 @@ Hours:     not measured yet
 Expected:  the paper: mAP 71.25 % (random 67.11, Context Encoder 70.24, without shortcuts 69.38)
 """
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.recipes import imagenet
 from skipae_train.schedules import Milestones
@@ -18,7 +18,7 @@ FINETUNE = Finetune(
     start="imagenet",
     architecture=imagenet.NETWORK,
     head=Head("fc", 4096, "sigmoid"),
-    epochs=Epochs(data="voc07", count=400, batch=32, crop=225, short_side=256),
+    epochs=DataConfig(data="voc07", count=400, batch=32, crop=225, short_side=256),
     schedule=Milestones((200 / 400, 300 / 400), 0.1),
     validation=250,
     crops=10,

@@ -8,7 +8,7 @@ Hours:     not measured yet on the whole set.  A step takes 1.04 CPU seconds (AV
 Expected:  the paper gives a bar chart: mean IoU on val, encoder and decoder pre-trained > encoder alone > random
 """
 
-from skipae_train.feed import Epochs
+from skipae_train.feed import DataConfig
 from skipae_train.finetune import Finetune
 from skipae_train.recipes import imagenet
 from skipae_train.schedules import Milestones
@@ -20,7 +20,7 @@ FINETUNE = Finetune(
     transfer=("encoder", "decoder"),
     architecture=imagenet.NETWORK,
     head=Head("decoder"),
-    epochs=Epochs(data="voc12", count=400, batch=16, crop=225, short_side=256),
+    epochs=DataConfig(data="voc12", count=400, batch=16, crop=225, short_side=256),
     schedule=Milestones((200 / 400, 300 / 400), 0.1),
     validation=50,
     mean=imagenet.PRETRAIN.mean,  # as the pre-trained weights expect it, and for comparison without them

@@ -43,7 +43,7 @@ class SampleRandom:
         return radius * (2 * math.pi * self.rand(*shape)).cos_()
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """A seed in [0, 2**63) out of several numbers, unrelated to those of neighbouring numbers (SplitMix64)."""
     state = 0
     for number in numbers:
@@ -56,7 +56,7 @@ def mix(*numbers: int) -> int:
 
 def permutation(count: int, seed: int, purpose: Draw) -> Tensor:
     """Positions 0 to ``count`` - 1 in random order, int64 [count], another for every purpose."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, purpose)))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, purpose)))
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int, *, first: int = 0) -> Tensor:
@@ -66,7 +66,7 @@ def uniforms(seed: int, epoch: int, indices: Tensor, count: int, *, first: int =
     same on every device.
     """
     columns = torch.arange(first, first + count, device=indices.device)
-    bits = _hash(_hash(indices[:, None] ^ mix(seed, epoch)) ^ columns)
+    bits = _hash(_hash(indices[:, None] ^ derive_seed(seed, epoch)) ^ columns)
     return _shifted(bits, 40).float() / 2**24
 
 
