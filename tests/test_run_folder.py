@@ -150,7 +150,7 @@ def test_a_damaged_run_is_one_line_wherever_it_is_read(file, kind, run, data, tm
     assert not (run / "proof").exists()
 
 
-@pytest.mark.parametrize("values", [{"crop": "29"}, {"labels": [1]}, {"surprise": 1}])
+@pytest.mark.parametrize("values", [{"crop": "29"}, {"labels": [1]}, {"colors": [[1, 2]]}, {"surprise": 1}])
 def test_preprocessing_of_the_wrong_kind_is_not_exported(values, run, tmp_path, capfd):
     change(run / "preprocessing.json", **values)
     code, error = fails(capfd, "export", run, "--name", "made", "--out", tmp_path / "made")

@@ -223,13 +223,16 @@ def read_preprocessing(run: Path) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = read_json(path)
     with damage_of(path):
-        if set(values) - {"resize", "crop", "labels"}:
+        if set(values) - {"resize", "crop", "labels", "colors"}:
             raise ValueError(f"it has the keys {', '.join(map(repr, values))}")
         for key in ("resize", "crop"):
             if values.get(key) is not None:
                 _whole(values[key])
         if not isinstance(values.get("labels", []), list) or not all(isinstance(x, str) for x in values["labels"]):
             raise TypeError("labels is not a list of names")
+        for color in values.get("colors", []):
+            if not isinstance(color, list) or len(color) != 3 or not all(_whole(x) < 256 for x in color):
+                raise TypeError(f"colors holds {color!r}")
     return values
 
 
