@@ -24,6 +24,14 @@ def run(*words: str) -> object:
     return caught.value.code
 
 
+def train(*words: str) -> None:
+    from skipae_train.cli import main as train_main
+
+    with pytest.raises(SystemExit) as caught:
+        train_main(list(words))
+    assert caught.value.code == 0
+
+
 def test_json(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", str(checkpoint), "--device", "cpu", "--size", "64", "--threads", "1", "--rounds", "1"]
     assert run(*words, "--json") == 0
@@ -134,9 +142,7 @@ def test_int8_features_and_a_rival(
 
 
 def test_a_rival_is_measured_by_its_graph(capsys: pytest.CaptureFixture[str]) -> None:
-    from skipae_train.cli import cli
-
-    cli.main(["ffdnet", "--size", "64", "--threads", "1"], standalone_mode=False)
+    train("ffdnet", "--size", "64", "--threads", "1")
     assert set(json.loads(capsys.readouterr().out)) == KEYS
 
 
@@ -148,8 +154,6 @@ def test_features_are_measured(checkpoint: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_torch(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from skipae_train.cli import cli
-
-    cli.main(["eager", "--model", str(checkpoint), "--size", "64", "--threads", "1"], standalone_mode=False)
+    train("eager", "--model", str(checkpoint), "--size", "64", "--threads", "1")
     row = json.loads(capsys.readouterr().out)
     assert set(row) == KEYS and row["engine"].startswith("torch ") and row["threads"] == 1
