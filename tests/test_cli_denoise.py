@@ -1039,7 +1039,8 @@ def test_signals_leave_no_partial_file(checkpoint: Path, folder: Path, number: i
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, preexec_fn=listen)
     assert child.stderr is not None
-    assert child.stderr.readline().startswith(b"skipae: device: ")  # then it works
+    assert child.stderr.readline().startswith(b"skipae: device: ")
+    assert child.stderr.readline().startswith(b"skipae: precision: ")  # then it works
     time.sleep(0.3)
     child.send_signal(number)
     _, errors = child.communicate(timeout=120)
