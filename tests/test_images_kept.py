@@ -7,14 +7,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from skipae import ImageError, images
+from skipae import ImageError, cli, images
 from skipae.images import exif, read_header, xmp
 
 SIZE = (64, 40)
@@ -797,3 +799,24 @@ def test_what_a_decoder_does_not_know_is_not_called_damaged() -> None:
     bmp[30:34] = struct.pack("<I", 4)  # a JPEG inside
     with pytest.raises(ImageError, match=r"is a BMP of a kind that skipae does not read \(Unsupported BMP compression"):
         read_header(bytes(bmp))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["features", "-o", "f.npz", "--layer", "enc1", "--resize", "0", "--crop", "0"],
+        ["visualize", "-o", "v.png", "--layer", "enc1"],
+        ["denoise", "-o", "d.png"],
+    ],
+)
+def test_every_command_says_that_further_pictures_are_left_out(
+    command: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.gif").write_bytes(saved(photo(), "GIF", save_all=True, append_images=[photo().rotate(180)]))
+    name, *options = command
+    result = CliRunner().invoke(
+        cli.main, [name, "a.gif", *options, "--model", str(checkpoint), "--device", "cpu", "--quiet"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "a.gif: only the first of 2 pictures is kept\n" in result.stderr

@@ -94,7 +94,7 @@ class FeatureTask(Task):
     def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
         """Take an image in; it goes through the network when there are enough of its size."""
         entry = {"file": job.name} | ({"sha256": None} if job.source is None else identify(job.source))
-        shards = self._add(self._batcher.push(Taken(job, entry, picture.notes), picture.rgb()))
+        shards = self._add(self._batcher.push(Taken(job, entry, picture.remarks), picture.rgb()))
         advance(1)
         return self._ready(shards)
 

@@ -57,7 +57,7 @@ def command(
 
         def write() -> Written:
             console.print(*lines)
-            return Written(picture.notes, {"classes": classes})
+            return Written(picture.remarks, {"classes": classes})
 
         return write
 

@@ -110,7 +110,7 @@ def command(
         blended = None if shown is None else _overlaid(picture, shown)
 
         def write() -> Written:
-            notes = picture.notes
+            notes = picture.remarks
             if blended is not None:
                 notes = write_picture(job, blended, quality=encoding.quality, overwrite=writing.overwrite)
             else:

@@ -96,7 +96,7 @@ def command(
 
         def write() -> Written:
             write_result(job, encode, overwrite=overwrite)
-            return Written(picture.notes)
+            return Written(picture.remarks)
 
         return write
 

@@ -38,6 +38,11 @@ class Picture(Raster):
         alpha = " with alpha" if self.alpha is not None else ""
         return f"<skipae.Picture {width} x {height}, {self.bits}-bit {self.kind}{alpha}, from {self.metadata.format}>"
 
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and that further pictures of the file were left out, for results that are no image of it."""
+        return [*(str(loss) for loss in self.metadata.left_out if loss.what == "pictures"), *self.notes]
+
     def copy(self) -> Picture:
         """A picture whose planes, metadata and notes can be replaced without changing this one."""
         return replace(self, planes=list(self.planes), metadata=replace(self.metadata), notes=list(self.notes))
