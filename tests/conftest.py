@@ -21,8 +21,11 @@ from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256,
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 # Small tensors gain nothing from threads that wait for each other: two tests took 255 seconds instead of 24.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Processes started in the background inherit an ignored SIGINT, which would hide what tests of Ctrl-C look for.
+# Processes started in the background inherit an ignored SIGINT, and those of nohup an ignored SIGHUP, which would hide
+# what tests of signals look for.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 CHANNELS = 4
 

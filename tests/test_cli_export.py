@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skipae import cli, from_pretrained
+from skipae_zoo import read_config, write_config
 
 NATURAL = Path(__file__).parent.parent / "model_cards" / "skipae-natural"
 
@@ -61,12 +64,21 @@ def test_the_package_for_darktable_holds_a_graph_of_any_size() -> None:
         (["--size", "9", "-o", "a.bin"], 2, "-o a.bin must end in .onnx"),
         (["--darktable", "-o", "a.onnx"], 2, "-o a.onnx must end in .dtmodel"),
         (["--size", "9", "-o", "there.onnx"], 1, "there.onnx exists already: give --overwrite"),
-        (["--size", "64", "--model", "skipae-imagenet"], 4, "lists no onnx/model.onnx"),
+        (["--size", "64", "--model", "FEATURES"], 4, "lists no onnx/model.onnx"),
         (["--darktable", "--model", "skipae-camvid-seg"], 4, "is for segmentation and cannot denoise"),
     ],
 )
-def test_errors_are_a_line(words: list[str], code: int, message: str) -> None:
+def test_errors_are_a_line(
+    words: list[str], code: int, message: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     Path("there.onnx").write_bytes(b"mine")
+    if "FEATURES" in words:  # a checkpoint of features alone
+        folder = tmp_path_factory.mktemp("features") / "tiny"
+        shutil.copytree(checkpoint, folder)
+        config = read_config(folder)
+        files = {file: digest for file, digest in config.files.items() if file != "onnx/model.onnx"}
+        write_config(folder, replace(config, files=files))
+        words = [*words[:-1], str(folder)]
     found = run(*words)
     assert (found.exit_code, found.stdout) == (code, "")
     assert message in found.stderr and len(found.stderr.splitlines()) == 1

@@ -153,6 +153,7 @@ def test_signals_end_a_graph_that_never_ends(tmp_path: Path, number: int, code: 
     with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, preexec_fn=listen) as child:
         assert child.stderr is not None
         assert child.stderr.readline().startswith(b"skipae: device: ")
+        assert child.stderr.readline().startswith(b"skipae: precision: ")
         time.sleep(1)
         child.send_signal(number)
         try:
