@@ -31,8 +31,8 @@ class Loss:
     """Something of a picture that a file could not hold.
 
     >>> photo = open_image("photo.jpg")
-    >>> [loss.what for loss in photo.save("photo.ppm")]
-    ['dpi']
+    >>> photo.save("photo.ppm")[0].what
+    'dpi'
     """
 
     what: str
