@@ -884,6 +884,14 @@ def test_nothing_but_a_report_is_added_to(run: Run) -> None:
     assert run("a.png", "--overwrite", "--report", "empty.jsonl").exit_code == 0
 
 
+def test_a_report_that_broke_off_is_continued_on_a_new_line(run: Run) -> None:
+    write("a.png")
+    Path("r.jsonl").write_text('{"input": "b.png", "sta')
+    assert run("a.png", "--report", "r.jsonl").exit_code == 0
+    broken, line = Path("r.jsonl").read_text().splitlines()
+    assert broken == '{"input": "b.png", "sta' and json.loads(line)["status"] == "done"
+
+
 def test_reports_are_added_to(run: Run) -> None:
     write("a.png")
     for _ in range(2):

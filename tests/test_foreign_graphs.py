@@ -112,6 +112,26 @@ def test_features_of_another_size(tmp_path: Path) -> None:
         from_pretrained(folder, device="cpu", threads=1).features(np.zeros((8, 9, 3), np.uint8))
 
 
+def test_a_graph_that_fails_while_it_runs_is_the_checkpoint_s_fault(tmp_path: Path) -> None:
+    folder = write_checkpoint(
+        tmp_path / "tiny", graph(node("Reshape", "pixel_values", "shape"), shape=np.array([7, 7]))
+    )
+    with pytest.raises(ModelError, match=r"onnx/model\.onnx of tiny cannot be run \(.*; use another checkpoint$"):
+        from_pretrained(folder, device="cpu", threads=1).denoise(np.zeros((8, 9, 3), np.uint8))
+
+
+def test_a_graph_with_another_input_is_the_checkpoint_s_fault(tmp_path: Path) -> None:
+    model = graph(node("Identity", "pixel_values"))
+    for place in (model.graph.input[0], model.graph.node[0]):
+        if isinstance(place, onnx.NodeProto):
+            place.input[0] = "image"
+        else:
+            place.name = "image"
+    folder = write_checkpoint(tmp_path / "tiny", model)
+    with pytest.raises(ModelError, match="use another checkpoint"):
+        from_pretrained(folder, device="cpu", threads=1).denoise(np.zeros((8, 9, 3), np.uint8))
+
+
 def endless() -> onnx.ModelProto:
     """Adds 1 to the image 2**62 times."""
     body = helper.make_graph(

@@ -65,12 +65,18 @@ def _open(report: str, work: Work) -> IO[bytes]:
         for other in (job.source, job.target):
             if other is not None and identity(other) == identity(path):
                 raise UsageError(f"--report {report} is an input or a result too: give another name")
+    broken_off = False
     try:
         if path.is_file():
             with path.open("rb") as file:
                 begins = file.read(9)
+                file.seek(-min(1, path.stat().st_size), 2)
+                broken_off = file.read() not in (b"", b"\n")  # an earlier run had no room for its last line
             if begins not in (b"", b'{"input":'):
                 raise UsageError(f"--report {report} is there, and no report: give another name")
-        return path.open("ab", buffering=0)
+        added = path.open("ab", buffering=0)
+        if broken_off:
+            added.write(b"\n")
+        return added
     except OSError as error:
         raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error

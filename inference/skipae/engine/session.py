@@ -90,7 +90,7 @@ class Session:
         Raises:
             MemoryError: the device has not enough memory for this size.
             DeviceError: the device failed.
-            ModelError: an output is not what the checkpoint's configuration says.
+            ModelError: the graph fails on the CPU, or an output is not what the checkpoint's configuration says.
         """
         session = self.open()
         try:
@@ -101,6 +101,10 @@ class Session:
         except Exception as error:  # the runtime's exceptions have no common base
             if is_out_of_memory(error):
                 raise MemoryError(first_line(error)) from error
+            if self.device.kind == "cpu" and not isinstance(error, TimeoutError):  # which computes all that is sound
+                raise ModelError(
+                    f"{self.file} of {self.config.name} cannot be run ({first_line(error)}); use another checkpoint"
+                ) from error
             raise DeviceError(f"{self.device} failed to run {self.config.name}: {first_line(error)}") from error
         outputs = {output.name: value for output, value in zip(session.get_outputs(), found, strict=True)}
         self._check(outputs, image.shape)
