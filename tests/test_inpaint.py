@@ -504,6 +504,14 @@ def test_bad_masks(run: Run) -> None:
     assert Path("photo.inpainted.png").exists()
 
 
+@pytest.mark.parametrize(("side", "said"), [(64, False), (66, True)])
+def test_wide_holes_are_said_to_be_filled_smoothly(run: Run, side: int, said: bool) -> None:
+    Image.new("RGB", (100, 90), (9, 99, 199)).save("wide.png")
+    result = run("wide.png", "--box", f"10,10,{side},{side}")
+    assert result.exit_code == 0
+    assert ("a hole is wider than 64 pixels: it is filled smoothly" in result.stderr) is said
+
+
 def test_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
     for name in ("in/a.png", "in/b/c.jpg", "in/b/d.png", "in/masks/a.png", "in/masks/b/c.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)

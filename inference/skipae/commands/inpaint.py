@@ -80,7 +80,8 @@ def command(
 
     Without --mask and --box, the pixels of each image that are not opaque are filled and become opaque; an
     image without any is an error.  Only masked pixels change (lossy formats such as JPEG are compressed
-    again).  Masks and boxes refer to the upright image, with the photo's EXIF orientation applied.
+    again).  Holes wider than 64 pixels are filled smoothly: no objects or textures are invented.  Masks and
+    boxes refer to the upright image, with the photo's EXIF orientation applied.
 
     IMAGE is an image, a folder (recursive), a glob pattern, or - for stdin, as for skipae denoise.
 

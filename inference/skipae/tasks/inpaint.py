@@ -37,6 +37,9 @@ Floats = NDArray[np.float32]
 DEPTH = 16
 """Pixels from a hole's rim that are filled at one scale: half the side of the largest blocks in training."""
 
+WIDE = 64
+"""Pixels across a hole above which a note says that its filling is smooth."""
+
 RIM = 2
 """Pixels from a hole's rim that are of one scale alone; from there to :data:`DEPTH` it fades into the coarser one."""
 
@@ -96,6 +99,10 @@ def _inpaint_picture(
         picture.notes.append(said)
     if not count:
         return
+    if _deep(holes, WIDE // 2).any():
+        picture.notes.append(
+            f"a hole is wider than {WIDE} pixels: it is filled smoothly, no objects or textures are invented"
+        )
 
     def one(plane: NDArray[Any], share: Progress | None) -> NDArray[Any]:
         filled = fill(net, plane, holes, share)
