@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+# Small arrays gain nothing from threads that wait for each other: two tests took 255 seconds instead of 24, and one ten
+# minutes beside another program.  It is read when numpy and torch are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import onnx
 import pytest
@@ -19,8 +23,6 @@ from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256,
 
 # No test uses the internet; read by the Hub's client when it is loaded, here and in processes that tests start.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
-# Small tensors gain nothing from threads that wait for each other: two tests took 255 seconds instead of 24.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes started in the background inherit an ignored SIGINT, and those of nohup an ignored SIGHUP, which would hide
 # what tests of signals look for.
 signal.signal(signal.SIGINT, signal.default_int_handler)
