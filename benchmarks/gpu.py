@@ -128,7 +128,7 @@ class Run:
         return found
 
     def speed(self) -> list[dict[str, Any]]:
-        """Of images in memory, uint8 in and out, the best of three; FFDNet's shape beside it, one run on the whole."""
+        """Measure seconds per megapixel of images in memory, the best of three runs, and of FFDNet on a whole image."""
         from skipae_train.rivals import ffdnet_graph
 
         device = Device(self.model.device.kind, self.model.device.index, self.model.device.threads)

@@ -38,7 +38,7 @@ RUNTIME = (
 
 
 def installed(packages: Path = SOURCE / "node_modules") -> bool:
-    """Whether onnxruntime-web is in a folder of npm packages."""
+    """Return whether a folder of npm packages has onnxruntime-web."""
     return all((packages / "onnxruntime-web" / "dist" / name).is_file() for name in RUNTIME)
 
 
@@ -69,6 +69,8 @@ def build(target: Path, *, checkpoint: Path = CHECKPOINT, packages: Path = SOURC
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
     worker = (SOURCE / "sw.js").read_text(encoding="utf-8").replace("demo-VERSION", f"demo-{version.hexdigest()[:16]}")
+    page = [*(name for name in PAGE if name != "sw.js"), "checkpoint/config.json", "sample.png"]
+    worker = worker.replace('"FILES"', ", ".join(map(json.dumps, page)))
     (target / "sw.js").write_text(worker, encoding="utf-8")
 
 

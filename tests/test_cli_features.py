@@ -527,7 +527,7 @@ def test_a_disk_that_is_full_for_a_while(
         failed(
             run(*words, "--shard-size", 2),
             1,
-            *("in/0.png: is not an image", f"{paths[0]}: {text}", f"{paths[1]}: {text}"),
+            *("in/0.png: is not a supported image", f"{paths[0]}: {text}", f"{paths[1]}: {text}"),
         )
     check(checkpoint, stored(["enc1", "enc2"]), paths[2:], layers=["enc1", "enc2"])
     assert [entry["file"] for entry in manifest() if "error" in entry] == ["in/0.png", *paths[:2]]

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from npm import npm
 from skipae import from_pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -75,17 +76,8 @@ def test_opencv_with_a_file_for_one_size(photo: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def onnxruntime_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with onnxruntime-web from npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm")
     folder = tmp_path_factory.mktemp("web")
-    words = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-web@1.30"]
-    try:
-        installed = subprocess.run(words, cwd=folder, capture_output=True, timeout=180, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm does not answer")
-    if installed.returncode:
-        pytest.skip("npm cannot install onnxruntime-web")
+    npm(folder, "install", "onnxruntime-web@1.30")
     return folder
 
 

@@ -127,7 +127,7 @@ def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, image
     assert all(torch.equal(state[n], begun[n]) for n in kernels if n.startswith("encoder"))
     assert float(state["decoder.dec5.conv.weight"].std()) > 0.02  # He's rule
     assert json.loads((run / "environment.json").read_text())["start"] == "imagenet-labels, seed 0"
-    with pytest.raises(TrainingError, match="imagenet-labels, which is no pre-training"):
+    with pytest.raises(TrainingError, match="is a run of imagenet-labels, not a pre-training run"):
         finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", SESSION, start=labels)
 
 

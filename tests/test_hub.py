@@ -391,7 +391,7 @@ def test_a_bundle_works_without_a_network(server: HubServer, whole: Path, tmp_pa
         command = [*away, sys.executable, "-m", "skipae", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
         assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{bundle}/skipae-natural: whole", f"{bundle}/someone/net: whole"]
+    assert done.stdout.splitlines() == [f"{bundle}/skipae-natural: OK", f"{bundle}/someone/net: OK"]
     assert (tmp_path / "photo.denoised.png").is_file()
     assert server.take_requests() == []
 
@@ -439,7 +439,7 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     (less / CONFIG).write_text(json.dumps(config))
     pulled = run("models", "pull", less, "--safetensors")
     assert pulled.exit_code == 0 and f"{less} has no model.safetensors: its ONNX files" in pulled.stderr
-    assert run("models", "verify").output.splitlines() == ["skipae-natural: whole", "skipae-imagenet: whole"]
+    assert run("models", "verify").output.splitlines() == ["skipae-natural: OK", "skipae-imagenet: OK"]
     (copy / FEATURES).unlink()
     (copy / "model.safetensors").write_bytes(b"damaged")
     assert "[NAME|DIR]..." in run("models", "verify", "--help").output

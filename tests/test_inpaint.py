@@ -491,7 +491,7 @@ def test_bad_masks(run: Run) -> None:
     Path("text.png").write_text("no image")
     wrong = "--mask small.png has 29 x 20 pixels, but photo.png (upright) 30 x 20"
     failed(run("photo.png", "--mask", "small.png"), 2, wrong)
-    failed(run("photo.png", "--mask", "text.png"), 2, "--mask text.png: is not an image that skipae reads")
+    failed(run("photo.png", "--mask", "text.png"), 2, "--mask text.png: is not a supported image")
     failed(run("photo.png", "--mask", "none.png"), 2, "--mask none.png: no such file or folder")
     failed(run("photo.png", "--mask", "all.png"), 1, "photo.png: every pixel is masked")
     failed(run("photo.png", "--mask", "mask.png", "-o", "mask.png", "--overwrite"), 2, "would be mask.png, among the")

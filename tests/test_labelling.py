@@ -299,7 +299,7 @@ def test_file_names_that_are_no_text(run: Run, classifier: Path, segmenter: Path
     assert cut.exit_code == 0 and len(cut.stdout.splitlines()) == 3
     save("x/c.jpg")
     both = run("segment", segmenter, "x", "-o", "two")
-    assert both.exit_code == 2 and "would both be two/c.png: rename one, or give each a run" in both.stderr
+    assert both.exit_code == 2 and "would both write two/c.png: rename one or use separate" in both.stderr
 
 
 def test_classify_standard_input(run: Run, classifier: Path) -> None:
@@ -353,7 +353,7 @@ def test_segment_writes_an_overlay_in_the_images_own_format(run: Run, segmenter:
     run("segment", segmenter, ".", "--json")
     result = run("segment", segmenter, ".", "--overlay", "--overwrite", "--json")
     assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["photo.png"]
-    assert "left out 2 result(s)" in result.stderr
+    assert "left out 2 output(s)" in result.stderr
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "I;16", "P", "1"])
@@ -405,7 +405,7 @@ def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:
         result = run("segment", segmenter, *arguments, input=data)
         assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     save("a.jpg")
-    assert "would both be out/a.png" in run("segment", segmenter, "a.png", "a.jpg", "-o", "out/").stderr
+    assert "would both write out/a.png" in run("segment", segmenter, "a.png", "a.jpg", "-o", "out/").stderr
 
 
 def test_a_damaged_checkpoint(run: Run, segmenter: Path, tmp_path: Path) -> None:

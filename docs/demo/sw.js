@@ -1,19 +1,8 @@
 // Keeps every file of the page after its first use, so that the page works without a network, and isolates the page,
-// which lets WebAssembly use several threads. docs/make_demo.py replaces the version by a hash of all files.
+// which lets WebAssembly use several threads. docs/make_demo.py writes the list, and a hash of all files as the version.
 
 const CACHE = "skipae-demo-VERSION";
-const PAGE = [
-  "./",
-  "index.html",
-  "demo.css",
-  "app.js",
-  "worker.js",
-  "tiling.js",
-  "inpaint.js",
-  "checkpoint.js",
-  "checkpoint/config.json",
-  "sample.png",
-];
+const PAGE = ["./", "FILES"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));

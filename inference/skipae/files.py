@@ -29,7 +29,7 @@ class ExistsError(ImageError):
     """Another file has the name of the result."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = True) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
     """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
 
     The folder is made where it does not exist.  What is there afterwards outlasts a loss of power.  A file that is

@@ -67,8 +67,8 @@ def _delete(rng: random.Random, data: bytes, _: bytes) -> bytes:
 
 
 def _insert(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    at, length = _place(rng, data), rng.choice((1, 2, 4, 12, 300))
-    return data[:at] + rng.choice((bytes(length), b"\xff" * length, rng.randbytes(length))) + data[at:]
+    at, length = _place(rng, data), rng.choice((1, 2, 4, 12, 300, 100_000))  # the last is for quadratic work
+    return data[:at] + rng.choice((bytes(length), b"\xff" * length, b" " * length, rng.randbytes(length))) + data[at:]
 
 
 def _repeat(rng: random.Random, data: bytes, _: bytes) -> bytes:

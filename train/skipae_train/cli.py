@@ -465,8 +465,8 @@ def evaluate(
 ) -> None:
     """Measure a denoiser's PSNR or a segmenter's IoU.
 
-    The mean over images, restored or labeled as users of CHECKPOINT (a name or a folder) do, without being told the
-    noise level.
+    The mean over images, restored or labeled as users of CHECKPOINT (a name or a folder) do: the noise level is not
+    given.
     """
     from skipae import from_pretrained
     from skipae_train.evaluate import evaluate_gaussian, evaluate_masks, evaluate_pairs, record_scores

@@ -12,18 +12,19 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from skipae.engine.device import load_runtime
 from skipae.errors import SkipaeError
+from skipae.files import write_atomically
 from skipae_train.corruption import Colour
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, ConvNorm, Network, Segmenter, check_finite
@@ -455,32 +456,24 @@ def export(
     if halo_images is not None and not isinstance(network, Classifier):
         exact = session(build_model(network, config))
         config = replace(config, halo=measure_halo(exact, config, halo_images))
-    (out / "onnx").mkdir(parents=True, exist_ok=True)
     kind = {"float32": torch.float32, "float16": torch.float16}[storage]
     tensors = {
         key: value.to(kind) if key.endswith("weight") and value.ndim > 1 else value  # batch norm's stay as they are
         for key, value in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    writers: dict[str, Callable[[Path], None]] = {
-        "model.safetensors": lambda path: save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, path, {"format": "pt", "name": name}
+    writers: dict[str, Callable[[BinaryIO], object]] = {
+        "model.safetensors": lambda file: file.write(
+            save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt", "name": name})
         ),
-        "onnx/model.onnx": lambda path: onnx.save(build_model(network, config, storage), path),
-        "onnx/features.onnx": lambda path: onnx.save(build_features(network, config, storage), path),
+        "onnx/model.onnx": lambda file: onnx.save(build_model(network, config, storage), file),
+        "onnx/features.onnx": lambda file: onnx.save(build_features(network, config, storage), file),
     }
     files = {}
     for file, write in writers.items():
-        if file in without:
-            continue
-        partial = out / f"{file}.partial"
-        try:
-            write(partial)
-            partial.chmod(0o644)  # safetensors leaves its files to their owner alone
-            files[file] = sha256(partial)
-            partial.replace(out / file)
-        finally:
-            partial.unlink(missing_ok=True)
+        if file not in without:
+            write_atomically(out / file, write)
+            files[file] = sha256(out / file)
     for made in (QUANTIZED, "training/quantization.json"):  # of the weights that were here before
         (out / made).unlink(missing_ok=True)
     config = replace(config, files=files)

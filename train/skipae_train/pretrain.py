@@ -213,7 +213,7 @@ def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
     """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
     weights, recipe = load_state(run)
     if "loss" not in recipe:
-        raise RefusedError(f"{run} holds a run of {recipe['name']}, which is no pre-training: give the run of one")
+        raise RefusedError(f"{run} is a run of {recipe['name']}, not a pre-training run: give one of those")
     with damage_of(run / "recipe.json"):
         shape = recipe["architecture"]
         architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)

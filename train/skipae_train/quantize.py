@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from skipae.errors import SkipaeError
+from skipae.files import write_atomically
 from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.evaluate import add_noise
 from skipae_train.export import session, weave
 from skipae_train.metrics import psnr
+from skipae_train.run_folder import write_json
 from skipae_zoo import QUANTIZED, CheckpointConfig, read_config, sha256, verified_file, write_config
 
 MOST_LOST = 0.03
@@ -798,13 +800,7 @@ def _write(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, resul
     helper.set_model_props(
         model, {p.key: p.value for p in model.metadata_props} | {"skipae_quantization": json.dumps(record)}
     )
-    partial = folder / f"{QUANTIZED}.partial"
-    try:
-        onnx.save(model, partial)
-        digest = sha256(partial)
-        partial.replace(folder / QUANTIZED)
-    finally:
-        partial.unlink(missing_ok=True)
-    write_config(folder, replace(config, files={**config.files, QUANTIZED: digest}))
-    (folder / "training").mkdir(exist_ok=True)
-    (folder / "training" / "quantization.json").write_text(json.dumps(record, indent=2) + "\n")
+    path = folder / QUANTIZED
+    write_atomically(path, lambda file: onnx.save(model, file))
+    write_config(folder, replace(config, files={**config.files, QUANTIZED: sha256(path)}))
+    write_json(folder / "training" / "quantization.json", record)

@@ -193,7 +193,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
             if not isinstance(recipe[key], kind):
                 raise TypeError(f"{key} is {recipe[key]!r}")
         if not isinstance(recipe.get("ema_decay", 0.0), int | float):
-            raise TypeError(f"ema is {recipe['ema']!r}")
+            raise TypeError(f"ema_decay is {recipe['ema_decay']!r}")
         for key in {"mean", "std"} & set(recipe):  # a card needs neither
             if len(recipe[key]) != 3 or not all(map(math.isfinite, recipe[key])):
                 raise TypeError(f"{key} is {recipe[key]!r}")

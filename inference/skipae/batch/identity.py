@@ -1,4 +1,4 @@
-"""Whether a file changed since it was read or written."""
+"""Detect files that changed since they were read or written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skipae.errors import ImageError
 
 
 def identify(source: Path | bytes) -> dict[str, Any]:
-    """What tells whether a file changed: sha256, and size in bytes and time of a file; null for what is read once.
+    """Describe a file so that a change is noticed: sha256 (None for what is read once), size in bytes and time.
 
     Raises:
         ImageError: it cannot be read.
@@ -30,7 +30,7 @@ def identify(source: Path | bytes) -> dict[str, Any]:
 
 
 def is_unchanged(path: Path, about: object) -> bool:
-    """Whether a file is the one of :func:`identify`; it is read where its time alone differs."""
+    """Return whether a file is still as :func:`identify` described it; its content is read only if its time differs."""
     if not isinstance(about, dict):
         return False
     if about.get("sha256") is None:  # read once

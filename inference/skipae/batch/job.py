@@ -22,11 +22,11 @@ class Job:
     tree: Path | None = None
     """The folder that was named, where the source was found below it."""
     resumes: bool = False
-    """Whether a result that another run writes meanwhile is taken as done."""
+    """Skip the image if another run has written its output by then."""
     again: bool = False
-    """Whether what is there is not the whole result, and is replaced."""
+    """The existing output is incomplete and is replaced."""
     keep_times: bool = False
-    """Whether the result has the times of access and change of its source."""
+    """Give the output the access and modification times of its input."""
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,31 +51,31 @@ class Ready:
     called in another thread, in order."""
 
 
-class Task:
-    """What a command does to each image; a base class whose methods but :meth:`process` do nothing."""
+class Task(ABC):
+    """What a command does to each image; all methods but :meth:`process` do nothing here."""
 
     per_file = True
     """Whether each job's output is a file of its own."""
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Get ready; called once, and only where there is an image."""
 
+    @abstractmethod
     def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
         """Take an image in, and return those that are ready by now: this one, or several, or none.
 
         Raises:
             ImageError: this image failed, and was not taken in.
         """
-        raise NotImplementedError
 
     def flush(self) -> Ready | None:
         """Those that were taken in and not returned yet; where it raises an error, it is called again."""
         return None
 
-    def failed(self, name: str, reason: str) -> None:
+    def failed(self, name: str, reason: str) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Is called for each input that failed, for those before :meth:`load` too."""
 
-    def trim(self) -> None:
+    def trim(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Give back memory after a large image."""
 
 

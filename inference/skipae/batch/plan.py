@@ -59,7 +59,7 @@ def plan(
             see :func:`find`.
     """
     if output == "":
-        raise UsageError("-o has no name: is a variable of the shell empty?")
+        raise UsageError("-o is empty (unset shell variable?)")
     if overwrite and resume:
         raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
     results = None if output in (None, STREAM) else Path(output)
@@ -149,8 +149,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             beside = one is not None and two is not None and one.parent == two.parent
             way = "rename one" if beside else "give their folder as the input"
             raise UsageError(
-                f"the results of {other.name} and {job.name} would both be {job.target}: {way}, or give each a run "
-                "with an -o of its own"
+                f"{other.name} and {job.name} would both write {job.target}: {way} or use separate -o folders"
             )
         if os.path.lexists(job.target) and not job.target.is_file():
             raise UsageError(f"the result of {job.name} would be {job.target}, which is not a file: give another -o")

@@ -73,7 +73,7 @@ def _open(report: str, work: Work) -> IO[bytes]:
                 file.seek(-min(1, path.stat().st_size), 2)
                 broken_off = file.read() not in (b"", b"\n")  # an earlier run had no room for its last line
             if begins not in (b"", b'{"input":'):
-                raise UsageError(f"--report {report} is there, and no report: give another name")
+                raise UsageError(f"--report {report} exists and is not a skipae report; choose another name")
         added = path.open("ab", buffering=0)
         if broken_off:
             added.write(b"\n")

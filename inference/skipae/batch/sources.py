@@ -43,7 +43,7 @@ def find(
     """Find the inputs.
 
     Args:
-        inputs: files, folders (searched with all below them), patterns such as ``*.png`` and ``**/*.jpg``, or
+        inputs: files, folders (searched recursively), patterns such as ``*.png`` and ``**/*.jpg``, or
             ``-``.  A path that exists is taken as it is before it is taken as a pattern.
         lists: text files with an input per line; ``-`` is standard input.
         results: a folder that is not searched.
@@ -64,7 +64,7 @@ def find(
         raise UsageError("no input: give images, folders or patterns, or a --list of them")
     for text in named:
         if not text:
-            raise UsageError("an input has no name: is a variable of the shell empty?")
+            raise UsageError("an input is empty (unset shell variable?)")
         path = Path(text)
         if text == STREAM:
             found.single.append(None)

@@ -53,21 +53,9 @@ def command(
     5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
-    from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_picture
 
-    work = plan(
-        inputs,
-        output,
-        suffix="denoised",
-        format=encoding.format,
-        lists=batch.lists,
-        overwrite=writing.overwrite,
-        resume=writing.resume,
-        keep_times=encoding.keep_times,
-    )
-    if work.left_out:
-        console.remark(f"left out {work.left_out} result(s) of earlier runs (*.denoised.*)")
+    work = options.plan_pictures(inputs, output, encoding, writing, batch, console, suffix="denoised")
     if writing.dry_run:
         return options.show(work, console)
     options.refuse_terminal(any(job.target is None for job in work.jobs))

@@ -39,7 +39,8 @@ from skipae.console import Console
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Most images of one size in one run; results do not depend on it.  [default: 16, fewer as memory asks]",
+    help="Maximum batch size (images of equal size); results do not depend on it.  [default: 16, lower if memory is "
+    "short]",
 )
 @click.option(
     "--format",

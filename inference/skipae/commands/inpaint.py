@@ -89,27 +89,15 @@ def command(
     for a single image), 3 device not available, 4 model unavailable, 5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
-    from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_picture
     from skipae.tasks.masks import check_mask, transparent_pixels
 
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
         raise UsageError(f"--mask {mask}: no such file or folder")
-    work = plan(
-        inputs,
-        output,
-        suffix="inpainted",
-        format=encoding.format,
-        lists=batch.lists,
-        overwrite=writing.overwrite,
-        resume=writing.resume,
-        keep_times=encoding.keep_times,
-    )
+    work = options.plan_pictures(inputs, output, encoding, writing, batch, console, suffix="inpainted")
     if masks is not None:
         _set_masks_apart(work, masks)
-    if work.left_out:
-        console.remark(f"left out {work.left_out} result(s) of earlier runs (*.inpainted.*)")
     if writing.dry_run:
         return options.show(work, console)
     options.refuse_terminal(any(job.target is None for job in work.jobs))

@@ -144,7 +144,7 @@ def verify(names: tuple[str, ...], console: Console) -> int:
             console.error(problem)
             code = ModelError.exit_code
         if not found_problems:
-            echo(f"{name}: whole")
+            echo(f"{name}: OK")
     return code
 
 

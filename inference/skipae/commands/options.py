@@ -223,8 +223,8 @@ _TILES = (
         "--halo",
         type=click.IntRange(min=0),
         metavar="PX",
-        help="Pixels around a window that are computed and dropped; fewer are faster and leave seams.  [default: the "
-        "model's, for the same result as without windows]",
+        help="Border of each tile that is computed and discarded, in pixels; a smaller one is faster but leaves "
+        "seams.  [default: the checkpoint's, for the same result as without tiles]",
     ),
 )
 
@@ -368,6 +368,39 @@ console_options = _group(
     click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error."),
 )
 """``--quiet``, ``--verbose`` and ``--debug``, as ``console``."""
+
+
+def plan_pictures(
+    inputs: tuple[str, ...],
+    output: str | None,
+    encoding: EncodingOptions,
+    writing: WritingOptions,
+    batch: BatchOptions,
+    console: Console,
+    *,
+    suffix: str,
+    extension: str | None = None,
+    earlier: tuple[str, ...] = (),
+) -> Work:
+    """Decide which output goes where (see :func:`skipae.batch.plan.plan`), and say which inputs are left out."""
+    from skipae.batch.plan import plan
+
+    work = plan(
+        inputs,
+        output,
+        suffix=suffix,
+        extension=extension,
+        format=encoding.format,
+        lists=batch.lists,
+        overwrite=writing.overwrite,
+        resume=writing.resume,
+        keep_times=encoding.keep_times,
+        earlier=earlier,
+    )
+    if work.left_out:
+        names = ", ".join(f"*.{each}.*" for each in earlier or (suffix,))
+        console.remark(f"left out {work.left_out} output(s) of earlier runs ({names})")
+    return work
 
 
 def show(work: Work, console: Console) -> int:

@@ -69,7 +69,6 @@ def command(
     unavailable or not a segmenter, 5 no readable input, 130 interrupted.
     """
     from skipae.batch.pipeline import Each
-    from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_picture, write_result
     from skipae.console import to_json
     from skipae.tasks import labels
@@ -78,23 +77,20 @@ def command(
         raise UsageError("--quality is of pictures with --overlay: a label map is a PNG, which loses nothing")
     if encoding.format not in (None, "PNG") and not overlay:
         raise UsageError(f"--format {encoding.format}: a label map is a PNG, other formats may change its numbers")
-    work = plan(
+    work = options.plan_pictures(
         inputs,
         output,
+        encoding,
+        writing,
+        batch,
+        console,
         suffix="overlay" if overlay else "segmented",
         extension=None if overlay else ".png",
-        format=encoding.format,
-        lists=batch.lists,
-        overwrite=writing.overwrite,
-        resume=writing.resume,
-        keep_times=encoding.keep_times,
-        earlier=("segmented", "overlay"),  # of both kinds of results
+        earlier=("segmented", "overlay"),  # both kinds of outputs
     )
     wrong = [job.target for job in work.jobs if not overlay and job.format not in (None, "PNG")]
     if wrong:
         raise UsageError(f"-o {wrong[0]}: a label map is a PNG, other formats may change its numbers")
-    if work.left_out:
-        console.remark(f"left out {work.left_out} result(s) of earlier runs (*.segmented.*, *.overlay.*)")
     if writing.dry_run:
         return options.show(work, console)
     if as_json and any(job.target is None for job in work.jobs):

@@ -30,7 +30,10 @@ _ALONE = (0x01, *range(0xD0, 0xDA))
 """Markers without content."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers whose content is the size and the channels."""
-_NEXT_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")
+_NEXT_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # the bytes 0xff that may fill up before it are skipped
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")
+_PADDING = re.compile(rb"\0*")
+_MOST_AT_ONCE = 1 << 16  # bytes that are searched for a marker
 _MOST_BYTES = 65_533
 _USUAL_TABLES = ([0], [0, 0, 0], [0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1])
 """Which table each channel has, as Pillow gives them."""
@@ -135,13 +138,13 @@ def _header(file: IO[bytes]) -> _Header:
 
 def _next_marker(file: IO[bytes]) -> int | None:
     """The next marker; what is not one is skipped, as decoders do."""
-    while byte := file.read(1):
-        if byte != b"\xff":
-            continue
-        while byte == b"\xff":
-            byte = file.read(1)
-        if byte and byte != b"\0":
-            return byte[0]
+    start, before, size = file.tell(), b"", 64
+    while block := file.read(size):
+        found = _MARKER.search(before + block)
+        if found is not None:
+            file.seek(start - len(before) + found.end())
+            return found[1][0]
+        start, before, size = start + len(block), block[-1:], min(2 * size, _MOST_AT_ONCE)
     return None
 
 
@@ -228,9 +231,9 @@ def _note_rest(file: IO[bytes], header: _Header, metadata: Metadata) -> None:
     file.seek(header.scan)
     data = file.read()
     end = _end_of_picture(data, 0)
-    indexed, pictures = _pictures_of_index(header) if data[end:] else 1, 1
-    while True:
-        start = len(data) - len(data[end:].lstrip(b"\0"))
+    indexed, pictures = _pictures_of_index(header) if end < len(data) else 1, 1
+    while (padding := _PADDING.match(data, end)) is not None:
+        start = padding.end()
         if data[start : start + 3] != b"\xff\xd8\xff":
             break
         pictures += 1

@@ -33,18 +33,18 @@ def inspect(file: IO[bytes]) -> Metadata:
     length = _length(head[:2], numbers)
     if length:
         file.seek(end + length)
-        rest = file.read()
+        rest, at = file.read(), 0
         count = 1
-        while rest[:2] == head[:2]:
-            numbers, _, end = _header(rest[:_HEAD])
-            length = _length(rest[:2], numbers)
-            if not length or len(rest) < end + length:
+        while rest.startswith(head[:2], at):
+            numbers, _, end = _header(rest[at : at + _HEAD])
+            length = _length(head[:2], numbers)
+            if not length or len(rest) < at + end + length:
                 break
-            rest = rest[end + length :]
+            at += end + length
             count += 1
         if count > 1:
             pillow.note_pictures(count, found)
-        pillow.note_trailer(rest, found)
+        pillow.note_trailer(rest[at:], found)
     return found
 
 

@@ -221,8 +221,8 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
         raise ImageError("is empty (zero bytes)")
     format = sniff(head)
     if format is None:
-        what = "text" if head.isascii() and head.decode("ascii").isprintable() else "its content"
-        raise ImageError(f"is not an image that skipae reads ({', '.join(FORMATS)}), by {what}")
+        what = ": it is text" if head.isascii() and b"\0" not in head else ""
+        raise ImageError(f"is not a supported image ({', '.join(FORMATS)}){what}")
     try:
         opened = FORMATS[format].read(file)
     except ImageError:

@@ -69,8 +69,10 @@ def read(file: IO[bytes]) -> pillow.Opened:
         require_16bit()
         other = True
     elif other and not has_16bit():
+        from skipae.install import install_command
+
         name = f"{_OTHERS.get(compression, 'a compression')} ({compression})"
-        raise ImageError(f"is compressed by {name}: to read it, type: pip install 'skipae[16bit]'")
+        raise ImageError(f"is compressed by {name}: to read it, type: {install_command('16bit')}")
     if other:
         size = _value(reader, page, 256, 0), _value(reader, page, 257, 0)
         return pillow.Opened(size, lambda notes: _decode_other(file, reader, page, notes), samples)
@@ -183,7 +185,9 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
         try:
             pixels = page.asarray()
         except (ImportError, NotImplementedError) as error:  # a codec that this build of imagecodecs lacks
-            raise ImageError(f"is compressed by what is not read here: {error}") from error
+            raise ImageError(
+                f"is compressed by what this imagecodecs does not read ({error}): convert it first"
+            ) from error
         if pixels.dtype not in (np.uint8, np.uint16):
             raise ImageError(f"holds pixels of {pixels.dtype}, which skipae does not read: convert it to 8 or 16 bits")
         if page.planarconfig == 2 and pixels.ndim == 3:
