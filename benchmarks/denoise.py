@@ -152,7 +152,7 @@ def tiling(threads: int) -> None:
         whole = model.denoise(image, tile=4096)
         for halo in (model.config.architecture.reach, model.config.halo, 64, 32, 16, 0):
             away = 255 * np.abs(model.denoise(image, tile=640, halo=halo) - whole)
-            print(f"tiling: sigma {sigma}, halo {halo}, grey levels: most {away.max():.2g}, mean {away.mean():.2g}")
+            print(f"tiling: sigma {sigma}, halo {halo}, gray levels: most {away.max():.2g}, mean {away.mean():.2g}")
 
 
 def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -> None:

@@ -45,7 +45,7 @@ Features = dict[tuple[str, str], Tensor]
 
 @torch.inference_mode()
 def extract(images: ImageSet, side: int, network: Network | None, machine: Machine) -> Features:
-    """Features of the centre squares of all images, scaled to ``side``, float32 [N, D]; of None the pixels."""
+    """Features of the center squares of all images, scaled to ``side``, float32 [N, D]; of None the pixels."""
     found: Features = {}
     first = 0
     for pixels in squares(images, side):
@@ -66,7 +66,7 @@ def extract(images: ImageSet, side: int, network: Network | None, machine: Machi
 
 
 def squares(images: ImageSet, side: int) -> Iterator[Tensor]:
-    """Batches of the centre squares of all images, scaled to ``side``, float32 [B, 3, side, side] in [0, 1]."""
+    """Batches of the center squares of all images, scaled to ``side``, float32 [B, 3, side, side] in [0, 1]."""
     crop = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
     for batch in images.batches(plan(len(images), max(8, 2**18 // side**2), shuffle=False), View(crop)):
         pixels = batch.images.float() / 255
@@ -76,10 +76,10 @@ def squares(images: ImageSet, side: int) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def randomise(network: Network, images: ImageSet, side: int) -> Network:
+def randomize(network: Network, images: ImageSet, side: int) -> Network:
     """The network with random weights, its batch norm at the statistics of up to 1,000 images."""
     torch.manual_seed(0)
-    network.initialise("he")
+    network.initialize("he")
     for module in network.train().modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches
@@ -98,10 +98,10 @@ def fit(features: Tensor, labels: Tensor, held: Tensor) -> tuple[float, Callable
     weight = torch.zeros(x.shape[1] + 1, y.shape[1] if several else int(y.max()) + 1, requires_grad=True)
     best = (-1.0, weight.detach())
     for decay in DECAYS:
-        optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([weight], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
 
-        def loss(decay: float = decay, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
-            optimiser.zero_grad()
+        def loss(decay: float = decay, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
+            optimizer.zero_grad()
             logits = train @ weight[:-1] + weight[-1]
             if several:
                 each = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0).float(), reduction="none")
@@ -112,7 +112,7 @@ def fit(features: Tensor, labels: Tensor, held: Tensor) -> tuple[float, Callable
             value.backward()
             return value
 
-        optimiser.step(loss)
+        optimizer.step(loss)
         found = weight.detach().clone()
         best = max(best, (score(x[held] @ found[:-1] + found[-1], y[held]), found), key=lambda pair: pair[0])
     chosen = best[1]
@@ -166,7 +166,7 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
         sources.append((path.name, network))
         if network.architecture.layers not in encoders:
             encoders.append(network.architecture.layers)
-            sources.append((f"{path.name}, random weights", randomise(load(path), train, side)))
+            sources.append((f"{path.name}, random weights", randomize(load(path), train, side)))
     rows = []
     print(f"{len(train) - len(held)} training images of {data_set}, {len(test)} test images, {side} pixels\n")
     print("| features | layer | pooling | numbers | held out | test |\n| --- | --- | --- | --- | --- | --- |")

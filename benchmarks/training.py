@@ -4,7 +4,7 @@
     python benchmarks/training.py --network network-2  # one
 
 For each network it prints images per second of ``skipae-train pretrain`` on a set in memory (shuffling, crops, flips,
-corruption, loss, optimiser, checks and logs), those of a bare loop (forward, backward, ADAM on one batch that never
+corruption, loss, optimizer, checks and logs), those of a bare loop (forward, backward, ADAM on one batch that never
 changes) in the same precision, and their ratio, which should be at least 0.75.  For Network-2, at the paper's width and
 batches of 64, it prints the arithmetic rate too, beside the machine's limit: a 3x3 convolution of 96 to 96 channels on
 the same batch, forward and backward; the ratio should be at least 0.5.  Where one falls short, a profile follows.
@@ -78,7 +78,7 @@ def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> fl
     """Seconds per step of the shortest loop that trains the network."""
     network = AutoEncoder(recipe.architecture, mean=recipe.mean, std=recipe.std, init="he")
     network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
     batch = torch.rand(epochs.batch, 3, epochs.crop, epochs.crop)
     batch = batch.contiguous(memory_format=torch.channels_last)
 
@@ -86,8 +86,8 @@ def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> fl
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             restored = network(batch)
         (restored.float() - batch).square().mean().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     return _timed(step, steps)
 

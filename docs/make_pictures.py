@@ -1,7 +1,7 @@
 """Make the pictures of the README: ``python docs/make_pictures.py``.
 
 ``chelsea.png`` is a photo by Stéfan van der Walt, released as CC0, taken from scikit-image's sample data.
-``chelsea-noisy.png`` is that photo with seeded Gaussian noise of sigma 25 grey levels, rounded and clipped;
+``chelsea-noisy.png`` is that photo with seeded Gaussian noise of sigma 25 gray levels, rounded and clipped;
 ``before-after.png`` shows it beside what ``skipae denoise`` makes of it.  ``inpaint.png`` shows the photo with text
 and scratches, and what ``skipae inpaint`` makes of it when it is given where they are.
 """
@@ -49,7 +49,7 @@ def _text_and_scratches(width: int, height: int) -> Image.Image:
 
 
 def _side_by_side(name: str, panels: list[tuple[str, Image.Image]]) -> None:
-    """Write a figure of labelled pictures."""
+    """Write a figure of labeled pictures."""
     width, height = CROP[2] - CROP[0], CROP[3] - CROP[1]
     figure = Image.new("RGB", (len(panels) * width + 8, height), "white")
     draw = ImageDraw.Draw(figure)

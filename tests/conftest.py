@@ -127,12 +127,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LABELS = ("background", "red", "green", "blue")
-COLOUR_BIAS = (0.25005, 0, 0.0001, 0.0002)
+COLOR_BIAS = (0.25005, 0, 0.0001, 0.0002)
 """Odd enough that averages of 8-bit pixels never tie."""
 
 
-def colour_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
-    """Logits of :data:`LABELS` that the eye can check: a quarter for the background, and each colour's own brightness.
+def color_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
+    """Logits of :data:`LABELS` that the eye can check: a quarter for the background, and each color's own brightness.
 
     They are averaged over 3 x 3 pixels, so that the reach is 1; ``pooled`` averages them over the image, of
     ``size`` x ``size`` pixels where it is given.
@@ -150,12 +150,12 @@ def colour_graph(*, pooled: bool, size: int | None = None) -> onnx.ModelProto:
     sides = [size or "h", size or "w"]
     graph = helper.make_graph(
         nodes,
-        "colours",
+        "colors",
         [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, *sides])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, *([] if pooled else sides)])],
         [
             numpy_helper.from_array(weights, "w"),
-            numpy_helper.from_array(np.array(COLOUR_BIAS, np.float32), "b"),
+            numpy_helper.from_array(np.array(COLOR_BIAS, np.float32), "b"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -166,7 +166,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of images 8 x 8, cut from the middle of images scaled to a short side of 12."""
     return write_checkpoint(
         tmp_path_factory.mktemp("zoo") / "tiny-cls",
-        colour_graph(pooled=True, size=8),
+        color_graph(pooled=True, size=8),
         task="classification",
         labels=LABELS,
         head=Head("fc", 4),
@@ -179,7 +179,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmenter of images of any size."""
     return write_checkpoint(
         tmp_path_factory.mktemp("zoo") / "tiny-seg",
-        colour_graph(pooled=False),
+        color_graph(pooled=False),
         task="segmentation",
         labels=LABELS,
         head=Head("decoder"),

@@ -1,4 +1,4 @@
-"""Tiny sets in the formats their authors publish, for tests of training: random pictures, one colour per class."""
+"""Tiny sets in the formats their authors publish, for tests of training: random pictures, one color per class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 
 
 def pictures(labels: NDArray[np.int64], side: int, seed: int) -> NDArray[np.uint8]:
-    """Coarse noise around a colour per class, uint8 [N, side, side, 3]."""
+    """Coarse noise around a color per class, uint8 [N, side, side, 3]."""
     rng = np.random.default_rng(seed)
-    colours = np.random.default_rng(99).integers(40, 216, (int(labels.max()) + 1, 1, 1, 3))
-    coarse = rng.integers(-40, 40, (len(labels), 6, 6, 3)) + colours[labels]
+    colors = np.random.default_rng(99).integers(40, 216, (int(labels.max()) + 1, 1, 1, 3))
+    coarse = rng.integers(-40, 40, (len(labels), 6, 6, 3)) + colors[labels]
     images = [Image.fromarray(c.astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC) for c in coarse]
     return np.stack([np.asarray(image) for image in images])
 
@@ -41,11 +41,11 @@ def cifar(root: Path, classes: int = 10, train: int = 80) -> Path:
     return root
 
 
-def stl10(root: Path, train: int = 40, test: int = 16, unlabelled: int = 40) -> Path:
+def stl10(root: Path, train: int = 40, test: int = 16, unlabeled: int = 40) -> Path:
     """STL-10's binary format, with ten folds."""
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", train), ("test", test), ("unlabeled", unlabelled))):
+    for seed, (split, count) in enumerate((("train", train), ("test", test), ("unlabeled", unlabeled))):
         labels = np.arange(count) * 7 % 10
         columns_first = pictures(labels, 96, seed).transpose(0, 3, 2, 1)
         (folder / f"{split}_X.bin").write_bytes(columns_first.tobytes())

@@ -14,7 +14,7 @@ def generator(seed=0):
 
 
 def photos(n=4, side=64):
-    """Smooth colourful pictures with some texture."""
+    """Smooth colorful pictures with some texture."""
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
     planes = [0.5 + 0.4 * torch.sin(9 * x + i) * torch.cos(7 * y + 2 * c) for i in range(n) for c in range(3)]
     return torch.stack(planes).view(n, 3, side, side)

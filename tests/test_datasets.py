@@ -435,10 +435,10 @@ def test_segmentation_of_other_classes(tmp_path):
         load("camvid", tmp_path, "trainval")
 
 
-def write_image(path, size=(20, 16), colour=None):
+def write_image(path, size=(20, 16), color=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.new("RGB", size, colour) if colour else Image.fromarray(pixels)
+    image = Image.new("RGB", size, color) if color else Image.fromarray(pixels)
     image.save(path, "JPEG" if path.suffix.lower() in (".jpeg", ".jpg") else None)
 
 
@@ -479,7 +479,7 @@ def test_the_hyponym_lists_are_what_their_script_writes(tmp_path):
     """On a WordNet of four synsets, with an instance, which does not count."""
     folder = Path(__file__).parents[1] / "train" / "skipae_train" / "datasets" / "wordnet"
     nouns = [
-        "  1 The licence.  ",
+        "  1 The license.  ",
         "00000010 05 n 02 mammal 0 mammalian 0 002 ~ 00000030 n 0000 #m 00000050 n 0000 | milk",
         "00000020 05 n 01 bird 0 000 | feathers",
         "00000030 05 n 01 horse 0 001 ~i 00000040 n 0000 | hooves",
@@ -491,7 +491,7 @@ def test_the_hyponym_lists_are_what_their_script_writes(tmp_path):
     subprocess.run([sys.executable, script, tmp_path / "data.noun"], check=True)
     lines = (tmp_path / "animal.txt").read_text().splitlines()
     assert [line for line in lines if line[0] != "#"] == ["n00000010", "n00000020", "n00000030"]
-    assert (tmp_path / "vehicle.txt").read_text().endswith("# The licence.\nn00000050\n")
+    assert (tmp_path / "vehicle.txt").read_text().endswith("# The license.\nn00000050\n")
 
 
 def test_tiny_imagenet(tmp_path):
@@ -624,8 +624,8 @@ def test_masks_of_ones_own(tmp_path):
 
 
 def test_statistics(tmp_path):
-    write_image(tmp_path / "a.png", colour=(255, 0, 51))
-    write_image(tmp_path / "b.png", colour=(0, 0, 51))
+    write_image(tmp_path / "a.png", color=(255, 0, 51))
+    write_image(tmp_path / "b.png", color=(0, 0, 51))
     mean, std = image_folder(tmp_path, short_side=0).statistics()
     assert mean == pytest.approx((0.5, 0, 0.2)) and std == pytest.approx((0.5, 0, 0), abs=1e-7)
     images = torch.from_numpy(RNG.integers(0, 256, (7, 3, 9, 9), dtype=np.uint8))
@@ -709,8 +709,8 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"parts cannot be used \(ValueError: .*'first', 'second'"):
         load("hub:./parts", tmp_path, "train")
     assert sum(len(load("hub:./parts/second#label", tmp_path, split)) for split in SPLITS) == 18
-    rows.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
-    assert hub(str(tmp_path / "unlabelled"), "train").labels is None
+    rows.remove_columns("label").save_to_disk(tmp_path / "unlabeled")
+    assert hub(str(tmp_path / "unlabeled"), "train").labels is None
     rows.remove_columns("image").save_to_disk(tmp_path / "blind")
     with pytest.raises(DataError, match=r"has no image column: its columns are label, note"):
         hub(str(tmp_path / "blind"), "train")
@@ -752,8 +752,8 @@ def test_batches_cut_in_memory():
     for other, epoch in zip(others, (2, 3), strict=True):
         (changed,) = images.batches([torch.arange(250)], other, epoch=epoch)
         assert not torch.equal(changed.images, batch.images)
-    (centre,) = images.batches([torch.arange(250)], View(7))
-    assert torch.equal(centre.images, images.images[..., 1:8, 1:8])
+    (center,) = images.batches([torch.arange(250)], View(7))
+    assert torch.equal(center.images, images.images[..., 1:8, 1:8])
     with pytest.raises(DataError, match=r"a crop of 11 does not fit images of 10 x 10"):
         next(images.batches([torch.arange(2)], View(11)))
 

@@ -200,9 +200,9 @@ def test_images_of_all_kinds(model: Model, tmp_path: Path) -> None:
     for images in (kinds, tuple(kinds)):
         assert model.features(images, layers=["enc1"])["enc1"].shape == (9, 4)
     assert model.features(np.stack([pixels, pixels]), layers=["enc1"])["enc1"].shape == (2, 4)
-    grey = pixels[..., 0]
+    gray = pixels[..., 0]
     np.testing.assert_allclose(
-        model.features(grey)["enc2"], model.features(np.repeat(grey[..., None], 3, 2))["enc2"], atol=1e-6
+        model.features(gray)["enc2"], model.features(np.repeat(gray[..., None], 3, 2))["enc2"], atol=1e-6
     )
     cmyk = Image.fromarray(pixels).convert("CMYK")
     np.testing.assert_allclose(model.features(cmyk)["enc2"], model.features(cmyk.convert("RGB"))["enc2"], atol=1e-6)

@@ -78,7 +78,7 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
     assert old and all(torch.equal(parameters[name], begun[name]) for name in old)
     untrained = build(recipe, 10)
     torch.manual_seed(recipe.seed)
-    untrained.initialise(recipe.init)
+    untrained.initialize(recipe.init)
     assert not torch.equal(parameters["head.conv.weight"], untrained.state_dict()["head.conv.weight"])
     finetune(recipe, data, tmp_path, SESSION, start=few)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -91,14 +91,14 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
 def test_a_classifier_learns_what_the_classes_look_like(tmp_path, data, changes):
     recipe = finetune_recipe("cifar10-4k", variant="random-he", budget="smoke")
     epochs = replace(recipe.epochs, count=20, batch=20, samples=0)
-    recipe = replace(recipe, epochs=epochs, labelled=0, validation=0, **changes)
+    recipe = replace(recipe, epochs=epochs, labeled=0, validation=0, **changes)
     found = finetune(recipe, data, tmp_path, SESSION)
     assert found["value"] > 35 and found["images"] == 16  # ten classes
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert "command" not in found  # no command makes this recipe
 
 
-def test_three_initialisations_of_a_segmenter(tmp_path, data, imagenet):
+def test_three_initializations_of_a_segmenter(tmp_path, data, imagenet):
     begun = load_run(imagenet)[0].state_dict()
     recipe = replace(finetune_recipe("voc12-seg", budget="smoke"), lr=0.0)
     for variant, same in (("", ("encoder", "decoder")), ("encoder-only", ("encoder",)), ("random", ())):
@@ -202,8 +202,8 @@ def test_random_crops_of_a_multi_label_classifier_are_averaged(data):
             seen.append(images)
             return images.mean((2, 3))[:, :2]
 
-    centre, ten, again = (evaluate(Brightness(), test, recipe, machine, crops=crops) for crops in (1, 10, 10))
-    assert set(ten["classes"]) == set(centre["classes"]) == {"bird", "car"}
+    center, ten, again = (evaluate(Brightness(), test, recipe, machine, crops=crops) for crops in (1, 10, 10))
+    assert set(ten["classes"]) == set(center["classes"]) == {"bird", "car"}
     assert ten == again
     assert len(seen) == 21 and all(torch.equal(a, b) for a, b in zip(seen[1:11], seen[11:], strict=True))
     assert not any(torch.equal(seen[k], seen[k + 1]) for k in range(10))
@@ -236,17 +236,17 @@ def test_difficult_objects_and_void_pixels_do_not_count(data):
 def test_validation_is_cut_from_train_or_from_what_is_left_over(data):
     images = load("cifar10", data, "train")
     recipe = finetune_recipe("cifar10", budget="smoke")
-    for labelled, count in ((0, len(images) // 10), (20, recipe.validation)):
-        chosen, held = split_train(replace(recipe, labelled=labelled), images, data)
+    for labeled, count in ((0, len(images) // 10), (20, recipe.validation)):
+        chosen, held = split_train(replace(recipe, labeled=labeled), images, data)
         assert len(held) == count < 11 and not set(chosen.tolist()) & set(held.tolist())
     assert len(chosen) == 20
     assert torch.bincount(images.labels[chosen]).tolist() == [2] * 10
-    other = split_train(replace(recipe, labelled=20, seed=1), images, data)[0]
+    other = split_train(replace(recipe, labeled=20, seed=1), images, data)[0]
     assert not torch.equal(chosen, other)
-    tried, watched = split_train(replace(recipe, labelled=20, tuning=True), images, data)
+    tried, watched = split_train(replace(recipe, labeled=20, tuning=True), images, data)
     assert sorted([*tried.tolist(), *watched.tolist()]) == sorted(chosen.tolist()) and len(watched) == 4
-    with pytest.raises(TrainingError, match="labelled must be a multiple of the 10 classes, not 15"):
-        split_train(replace(recipe, labelled=15), images, data)
+    with pytest.raises(TrainingError, match="labeled must be a multiple of the 10 classes, not 15"):
+        split_train(replace(recipe, labeled=15), images, data)
 
 
 def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
@@ -265,9 +265,9 @@ def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
 
         held, drawn = positions(job.held_out), positions(job.feed.images.images)
         few = finetune_recipe("cifar10-4k", budget="smoke", seed=seed)
-        few = replace(few, labelled=1000, validation=500, epochs=replace(few.epochs, samples=0))
+        few = replace(few, labeled=1000, validation=500, epochs=replace(few.epochs, samples=0))
         labeled, watched = split_train(few, images, data)
-        whole, cut = split_train(replace(few, labelled=0), images, data)
+        whole, cut = split_train(replace(few, labeled=0), images, data)
         sampled = some(numbers, 1000, seed)
         pairs = {"held, labeled": (held, labeled), "held, watched": (held, watched), "held, cut": (held, cut)}
         pairs |= {"drawn, labeled": (drawn, labeled), "cut, labeled": (cut, labeled), "sampled, held": (sampled, held)}
@@ -333,7 +333,7 @@ def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
     del environment["start"], environment["start sha256"], environment["commit"]  # as earlier versions wrote it
     path.write_text(json.dumps(environment))
     assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
-    probes = Probe(name="probe", architecture=recipe.architecture, epochs=recipe.epochs, labelled=10, weights=100)
+    probes = Probe(name="probe", architecture=recipe.architecture, epochs=recipe.epochs, labeled=10, weights=100)
     for run in (few, other):
         network = load_run(run)[0]
         if run is few:
@@ -363,7 +363,7 @@ def test_probes_read_statistics_of_clean_images(few):
     network = load_run(few)[0]
     images = MemorySet(torch.randint(0, 256, (30, 3, 40, 40), dtype=torch.uint8), None)
     see_clean_images(network, images, 33)
-    raw = network.encoder["enc1"].conv(network.normalise(images.images[..., 3:36, 3:36].float() / 255))
+    raw = network.encoder["enc1"].conv(network.normalize(images.images[..., 3:36, 3:36].float() / 255))
     norm = network.encoder["enc1"].norm
     torch.testing.assert_close(norm.running_mean, raw.mean((0, 2, 3)).detach(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(norm.running_var, raw.var((0, 2, 3)).detach(), rtol=1e-3, atol=1e-6)
@@ -383,7 +383,7 @@ def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(t
         name="toy",
         architecture=network.architecture,
         epochs=DataConfig(data="cifar10", count=20, batch=20, crop=29),
-        labelled=50,
+        labeled=50,
         weights=5_000,
     )
     rows = probe(recipe, network, data, tmp_path, SESSION)

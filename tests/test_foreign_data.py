@@ -23,9 +23,9 @@ def image(path, side=16):
     return path
 
 
-def huge_png(path, side=30_000, colour=3):
+def huge_png(path, side=30_000, color=3):
     """A PNG of a few bytes that says it is 30,000 x 30,000 pixels, with a palette."""
-    header = struct.pack(">IIBBBBB", side, side, 8, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, color, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"PLTE", b"\0" * 6), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
     made = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + made)

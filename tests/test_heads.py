@@ -112,7 +112,7 @@ def test_exactly_the_head_is_new(kind, from_folder, tmp_path):
         torch.testing.assert_close(target.features(image)[name], value)
 
 
-def test_the_three_initialisations_of_figure_4():
+def test_the_three_initializations_of_figure_4():
     source = trained_a_little(NET_3, seed=7)
     decoder = [name for name, _ in Segmenter(NET_3, 5).named_parameters() if name.startswith("decoder.")]
     assert len(decoder) == 3 * 12  # dec2 to dec13: a kernel and batch norm's scale and shift each
@@ -156,7 +156,7 @@ def test_parts_that_do_not_fit_are_refused():
         Classifier(NET_3, 5, Head("fc", 6))
 
 
-def test_initialisations():
+def test_initializations():
     torch.manual_seed(0)
     for kind in ("pool-fc", "conv-pool", "fc", "decoder"):
         normal = HEADS[kind][0]("normal")

@@ -406,9 +406,9 @@ def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole
     assert len(rows) == len(resolve.CHECKPOINTS)
     assert rows["skipae-natural"]["state"] == "bundled" and rows["skipae-natural"]["size"] > 5e6
     assert rows["skipae-stl10"] | {
-        "state": "not published", "size": None, "licence": None, "command": "skipae-train finetune stl10"
+        "state": "not published", "size": None, "license": None, "command": "skipae-train finetune stl10"
     } == rows["skipae-stl10"]  # fmt: skip
-    expected = {"state": "to fetch", "size": 123_456, "licence": "apache-2.0", "revision": sha, "folder": None}
+    expected = {"state": "to fetch", "size": 123_456, "license": "apache-2.0", "revision": sha, "folder": None}
     assert rows["skipae-imagenet"] | expected == rows["skipae-imagenet"]
     assert json.loads(run("models", "info", "skipae-imagenet", "--json").output) == rows["skipae-imagenet"]
     assert "size: 0.1 MB" in run("models", "info", "skipae-imagenet").output
@@ -419,7 +419,7 @@ def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole
     lines = [line.split() for line in run("models", "list").output.splitlines()]
     assert ["skipae-imagenet", "restoration", "0.0", "MB", "apache-2.0", "here", "imagenet"] in lines
     facts = json.loads(run("models", "info", "skipae-imagenet", "--json").output)
-    assert facts["files"][MODEL] == sha256(whole / MODEL) and facts["licence"] == "apache-2.0"
+    assert facts["files"][MODEL] == sha256(whole / MODEL) and facts["license"] == "apache-2.0"
     assert f"{MODEL}: sha256 {sha256(whole / MODEL)}" in run("models", "info", "skipae-imagenet").output
     assert run("models", "path", "skipae-imagenet").output.strip() == facts["folder"]
     assert run("models", "path").output.strip() == constants.HF_HUB_CACHE

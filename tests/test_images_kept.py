@@ -285,7 +285,7 @@ JUMBF = b"JP\0\1\0\0\0\1" + struct.pack(">I4sI4s4s", 300, b"jumb", 40, b"jumd", 
         (segment(0xEB, JUMBF.replace(b"c2pa", b"jxtd")), "the segment APP11 JUMBF is left out: it belongs to the pixels as they were"),
         (segment(0xE0, b"JFXX\0\x10" + THUMBNAIL), "the thumbnail in a JFXX segment is left out"),
         (segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<a/>") * 2, "a second packet of XMP data is left out"),
-        (segment(0xE2, b"ICC_PROFILE\0\1\2abc"), "the colour profile is damaged and is left out"),
+        (segment(0xE2, b"ICC_PROFILE\0\1\2abc"), "the color profile is damaged and is left out"),
         (segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"), "the gain map (HDR) is left out"),
     ],
 )  # fmt: skip
@@ -412,7 +412,7 @@ def test_a_jpeg_without_usable_tables_is_written_with_quality_95() -> None:
 @pytest.mark.parametrize(
     ("frame", "name"),
     [
-        (b"\xff\xc1\0\x11\x0c", "a JPEG of 12 bits per colour"),
+        (b"\xff\xc1\0\x11\x0c", "a JPEG of 12 bits per color"),
         (b"\xff\xf7\0\x11\x08", "JPEG-LS"),
         (b"\xff\xc5\0\x11\x08", "a hierarchical JPEG"),
     ],
@@ -453,7 +453,7 @@ def test_large_profiles_and_texts_of_a_png_are_read() -> None:
     [(zlib.compress(bytes(70 << 20)), "is larger than 64 MB"), (b"none", "is damaged"), (zlib.compress(PROFILE)[:-9], "is damaged")],
 )  # fmt: skip
 def test_a_profile_that_cannot_be_unpacked_is_named(data: bytes, why: str) -> None:
-    assert passed(png((b"iCCP", b"x\0\0" + data)))[1] == [f"the colour profile {why} and is left out"]
+    assert passed(png((b"iCCP", b"x\0\0" + data)))[1] == [f"the color profile {why} and is left out"]
 
 
 KEPT = [
@@ -650,7 +650,7 @@ XMP_TAIL = b"\1" + bytes(range(255, -1, -1)) + b"\0"
 
 
 def test_extensions_of_a_gif_are_carried_or_named() -> None:
-    colors = ["palette pixels become 8-bit RGB", "GIF cannot hold more than 256 colours: reduced to a palette"]
+    colors = ["palette pixels become 8-bit RGB", "GIF cannot hold more than 256 colors: reduced to a palette"]
     profile = b"!\xff" + blocks(b"ICCRGBG1012", PROFILE[:255], PROFILE[255:510], PROFILE[510:])
     packet = b"!\xff\x0bXMP DataXMP<x/>" + XMP_TAIL
     comments = b"!\xfe" + blocks(b"one", b" and a half") + b"!\xfe" + blocks(b"two")
@@ -663,7 +663,7 @@ def test_extensions_of_a_gif_are_carried_or_named() -> None:
     further = "extensions of a GIF are left out: ABCDEFGH1.0, plain text"
     assert passed(source, "PNG")[1] == [colors[0], further, "PNG cannot hold comments"]
     result, said = passed(source)
-    assert said == [colors[0], further, "GIF cannot hold the colour profile", "GIF cannot hold XMP data", colors[1]]
+    assert said == [colors[0], further, "GIF cannot hold the color profile", "GIF cannot hold XMP data", colors[1]]
     assert b"one and a half\ntwo" in result
     assert passed(gif(trailer=b"more"))[1] == [colors[0], "4 bytes after the picture are left out", colors[1]]
 
@@ -677,7 +677,7 @@ def test_the_profile_of_a_bmp_is_read_and_what_follows_it_is_named() -> None:
     source = struct.pack("<2sIII", b"BM", size, 0, 138) + header + pixels + PROFILE
     with read_header(source) as opened:
         assert opened.decode().metadata.icc == PROFILE
-    assert passed(source)[1] == ["BMP cannot hold the colour profile"]
+    assert passed(source)[1] == ["BMP cannot hold the color profile"]
     assert passed(source + b"more")[1][0] == "4 bytes after the picture are left out"
     assert passed(plain)[1] == []
 
@@ -685,7 +685,7 @@ def test_the_profile_of_a_bmp_is_read_and_what_follows_it_is_named() -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "1"])
 def test_further_pictures_in_a_ppm_and_comments_are_found(mode: str) -> None:
     one = saved(photo(mode=mode), "PPM")
-    changed = ["1-bit pixels become 8-bit grey"] if mode == "1" else []
+    changed = ["1-bit pixels become 8-bit gray"] if mode == "1" else []
     assert passed(one * 3)[1] == [*changed, "only the first of 3 pictures is kept"]
     assert passed(one + b"\nend")[1] == [*changed, "4 bytes after the picture are left out"]
     source = one[:3] + b"# Created by hand\n#two\n" + one[3:]

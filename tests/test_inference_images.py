@@ -67,15 +67,15 @@ def passed(data: bytes, format: str | None = None, quality: Quality | None = Non
 
 def png(
     bits: int,
-    colour: int,
+    color: int,
     width: int = 3,
     height: int = 2,
     rows: bytes = b"",
     more: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """A whole PNG, of zeros where no rows are given."""
-    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     rows = rows or b"".join(b"\0" * (1 + width * channels * bits // 8) for _ in range(min(height, 10)))
     chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
@@ -112,11 +112,11 @@ PALETTE = photo().quantize(16)
 CLEAR = PALETTE.convert("RGBA")
 CLEAR.putalpha(Image.fromarray(np.where(np.asarray(PALETTE) == 3, 0, 255).astype(np.uint8)))
 TO_RGB, TO_RGBA = "palette pixels become 8-bit RGB", "palette pixels become 8-bit RGBA"
-TO_ALPHA = "the transparent colour becomes an alpha channel"
+TO_ALPHA = "the transparent color becomes an alpha channel"
 NO_EXIF = "EXIF data is damaged and is left out"
-TO_GREY = "1-bit pixels become 8-bit grey"
+TO_GREY = "1-bit pixels become 8-bit gray"
 FIRST = "only the first of 3 pictures is kept"
-TO_GIF = "GIF cannot hold more than 256 colours: reduced to a palette"
+TO_GIF = "GIF cannot hold more than 256 colors: reduced to a palette"
 GREY_16 = (np.asarray(photo("L")).astype(np.uint16) * 257)[:, :, None]
 
 CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
@@ -144,20 +144,20 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
     ("planar TIFF", tiff(np.asarray(photo()).transpose(2, 0, 1), planarconfig=2), None, "TIFF RGB", photo(), []),
     ("tiled TIFF", tiff(np.asarray(photo()), tile=(16, 16)), None, "TIFF RGB", photo(), []),
     ("RGB and infrared", tiff(np.asarray(photo("RGBA")), extrasamples=[0]), None, "TIFF RGB", photo(), ["only the first 3 of 4 channels are kept"]),
-    # 1 bit, palettes, transparent colours
+    # 1 bit, palettes, transparent colors
     ("1-bit PNG", saved(photo("L").convert("1"), "PNG"), None, "PNG L", photo("L").convert("1").convert("L"), [TO_GREY]),
     ("fax TIFF", saved(photo("L").convert("1"), "TIFF", compression="group4"), None, "TIFF L", photo("L").convert("1").convert("L"), [TO_GREY]),
     ("PBM", b"P1 2 1 0 1\n", None, "PPM L", [[255, 0]], [TO_GREY]),
-    ("2-bit grey PNG", png(2, 0, 4, 1, b"\0\x1b"), None, "PNG L", [[0, 85, 170, 255]], []),
-    ("2-bit grey PNG, 1 clear", png(2, 0, 4, 1, b"\0\x1b", [(b"tRNS", b"\0\1")]), None, "PNG LA", [[[0, 255], [85, 0], [170, 255], [255, 255]]], [TO_ALPHA]),
+    ("2-bit gray PNG", png(2, 0, 4, 1, b"\0\x1b"), None, "PNG L", [[0, 85, 170, 255]], []),
+    ("2-bit gray PNG, 1 clear", png(2, 0, 4, 1, b"\0\x1b", [(b"tRNS", b"\0\1")]), None, "PNG LA", [[[0, 255], [85, 0], [170, 255], [255, 255]]], [TO_ALPHA]),
     ("palette PNG", saved(PALETTE, "PNG"), None, "PNG RGB", PALETTE.convert("RGB"), [TO_RGB]),
     ("4-bit palette PNG, clear", saved(PALETTE, "PNG", bits=4, transparency=3), None, "PNG RGBA", CLEAR, [TO_RGBA]),
     ("palette TIFF", saved(PALETTE, "TIFF"), None, "TIFF RGB", PALETTE.convert("RGB"), [TO_RGB]),
     ("palette BMP", saved(PALETTE, "BMP"), None, "BMP RGB", PALETTE.convert("RGB"), [TO_RGB]),
-    ("RGB PNG, a colour clear", saved(photo(), "PNG", transparency=(1, 1, 1)), None, "PNG RGBA", photo().convert("RGBA"), [TO_ALPHA]),
+    ("RGB PNG, a color clear", saved(photo(), "PNG", transparency=(1, 1, 1)), None, "PNG RGBA", photo().convert("RGBA"), [TO_ALPHA]),
     ("GIF", saved(PALETTE, "GIF"), None, "GIF P", PALETTE.convert("RGB"), [TO_RGB, TO_GIF]),
-    ("GIF, a colour clear", saved(PALETTE, "GIF", transparency=3), None, "GIF P", CLEAR, [TO_RGBA, TO_GIF]),
-    ("grey to GIF", saved(photo("L"), "PNG"), "GIF", "GIF P", photo("L").convert("RGB"), []),
+    ("GIF, a color clear", saved(PALETTE, "GIF", transparency=3), None, "GIF P", CLEAR, [TO_RGBA, TO_GIF]),
+    ("gray to GIF", saved(photo("L"), "PNG"), "GIF", "GIF P", photo("L").convert("RGB"), []),
     ("RGB to GIF", saved(PALETTE.convert("RGB"), "PNG"), "GIF", "GIF P", PALETTE.convert("RGB"), [TO_GIF]),
     # several pictures: the first
     *((f"{f} of 3", frames(f), None, f"{f} RGB", None, [FIRST]) for f in ("PNG", "WEBP", "TIFF", "AVIF")),
@@ -179,9 +179,9 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
         (f"{f} with damaged EXIF to {to}", saved(photo(), f, exif=b"Exif\0\0none", **options), to, f"{to} RGB", ..., [NO_EXIF])
         for f, to, options in (("PNG", "PNG", {}), ("WEBP", "WEBP", {"lossless": True}), ("JPEG", "TIFF", {}))
     ),
-    # 16-bit colour, through the extra `deep`
+    # 16-bit color, through the extra `deep`
     *((f"16-bit {m} PNG", imagecodecs.png_encode(deep(m)), None, "PNG deep", deep(m), []) for m in ("LA", "RGB", "RGBA")),
-    ("16-bit grey PNG, 772 clear", png(16, 0, 2, 1, b"\0\1\2\3\4", [(b"tRNS", b"\3\4")]), None, "PNG deep", [[[258, 65535], [772, 0]]], [TO_ALPHA]),
+    ("16-bit gray PNG, 772 clear", png(16, 0, 2, 1, b"\0\1\2\3\4", [(b"tRNS", b"\3\4")]), None, "PNG deep", [[[258, 65535], [772, 0]]], [TO_ALPHA]),
     *(
         (f"16-bit RGB TIFF, {name}", tiff(deep("RGB"), **options), None, "TIFF deep", deep("RGB"), [])
         for name, options in {
@@ -194,15 +194,15 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
     ),
     ("16-bit planar TIFF", tiff(deep("RGB").transpose(2, 0, 1), planarconfig=2), None, "TIFF deep", deep("RGB"), []),
     ("16-bit RGBA TIFF", tiff(deep("RGBA"), extrasamples=[2]), None, "TIFF deep", deep("RGBA"), []),
-    ("16-bit grey and alpha TIFF", tiff(deep("LA"), photometric=1, planarconfig=1, extrasamples=[2]), None, "TIFF deep", deep("LA"), []),
+    ("16-bit gray and alpha TIFF", tiff(deep("LA"), photometric=1, planarconfig=1, extrasamples=[2]), None, "TIFF deep", deep("LA"), []),
     ("16-bit CMYK TIFF", tiff(deep("CMYK"), photometric=5), None, "TIFF deep", deep("CMYK"), []),
     ("16-bit RGB and infrared", tiff(deep("RGBA"), extrasamples=[0]), None, "TIFF deep", deep("RGBA")[..., :3], ["only the first 3 of 4 channels are kept"]),
-    ("multiplied by alpha", tiff(np.array([[[100, 50, 0, 32768]]], np.uint16), extrasamples=[1]), None, "TIFF deep", [[[200, 100, 0, 32768]]], ["colours that were multiplied by alpha are divided by it"]),
+    ("multiplied by alpha", tiff(np.array([[[100, 50, 0, 32768]]], np.uint16), extrasamples=[1]), None, "TIFF deep", [[[200, 100, 0, 32768]]], ["colors that were multiplied by alpha are divided by it"]),
     ("16-bit TIFF of 2 pages", tiff(deep("RGB")[None].repeat(3, 0)), None, "TIFF deep", deep("RGB"), [FIRST]),
     ("16-bit PNG to TIFF", imagecodecs.png_encode(deep("RGBA")), "TIFF", "TIFF deep", deep("RGBA"), []),
     ("16-bit TIFF to PNG", tiff(deep("RGB")), "PNG", "PNG deep", deep("RGB"), []),
-    ("16-bit colour to BMP", tiff(np.asarray(photo()).astype(np.uint16) * 257), "BMP", "BMP RGB", photo(), ["BMP cannot hold 16 bits: reduced to 8"]),
-    ("16-bit colour to PPM", tiff(np.asarray(photo()).astype(np.uint16) * 257), "PPM", "PPM RGB", photo(), ["PPM cannot hold 16 bits here: reduced to 8"]),
+    ("16-bit color to BMP", tiff(np.asarray(photo()).astype(np.uint16) * 257), "BMP", "BMP RGB", photo(), ["BMP cannot hold 16 bits: reduced to 8"]),
+    ("16-bit color to PPM", tiff(np.asarray(photo()).astype(np.uint16) * 257), "PPM", "PPM RGB", photo(), ["PPM cannot hold 16 bits here: reduced to 8"]),
     ("16-bit RGBA to WebP", imagecodecs.png_encode(deep("RGBA")), "WEBP", "WEBP RGBA", ..., ["WEBP cannot hold 16 bits: reduced to 8"]),
 ]  # fmt: skip
 
@@ -245,12 +245,12 @@ REFUSED = [
     ("Lab TIFF", saved(Image.new("LAB", (3, 3)), "TIFF"), "Pillow's mode LAB): convert it"),
     ("CMYK with alpha", tiff(np.zeros((2, 2, 5), np.uint8), photometric=5, planarconfig=1, extrasamples=[2]), "holds a kind of pixels"),
     ("PFM", b"Pf\n1 1\n-1.0\n\0\0\0\0", "Pillow's mode F): convert it"),
-    ("16-bit PPM", b"P6 1 1 65535\n" + bytes(6), "has 16 bits per colour, of which 8 would be lost: convert it to a PNG"),
-    ("10-bit PPM", b"P6\n# x\n1 1\n1023\n" + bytes(6), "has 16 bits per colour, of which 8 would be lost"),
-    ("16-bit colour PNG, damaged", imagecodecs.png_encode(deep("RGB"))[:-900], "is damaged and cannot be decoded as PNG"),
-    ("16-bit colour TIFF, cut", tiff(deep("RGB"))[:-9], "is damaged and cannot be decoded as TIFF"),
-    ("16-bit colour TIFF without a strip", tiff(deep("RGB"), rowsperstrip=11).replace(struct.pack("<HHI", 273, 4, 2), struct.pack("<HHI", 273, 4, 1)), "strips are missing"),
-    ("16-bit colour TIFF, damaged", tiff(deep("RGB"), compression="lzw")[:-900], "is damaged and cannot be decoded as T"),
+    ("16-bit PPM", b"P6 1 1 65535\n" + bytes(6), "has 16 bits per color, of which 8 would be lost: convert it to a PNG"),
+    ("10-bit PPM", b"P6\n# x\n1 1\n1023\n" + bytes(6), "has 16 bits per color, of which 8 would be lost"),
+    ("16-bit color PNG, damaged", imagecodecs.png_encode(deep("RGB"))[:-900], "is damaged and cannot be decoded as PNG"),
+    ("16-bit color TIFF, cut", tiff(deep("RGB"))[:-9], "is damaged and cannot be decoded as TIFF"),
+    ("16-bit color TIFF without a strip", tiff(deep("RGB"), rowsperstrip=11).replace(struct.pack("<HHI", 273, 4, 2), struct.pack("<HHI", 273, 4, 1)), "strips are missing"),
+    ("16-bit color TIFF, damaged", tiff(deep("RGB"), compression="lzw")[:-900], "is damaged and cannot be decoded as T"),
 ]  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def test_refused(data: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     "data", [png(16, 2), png(16, 4), png(16, 6), tiff(deep("RGB")), tiff(deep("CMYK"), photometric=5)]
 )
-def test_16_bit_colour_without_the_extra(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_16_bit_color_without_the_extra(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipae.images.extra.find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r'of which 8 would be lost: to keep them, type: pip install ".*\[16bit\]"'):
         read_header(data)
@@ -271,7 +271,7 @@ def test_16_bit_colour_without_the_extra(data: bytes, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_16_bit_colour_keeps_what_the_file_says(format: str, turn: int) -> None:
+def test_16_bit_color_keeps_what_the_file_says(format: str, turn: int) -> None:
     # Written by ourselves from an upright picture, then given an orientation.
     small = saved(photo(), "JPEG", exif=exif(turn), icc_profile=SRGB, xmp=b"<x/>", dpi=(300, 150))
     with read_header(small) as opened:
@@ -307,7 +307,7 @@ def deep_png_like(data: bytes, pixels: NDArray[Any]) -> bytes:
     return encode_16bit(pixels, data)
 
 
-def test_16_bit_colour_is_no_pil_image() -> None:
+def test_16_bit_color_is_no_pil_image() -> None:
     with read_header(png(16, 2)) as opened, pytest.raises(ImageError, match=r"a PIL\.Image cannot hold"):
         opened.decode().to_pil()
 
@@ -334,7 +334,7 @@ def test_what_the_docs_say_each_format_holds(row: list[str]) -> None:
         "16-bit color": (png(16, 2), "16 bits"),
         "alpha": (saved(photo("RGBA"), "PNG"), "transparency"),
         "CMYK": (saved(photo("CMYK"), "TIFF"), "CMYK"),
-        "ICC profile": (saved(photo(), "JPEG", **about), "the colour profile"),
+        "ICC profile": (saved(photo(), "JPEG", **about), "the color profile"),
         "EXIF": (saved(photo(), "JPEG", **about), "EXIF"),
         "XMP": (saved(photo(), "JPEG", **about), "XMP"),
         "resolution": (saved(photo(), "JPEG", **about), "the resolution"),
@@ -550,7 +550,7 @@ def test_gamma_and_chromaticities_are_missed(chunks: dict[bytes, tuple[int, ...]
     assert passed(with_profile, "JPEG")[1] == []
 
 
-def test_colours_of_an_avif_without_a_profile() -> None:
+def test_colors_of_an_avif_without_a_profile() -> None:
     plain = saved(photo(), "AVIF")
     p3 = plain.replace(b"colrnclx\0\1\0\x0d", b"colrnclx\0\x0c\0\x0d")
     assert p3 != plain and passed(plain, "PNG")[1] == passed(plain)[1] == []

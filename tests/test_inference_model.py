@@ -70,13 +70,13 @@ def test_arrays_keep_shape_and_dtype(model: Model, checkpoint: Path, dtype: type
     assert np.array_equal(image, before)
     assert result.shape == image.shape and result.dtype == image.dtype
     top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
-    grey = channels in ((), (1,))
-    rgb = np.repeat(image.reshape(23, 18, 1), 3, axis=2) if grey else image[..., :3]
+    gray = channels in ((), (1,))
+    rgb = np.repeat(image.reshape(23, 18, 1), 3, axis=2) if gray else image[..., :3]
     expected = reference(checkpoint, rgb.astype(np.float64) / top) * top
-    if grey:
+    if gray:
         expected = expected.mean(axis=2).reshape(image.shape)
     tolerance = 0.51 if top > 1 else 1e-3
-    if grey:
+    if gray:
         tolerance = max(tolerance, top * 0.15)  # clipped before the mean there, after it here
     assert np.abs(result[..., :3] - expected if channels == (4,) else result - expected).max() <= tolerance
     if channels == (4,):

@@ -78,8 +78,8 @@ def test_pil_kinds(model: Model, mode: str) -> None:
     pixels = truth[..., : max(bands, 1)].astype(np.uint8) if bands else (truth[..., 0] * 257).astype("<u2")
     mask = cross(31, 44)
     damaged = pixels.copy()
-    colours = {"LA": 1, "RGBA": 3}.get(mode, max(bands, 1))
-    damaged.reshape(31, 44, -1)[mask, :colours] = 7
+    colors = {"LA": 1, "RGBA": 3}.get(mode, max(bands, 1))
+    damaged.reshape(31, 44, -1)[mask, :colors] = 7
     image = Image.frombytes(mode, (44, 31), damaged.tobytes())
     image.info["dpi"] = (72, 72)
     result = model.inpaint(image, Image.fromarray(mask))
@@ -196,7 +196,7 @@ def test_a_net_that_fills_badly_changes_nothing() -> None:
     truth = gradient(60, 60, 1).astype(np.float32)
     truth += np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
     mask = cross(60, 60)
-    filled = inpaint.fill(fake(lambda pixels: pixels), truth, mask)  # leaves the painted colour
+    filled = inpaint.fill(fake(lambda pixels: pixels), truth, mask)  # leaves the painted color
     assert np.abs(filled - gradient(60, 60, 1))[mask].max() < 0.1
     assert np.array_equal(filled[~mask], truth[~mask])
 
@@ -255,7 +255,7 @@ def test_only_windows_around_holes_are_computed() -> None:
     assert shares == [0.5, 1.0]
 
 
-def test_grey_is_painted_in_colour() -> None:
+def test_grey_is_painted_in_color() -> None:
     seen: list[tuple[int, ...]] = []
 
     def restore(pixels: np.ndarray) -> np.ndarray:
@@ -274,7 +274,7 @@ def as_file(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 def test_masks_of_all_kinds(tmp_path: Path) -> None:
     mask = cross(20, 30)
-    grey = Image.fromarray(mask.astype(np.uint8))  # 1 is not zero too
+    gray = Image.fromarray(mask.astype(np.uint8))  # 1 is not zero too
     blue = Image.fromarray(np.dstack([0 * mask, 0 * mask, 90 * mask]).astype(np.uint8))
     indexed = Image.fromarray(mask.astype(np.uint8), "P")
     indexed.putpalette([0, 0, 0, 128, 0, 0])
@@ -282,15 +282,15 @@ def test_masks_of_all_kinds(tmp_path: Path) -> None:
     black = Image.new("RGB", (30, 20))
     white_on_black = Image.composite(Image.new("RGB", (30, 20), "white"), black, Image.fromarray(mask)).convert("RGBA")
     path = tmp_path / "mask.png"
-    grey.save(path)
+    gray.save(path)
     for source in (
         mask,
         mask * 0.5,
         mask.astype(np.int64)[..., None],
         np.asarray(blue),
         np.asarray(white_on_clear),
-        grey,
-        grey.convert("RGB"),
+        gray,
+        gray.convert("RGB"),
         Image.fromarray(mask),
         blue,
         indexed,

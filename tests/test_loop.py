@@ -41,7 +41,7 @@ def recipes(epochs=2):
     ae, classifier = (f("cifar10-4k", budget="smoke") for f in (pretrain_recipe, finetune_recipe))
     ae = replace(ae, epochs=replace(ae.epochs, count=epochs, flip=True))
     classifier = replace(
-        classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labelled=20, freeze=1, ema_decay=0.9
+        classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labeled=20, freeze=1, ema_decay=0.9
     )
     return ae, classifier
 

@@ -16,8 +16,8 @@ def test_psnr_is_per_image():
     other = clean + torch.tensor([0.1, 0.0]).view(2, 1, 1, 1)
     assert psnr(clean, other).tolist() == pytest.approx([20, float("inf")])
     # Arrays of 8-bit images too: 20 log10(255 / 5).
-    grey = np.full((1, 4, 4, 3), 100, np.uint8)
-    assert psnr(grey, grey + np.uint8(5), 255).item() == pytest.approx(20 * np.log10(255 / 5))
+    gray = np.full((1, 4, 4, 3), 100, np.uint8)
+    assert psnr(gray, gray + np.uint8(5), 255).item() == pytest.approx(20 * np.log10(255 / 5))
 
 
 def test_ssim():

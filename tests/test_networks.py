@@ -68,7 +68,7 @@ def test_the_input_shortcut_alone_makes_the_identity():
     torch.testing.assert_close(network(image), image)
 
 
-def test_paper_initialisation():
+def test_paper_initialization():
     weights = torch.cat(
         [p.detach().flatten() for n, p in AutoEncoder(network_2(32)).named_parameters() if "conv.weight" in n]
     )
@@ -76,7 +76,7 @@ def test_paper_initialisation():
     assert abs(float(weights.mean())) < 1e-4
 
 
-def test_he_initialisation_keeps_the_variance():
+def test_he_initialization_keeps_the_variance():
     torch.manual_seed(0)
     network = AutoEncoder(network_1((3, 3, 0, 0), 32), init="he")
     x = torch.randn(1, 64, 12, 12).relu()
@@ -88,6 +88,6 @@ def test_he_initialisation_keeps_the_variance():
         x = y.relu()
 
 
-def test_unknown_initialisation_is_refused():
+def test_unknown_initialization_is_refused():
     with pytest.raises(ValueError, match="init must be 'normal'"):
         AutoEncoder(network_2(2), init="xavier")  # type: ignore[arg-type]

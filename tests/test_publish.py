@@ -101,7 +101,7 @@ def test_a_segmenter_goes_there_and_back(server: HubServer, made: Path, capsys: 
     assert len(writes(server)) == 1 and server.created[0]["visibility"] == "private"
     repository = server.repositories["me/decoder"]
     assert f"published=Published(revision='{repository.main}', config='{sha256(made / 'config.json')}'" in done.stdout
-    assert "licence='cc-by-4.0'" in done.stdout and "the same byte for byte" in done.stderr
+    assert "license='cc-by-4.0'" in done.stdout and "the same byte for byte" in done.stderr
 
     sent = repository.commits[repository.main]
     expected = {p.relative_to(made).as_posix(): p.read_bytes() for p in made.rglob("*") if p.is_file()}

@@ -274,7 +274,7 @@ def test_recipes_say_what_to_expect(name):
 def test_recipes_are_the_papers():
     cifar, few, stl = (finetune_recipe(name) for name in ("cifar10", "cifar10-4k", "stl10"))
     assert (cifar.epochs.count, cifar.epochs.crop, cifar.lr, cifar.freeze, cifar.corruption) == (200, 29, 1e-4, 0, None)
-    assert (few.labelled, few.lr, few.freeze, few.epochs.flip) == (4000, 2e-3, 10, False)
+    assert (few.labeled, few.lr, few.freeze, few.epochs.flip) == (4000, 2e-3, 10, False)
     assert isinstance(few.corruption, BlockMask)
     assert (stl.epochs.crop, stl.freeze, stl.fold) == (89, 10, 0)
     assert [round(cifar.schedule(epoch, 200), 6) for epoch in (59, 60, 120, 160)] == [1, 0.2, 0.04, 0.008]

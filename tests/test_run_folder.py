@@ -17,6 +17,7 @@ import make_sets
 from skipae import UsageError
 from skipae_train.card import make_card
 from skipae_train.cli import cli
+from skipae_train.earlier_runs import upgraded
 from skipae_train.errors import RunError
 from skipae_train.evaluate import Score, record_scores
 from skipae_train.export import export_run
@@ -193,13 +194,20 @@ def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(
     described = json.loads((run / "recipe.json").read_text())
     assert described["id"] == json.loads(json.dumps(asdict(AE.id)))
     del described["id"], described["epochs"]["test_side"], described["muon_lr"]
-    now = {"optimizer": "optimiser", "weight_decay": "decay", "ema_decay": "ema", "max_grad_norm": "clip"}
+    now = {
+        "optimizer": "optimiser",
+        "weight_decay": "decay",
+        "ema_decay": "ema",
+        "max_grad_norm": "clip",
+        "labeled": "labelled",
+    }
     earlier = json.dumps({now.get(name, name): value for name, value in described.items()})
     assert all(f'"{name}"' in earlier for name in now.values())
     (run / "recipe.json").write_text(earlier)
     state = torch.load(run / "state.pt", weights_only=True)
     torch.save({"optimisers": state.pop("optimizers"), **state}, run / "state.pt")
     assert read_recipe(run) == described
+    assert upgraded({"labelled": 20}) == {"labeled": 20}
     pretrain(AE, data, run, SESSION)
     expected = read_state(runs / "ae" / "state.pt").network
     assert all(torch.equal(value, expected[name]) for name, value in read_state(run / "state.pt").network.items())

@@ -52,15 +52,15 @@ def test_the_shortcuts_carry_the_input_of_each_mirror():
 def test_it_learns():
     torch.manual_seed(0)
     network = WideResNetAutoEncoder(WideResNet(10, 1))
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     clean = torch.nn.functional.interpolate(torch.rand(8, 3, 3, 3), size=(16, 16), mode="bilinear")
     noisy = clean + 0.2 * torch.randn_like(clean)
     before = float((noisy - clean).square().mean())
     for _ in range(40):
         loss = (network(noisy) - clean).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert float(loss.detach()) < before / 3
 
 

@@ -4,7 +4,7 @@ Read from the folder: ``config.json``; ``training/recipe.json``, ``training/envi
 ``training/parity.json`` (written by ``skipae-train export``); the scores ``training/metrics.json`` (written by
 ``skipae-train evaluate --record``) and ``training/result.json`` (by a fine-tuning run); ``training/speed.json``
 (by ``skipae-train card --speed``); the pictures in ``assets/``; and ``training/notes.md``, the only part written by
-hand: the licence and further metadata of the Hub between ``---`` lines, what the checkpoint is for, its data and terms.
+hand: the license and further metadata of the Hub between ``---`` lines, what the checkpoint is for, its data and terms.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_card(card: str, source: str) -> None:
     if not data.get("license"):
         raise CardError(f"{source}: the head has no 'license': write one, with 'license_name' where it is 'other'")
     if data.get("license") == "other" and not data.get("license_name"):
-        raise CardError(f"{source}: the licence 'other' needs a 'license_name' in the head")
+        raise CardError(f"{source}: the license 'other' needs a 'license_name' in the head")
     if not data.get("eval_results"):
         raise CardError(f"{source}: there are no scores: record some with skipae-train evaluate --record")
     for section in SECTIONS:
@@ -334,8 +334,8 @@ weights = load_file("model.safetensors")  # "encoder.enc1.conv.weight", ...
 """
     if config.task == "restoration" and graph == "onnx/model.onnx":
         text += f"""
-To fill masked places, set them to the colour {tuple(config.preprocessing.fill)} (RGB in [0, 1]) first: the net
-was trained on holes of that colour.
+To fill masked places, set them to the color {tuple(config.preprocessing.fill)} (RGB in [0, 1]) first: the net
+was trained on holes of that color.
 """
     return text
 

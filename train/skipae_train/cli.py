@@ -422,7 +422,7 @@ def gather(
 @click.argument("checkpoint")
 @click.option("--clean", type=EXISTING, help="Clean images that get seeded Gaussian noise.")
 @click.option(
-    "--sigma", type=click.FloatRange(min=0), multiple=True, default=(15, 25, 50), show_default=True, help="Grey levels."
+    "--sigma", type=click.FloatRange(min=0), multiple=True, default=(15, 25, 50), show_default=True, help="Gray levels."
 )
 @click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
 @click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*, or SIDD's NOISY and GT.")
@@ -565,7 +565,7 @@ def card(checkpoint: Path, speed: bool, repo: str | None) -> None:
     """Write the card (README.md) of a checkpoint.
 
     It is made from what its run and its measurements left in the folder.
-    What no run can tell, its licence, use, data and terms, is taken from training/notes.md.
+    What no run can tell, its license, use, data and terms, is taken from training/notes.md.
     """
     from skipae_train.card import measure_speed, write_card
 
@@ -583,7 +583,7 @@ def card(checkpoint: Path, speed: bool, repo: str | None) -> None:
 def publish(checkpoint: str, repo: str, private: bool, pr: bool, dry_run: bool) -> None:
     """Publish a checkpoint on the Hugging Face Hub.
 
-    It is checked first: sha256, ONNX files against torch, card, licence, data, scores. What was sent is fetched again
+    It is checked first: sha256, ONNX files against torch, card, license, data, scores. What was sent is fetched again
     and compared, and what the zoo must say to use it is printed. Log in with 'hf auth login', or set HF_TOKEN to a
     token that may write.
     """

@@ -5,7 +5,7 @@ Every corruption is a frozen dataclass that is called with clean images and a ge
     corrupted = GaussianNoise(sigma=(30, 30))(clean, generator)
 
 ``clean`` is float32 [N, 3, H, W], RGB in [0, 1]; the result has the same shape, type and units.  Noise
-levels are standard deviations in 8-bit grey levels.  All randomness comes from ``generator``, which lives
+levels are standard deviations in 8-bit gray levels.  All randomness comes from ``generator``, which lives
 on the device of ``clean``, so that a seed gives the same corruption again.  The paper's corruptions also take a
 :class:`skipae_train.rng.SampleRandom`, whose numbers do not depend on how samples are grouped into batches.
 """
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from skipae_train.rng import SampleRandom
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 class Corruption(Protocol):
@@ -65,7 +65,7 @@ class GaussianNoise:
     """Additive white Gaussian noise per pixel and channel.  The paper: sigma = 30, never clipped."""
 
     sigma: tuple[float, float] = (30.0, 30.0)
-    """Range in 8-bit grey levels from which each sample draws its own."""
+    """Range in 8-bit gray levels from which each sample draws its own."""
     as_file: float = 0.0
     """Share of the samples that are clipped to [0, 1] and rounded to 8 bits afterwards."""
 
@@ -79,7 +79,7 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class BlockMask:
-    """Masking noise: square blocks set to the fill colour (section 3.2, figure 2).
+    """Masking noise: square blocks set to the fill color (section 3.2, figure 2).
 
     ``big`` is one square of half the image's side at a random place.  ``small`` is squares with sides from
     1/8 to 1/4 of the image's, until a quarter of the pixels is covered.  Sizes are our decision, the paper
@@ -87,8 +87,8 @@ class BlockMask:
     """
 
     kind: Literal["big", "small"] = "small"
-    fill: Colour = (0.5, 0.5, 0.5)
-    """The mean colour of the data, so that it is 0 after zero-centring."""
+    fill: Color = (0.5, 0.5, 0.5)
+    """The mean color of the data, so that it is 0 after zero-centering."""
     coverage: float | tuple[float, float] = 0.25
     """Share of the pixels that small blocks cover, or a range from which each sample draws its own."""
 
@@ -106,8 +106,8 @@ class BlockMask:
         return random_blocks(clean, max(1, side // 8), max(1, side // 4), 64, coverage, generator)
 
 
-def fill_mask(clean: Tensor, mask: Tensor, fill: Colour) -> Tensor:
-    """``clean`` with the fill colour where ``mask``, bool [N, 1, H, W], is true."""
+def fill_mask(clean: Tensor, mask: Tensor, fill: Color) -> Tensor:
+    """``clean`` with the fill color where ``mask``, bool [N, 1, H, W], is true."""
     return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
 
 
@@ -176,9 +176,9 @@ def jpeg(image: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     y = 0.299 * r + 0.587 * g + 0.114 * b
     chroma = torch.stack([(b - y) / 1.772, (r - y) / 1.402], 1)
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    half = F.interpolate(_quantise(F.avg_pool2d(chroma, 2), _CHROMA, scale), scale_factor=2.0, mode="bilinear")
-    chroma = torch.where(subsample, half, _quantise(chroma, _CHROMA, scale))
-    y = _quantise(y[:, None] - 128, _LUMA, scale)[:, 0] + 128
+    half = F.interpolate(_quantize(F.avg_pool2d(chroma, 2), _CHROMA, scale), scale_factor=2.0, mode="bilinear")
+    chroma = torch.where(subsample, half, _quantize(chroma, _CHROMA, scale))
+    y = _quantize(y[:, None] - 128, _LUMA, scale)[:, 0] + 128
     cb, cr = chroma.unbind(1)
     r, b = y + 1.402 * cr, y + 1.772 * cb
     g = (y - 0.299 * r - 0.114 * b) / 0.587
@@ -194,8 +194,8 @@ def _dct_matrix() -> Tensor:
     return matrix
 
 
-def _quantise(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
-    """DCT of 8x8 blocks, rounded to the quantisation table, and back."""
+def _quantize(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
+    """DCT of 8x8 blocks, rounded to the quantization table, and back."""
     n, channels, height, width = planes.shape
     dct = _dct_matrix().to(planes.device)
     step = torch.tensor(table, dtype=torch.float32, device=planes.device).view(1, 8, 8)

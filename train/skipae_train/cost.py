@@ -27,7 +27,7 @@ IMAGES = {
     "voc12-aug": 10_582,
     "camvid": 367,
 }
-"""Images of the whole training sets; of STL-10 the unlabelled ones."""
+"""Images of the whole training sets; of STL-10 the unlabeled ones."""
 CLASSES = {"cifar100": 100, "voc07": 20, "voc12": 21, "camvid": 11}
 FOLD = 1000
 """Images of a fold of STL-10."""
@@ -47,7 +47,7 @@ def training_operations(recipe: Pretrain | Finetune) -> float | None:
     if recipe.fold is not None:
         count = FOLD
     each = operations(recipe.architecture, recipe.head, CLASSES.get(epochs.data, 10), epochs.crop)
-    return each * (recipe.labelled or count) * epochs.count
+    return each * (recipe.labeled or count) * epochs.count
 
 
 @cache

@@ -143,7 +143,7 @@ class Photos:
         return batch
 
     def validation(self, side: int, most: int) -> Tensor:
-        """Centre crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
+        """Center crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
         crops: list[Tensor] = []
         for file in self.held_out:
             pixels = load_rgb(file)
@@ -156,10 +156,10 @@ class Photos:
 
 
 def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips, quarter turns, changes of colour, contrast, exposure and sharpness, per sample.
+    """Flips, quarter turns, changes of color, contrast, exposure and sharpness, per sample.
 
     Takes and returns float32 [N, 3, S, S], RGB in [0, 1].  Saturation is raised more often than lowered:
-    common photo collections are pale, and a denoiser trained on them alone fails on strong colours.  A quarter
+    common photo collections are pale, and a denoiser trained on them alone fails on strong colors.  A quarter
     is blurred a little: a camera's own pixels are softer than photos that were shrunk for collections.
     """
 
@@ -170,10 +170,10 @@ def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
     images = torch.where(draw() < 0.5, images.flip(-2), images)
     images = torch.where(draw() < 0.5, images.transpose(-1, -2), images)
     images = torch.where(draw() < 0.25, blur(images, draw(0.5, 1.5)), images)
-    grey = images.mean(1, keepdim=True)
+    gray = images.mean(1, keepdim=True)
     saturation = torch.where(draw() < 0.5, draw(0.6, 2.4), 1.0)
     saturation = torch.where(draw() < 0.05, 0.0, saturation)
-    changed = grey + (images - grey) * saturation
+    changed = gray + (images - gray) * saturation
     changed = torch.where(draw() < 0.2, changed.flip(1), changed)  # RGB -> BGR
     level = changed.mean((1, 2, 3), keepdim=True)
     contrast = torch.where(draw() < 0.4, draw(0.6, 1.5), 1.0)

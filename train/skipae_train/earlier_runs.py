@@ -9,7 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-FIELDS = {"optimiser": "optimizer", "decay": "weight_decay", "ema": "ema_decay", "clip": "max_grad_norm"}
+FIELDS = {
+    "optimiser": "optimizer",
+    "decay": "weight_decay",
+    "ema": "ema_decay",
+    "clip": "max_grad_norm",
+    "labelled": "labeled",
+}
 """Names of fields of ``recipe.json``, before and now."""
 RECIPES = (
     "camvid-seg", "cifar10", "cifar10-4k", "cifar100", "imagenet", "imagenet-animal", "imagenet-labels",

@@ -115,7 +115,7 @@ def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
 
 
 def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: bool) -> NDArray[np.number]:
-    """Seeded Gaussian noise of ``sigma`` grey levels on uint8 [H, W, 3].
+    """Seeded Gaussian noise of ``sigma`` gray levels on uint8 [H, W, 3].
 
     The seed is the CRC-32 of ``"<file stem>/<sigma>"``, so the same picture always gets the same noise.
     Clipped noise is rounded to uint8, as a file holds it; unclipped noise is float32 in units of [0, 1].

@@ -25,7 +25,7 @@ from torch import nn
 from skipae.engine.device import load_runtime
 from skipae.errors import SkipaeError
 from skipae.files import write_atomically
-from skipae_train.corruption import Colour
+from skipae_train.corruption import Color
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, Classifier, ConvNorm, Network, Segmenter, check_finite
 from skipae_train.recipes import identity_of
@@ -407,7 +407,7 @@ def export(
     out: Path,
     *,
     name: str,
-    fill: Colour,
+    fill: Color,
     halo_images: Sequence[Array] | None = None,
     storage: str = "float16",
     labels: Sequence[str] = (),
@@ -438,7 +438,7 @@ def export(
         name=name,
         task=network.task,
         architecture=network.architecture,
-        preprocessing=Preprocessing(_colour(network.mean), _colour(network.std), fill, resize, crop),
+        preprocessing=Preprocessing(_color(network.mean), _color(network.std), fill, resize, crop),
         halo=network.architecture.reach,
         labels=tuple(labels),
         colors=tuple((red, green, blue) for red, green, blue in colors),
@@ -520,6 +520,6 @@ def export_run(
     return network, config, parity
 
 
-def _colour(tensor: torch.Tensor) -> Colour:
+def _color(tensor: torch.Tensor) -> Color:
     red, green, blue = (round(float(v), 6) for v in tensor.flatten())
     return red, green, blue

@@ -53,7 +53,7 @@ class Finetune(Recipe):
     start_kind: Kind = "pretrain"
     """Whether that run is a pre-training, or (``imagenet-labels``) the training of a classifier."""
     transfer: tuple[NetworkPart, ...] = ("encoder",)
-    """What is taken over; with the decoder for one of the three initialisations of figure 4."""
+    """What is taken over; with the decoder for one of the three initializations of figure 4."""
     schedule: Schedule = Milestones((0.3, 0.6, 0.8), 0.2)
     freeze: int = 0
     """Epochs at the beginning in which the new layers alone are trained (supplement B).  Batch norm's statistics
@@ -65,7 +65,7 @@ class Finetune(Recipe):
     to the power of minus this, in units of the mean over pixels, 3 at most."""
     corruption: GaussianNoise | BlockMask | None = None
     """Of a half of the training samples (supplement B); None for clean images alone."""
-    labelled: int = 0
+    labeled: int = 0
     """Images to train on, equally many of each class; 0 for all."""
     fold: int | None = None
     """Which of STL-10's ten folds to train on; None for all images."""
@@ -76,7 +76,7 @@ class Finetune(Recipe):
     """Whether the run is a try that others are chosen by: ``validation`` images, a fifth at most, are cut from those
     to train on, so that no label more is used, and it is measured on them; the test set stays unread."""
     crops: int = 1
-    """Random crops whose scores are averaged at the test; 1 for the centre crop."""
+    """Random crops whose scores are averaged at the test; 1 for the center crop."""
 
     @property
     def metric(self) -> Metric:
@@ -125,7 +125,7 @@ def _run(
         _require_labels(recipe, tested, images.classes)
     network = build(recipe, len(images.classes))
     torch.manual_seed(recipe.seed)
-    network.initialise(recipe.init)
+    network.initialize(recipe.init)
     new = [name for name, _ in network.named_parameters()]
     if source is not None:
         new = transfer(network, source, recipe.transfer)
@@ -218,7 +218,7 @@ def _network(
 
 
 class _FinetuneJob(Job):
-    """A labelled set by epochs; measured on images cut from the training set."""
+    """A labeled set by epochs; measured on images cut from the training set."""
 
     def __init__(
         self, recipe: Finetune, network: Classifier | Segmenter, images: ImageSet, new: list[str], data: Path
@@ -277,21 +277,21 @@ def balanced_weights(pixels: Tensor, balance: float) -> Tensor:
 def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor, Tensor]:
     """Positions in the training set to train on and to watch the progress with, int64.
 
-    The latter are taken from what the fold or ``labelled`` leaves over; in a try, or where that is too little, they are
+    The latter are taken from what the fold or ``labeled`` leaves over; in a try, or where that is too little, they are
     cut off.
     """
     everything = torch.arange(len(images))
     chosen = everything
     if recipe.fold is not None:
         chosen = stl10_folds(data)[recipe.fold]
-    if recipe.labelled:
+    if recipe.labeled:
         labels = images.labels
         if labels is None or labels.dim() != 1:
-            raise RefusedError(f"{recipe.epochs.data} has no classes to choose {recipe.labelled} images of")
+            raise RefusedError(f"{recipe.epochs.data} has no classes to choose {recipe.labeled} images of")
         classes = len(images.classes)
-        if recipe.labelled % classes:
-            raise RefusedError(f"labelled must be a multiple of the {classes} classes, not {recipe.labelled}")
-        chosen = balanced(labels, recipe.labelled // classes, recipe.seed)
+        if recipe.labeled % classes:
+            raise RefusedError(f"labeled must be a multiple of the {classes} classes, not {recipe.labeled}")
+        chosen = balanced(labels, recipe.labeled // classes, recipe.seed)
     rest = everything[~torch.isin(everything, chosen)]
     held = rest[:0]
     if recipe.validation:
@@ -307,7 +307,7 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Machine, *, crops: int) -> dict[str, Any]:
-    """Measure a network on a labelled set.
+    """Measure a network on a labeled set.
 
     Returns ``value`` in percent (accuracy, mean average precision, or mean intersection over union) and, but for
     accuracy, ``classes``: the same by class name, None for those that do not occur.

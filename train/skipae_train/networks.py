@@ -39,7 +39,7 @@ class ConvNorm(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
 
 
-def initialise(network: nn.Module, init: Init, last: nn.Module) -> None:
+def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
     """Draw all weights anew; biases start at 0, batch norm at the identity.
 
     ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the layer ``last``, which gives the
@@ -64,14 +64,14 @@ def initialise(network: nn.Module, init: Init, last: nn.Module) -> None:
 
 
 class Network(nn.Module):
-    """What all networks have: the normalisation of pixels and the encoder, and for some the decoder.
+    """What all networks have: the normalization of pixels and the encoder, and for some the decoder.
 
     Parameters
     ----------
     architecture:
         which network, and which shortcuts.
     mean, std:
-        per-channel mean and standard deviation of the training pixels in [0, 1]; the normalisation is part
+        per-channel mean and standard deviation of the training pixels in [0, 1]; the normalization is part
         of the module ("zero-centered and normalized", section 4), so that images go in as RGB in [0, 1].
     """
 
@@ -125,9 +125,9 @@ class Network(nn.Module):
         network.load_state_dict(tensors, strict=False)
         return network.eval()
 
-    def initialise(self, init: Init) -> None:
-        """Draw all weights anew; see :func:`initialise`."""
-        initialise(self, init, self.last)
+    def initialize(self, init: Init) -> None:
+        """Draw all weights anew; see :func:`initialize`."""
+        initialize(self, init, self.last)
 
     @property
     def last(self) -> Layer:
@@ -143,7 +143,7 @@ class Network(nn.Module):
         """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
         return cast(ConvNorm, (self.encoder if name in self.encoder else self.decoder)[name])
 
-    def normalise(self, image: Tensor) -> Tensor:
+    def normalize(self, image: Tensor) -> Tensor:
         """What the first layer sees of an image in [0, 1]."""
         return (image - self.mean) / self.std
 
@@ -178,7 +178,7 @@ class Network(nn.Module):
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
-        x = self.normalise(image)
+        x = self.normalize(image)
         found = {}
         for name in self.encoder:
             unit = self.unit(name)
@@ -198,7 +198,7 @@ class Network(nn.Module):
 class AutoEncoder(Network):
     """Convolutional auto-encoder with symmetric shortcuts (section 3.1).
 
-    Parameters: see :class:`Network`, and ``init`` in :meth:`Network.initialise`.
+    Parameters: see :class:`Network`, and ``init`` in :meth:`Network.initialize`.
     """
 
     task = "restoration"
@@ -213,7 +213,7 @@ class AutoEncoder(Network):
     ) -> None:
         super().__init__(architecture, mean, std)
         self._add_decoder(1)
-        self.initialise(init)
+        self.initialize(init)
 
     @property
     def last(self) -> Layer:
@@ -232,7 +232,7 @@ class AutoEncoder(Network):
         -------
         float32 [N, 3, H, W] in the same units, not clamped.
         """
-        pixels = self.normalise(image)
+        pixels = self.normalize(image)
         x = self.unit("dec1").conv(self.decode(*self.encode(pixels)), output_size=pixels.shape[-2:])
         restored = x if self.architecture.shortcuts == "none" else x + pixels
         return cast(Tensor, restored * self.std + self.mean)  # float32 under autocast too, since std is
@@ -296,7 +296,7 @@ class Classifier(Network):
         self.head_config = head
         self.crop = crop
         self.head = nn.Sequential(OrderedDict(layers))
-        self.initialise(init)
+        self.initialize(init)
 
     @property
     def last(self) -> Layer:
@@ -313,13 +313,13 @@ class Classifier(Network):
         """Logits, float32 [N, classes], of images float32 [N, 3, H, W], RGB in [0, 1]."""
         if self.size not in (None, tuple(image.shape[-2:])):
             raise ValueError(f"images must be {self.crop} x {self.crop} pixels, not {list(image.shape[-2:])}")
-        return cast(Tensor, self.head(self.encode(self.normalise(image))[0])).float()
+        return cast(Tensor, self.head(self.encode(self.normalize(image))[0])).float()
 
 
 class Segmenter(Network):
     """The auto-encoder whose last deconvolution is replaced by a 3x3 convolution to the classes (section 5.4.2).
 
-    The input is not added to the output: classes are not colours.  The first layer must have stride 1, since the
+    The input is not added to the output: classes are not colors.  The first layer must have stride 1, since the
     convolution in its mirror's place does not enlarge.  Parameters: see :class:`Classifier`.
     """
 
@@ -348,7 +348,7 @@ class Segmenter(Network):
         self.head_config = head
         self._add_decoder(2)
         self.head = nn.Sequential(OrderedDict(conv=nn.Conv2d(first.channels, classes, 3, padding=1)))
-        self.initialise(init)
+        self.initialize(init)
 
     @property
     def last(self) -> Layer:
@@ -357,20 +357,20 @@ class Segmenter(Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 [N, classes, H, W], of images float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1."""
-        return cast(Tensor, self.head(self.decode(*self.encode(self.normalise(image))))).float()
+        return cast(Tensor, self.head(self.decode(*self.encode(self.normalize(image))))).float()
 
 
 def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequence[Part] = ("encoder",)) -> list[str]:
-    """Take weights, batch norm's statistics and the normalisation of pixels over from a pre-trained network.
+    """Take weights, batch norm's statistics and the normalization of pixels over from a pre-trained network.
 
     Parameters
     ----------
     target:
-        receives them; what is not taken over stays as it was initialised.
+        receives them; what is not taken over stays as it was initialized.
     source:
         an auto-encoder (or what was made from one), or its checkpoint folder.
     parts:
-        ``("encoder",)``, or ``("encoder", "decoder")`` for segmenters: two of the three initialisations of
+        ``("encoder",)``, or ``("encoder", "decoder")`` for segmenters: two of the three initializations of
         figure 4, the third being to transfer nothing.
 
     Returns

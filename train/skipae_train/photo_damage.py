@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from skipae_train.camera_noise import CameraNoise, gray_photos, jpeg_file
-from skipae_train.corruption import Colour, as_file, chance, fill_mask, normal_like, random_blocks, uniform
+from skipae_train.corruption import Color, as_file, chance, fill_mask, normal_like, random_blocks, uniform
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PhotoDamage:
     """Share with masked places."""
     quiet: float = 0.5
     """Share of the masked samples that have no noise."""
-    fill: Colour = (0.5, 0.5, 0.5)
+    fill: Color = (0.5, 0.5, 0.5)
 
     def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Damage the photos."""
@@ -47,7 +47,7 @@ class PhotoDamage:
         masked = chance(clean, self.masked, generator)
         quiet = masked & chance(clean, self.quiet, generator)
         sigma = uniform(clean, *self.sigma, generator) / 255
-        # Poisson: the given sigma is that of mid-grey; read noise is a fifth of it.
+        # Poisson: the given sigma is that of mid-gray; read noise is a fifth of it.
         signal = torch.where(is_gaussian, 1.0, (1.92 * clean.clamp(0, 1) + 0.04).sqrt())
         noisy = clean + sigma * signal * normal_like(clean, generator)
         noisy = torch.where(gray_photos(clean, generator), noisy[:, 1:2], noisy)

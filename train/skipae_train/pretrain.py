@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from skipae_train.corruption import BlockMask, Colour, Corruption, GaussianNoise, fill_mask
+from skipae_train.corruption import BlockMask, Color, Corruption, GaussianNoise, fill_mask
 from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, derive_seed, hold_out, plan
 from skipae_train.errors import RefusedError
@@ -106,7 +106,7 @@ def _run(
 ) -> Restorer:
     network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
     torch.manual_seed(recipe.seed)
-    network.initialise(recipe.init)
+    network.initialize(recipe.init)
     if begun is not None:
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
@@ -234,7 +234,7 @@ def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
     return network, recipe
 
 
-def _build(architecture: Architecture | WideResNet, mean: Colour, std: Colour) -> Restorer:
+def _build(architecture: Architecture | WideResNet, mean: Color, std: Color) -> Restorer:
     kind: type[Any] = WideResNetAutoEncoder if isinstance(architecture, WideResNet) else AutoEncoder
     network: Restorer = kind(architecture, mean=mean, std=std)
     return network
@@ -245,12 +245,12 @@ def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
     error = (restored - clean).square()
     if kind == "mse":
         return error.mean()
-    # Half a grey level keeps the gradient finite where a sample is all but perfect.
+    # Half a gray level keeps the gradient finite where a sample is all but perfect.
     return (error.mean((1, 2, 3)) + (0.5 / 255) ** 2).sqrt().mean()
 
 
 def centre_crops(images: ImageSet, crop: int) -> Tensor:
-    """The centre crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
+    """The center crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
     batches = images.to("cpu").batches(plan(len(images), 256, shuffle=False), View(crop))
     return torch.cat([batch.images for batch in batches])
 

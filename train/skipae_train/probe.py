@@ -40,7 +40,7 @@ class Probe(Recipe):
     epochs: DataConfig = DataConfig(data="cifar10", count=40, batch=50, crop=29)
     lr: float = 1e-3
     schedule: Schedule = Cosine(warmup=50)
-    labelled: int = 4000
+    labeled: int = 4000
     weights: int = 50_000
     """Weights of each deconvolution stack, about the same for every layer."""
 
@@ -80,7 +80,7 @@ class Probes(nn.Module):
 
 
 class _Stack(nn.Module):
-    """Three deconvolutions from a layer to normalised pixels, of about ``weights`` weights in all."""
+    """Three deconvolutions from a layer to normalized pixels, of about ``weights`` weights in all."""
 
     def __init__(self, channels: int, stride: int, side: int, weights: int) -> None:
         super().__init__()
@@ -137,12 +137,12 @@ def _chosen(recipe: Probe, images: ImageSet) -> Tensor:
     """Positions of the images that probes are trained on, int64."""
     if images.labels is None:
         raise ValueError(f"{recipe.epochs.data} has no labels to probe for")
-    return balanced(images.labels, recipe.labelled // len(images.classes), recipe.seed)
+    return balanced(images.labels, recipe.labeled // len(images.classes), recipe.seed)
 
 
 @torch.no_grad()
 def see_clean_images(network: Network, images: ImageSet, crop: int) -> None:
-    """Make the statistics of batch norm in the encoder those of clean images, in centre crops.
+    """Make the statistics of batch norm in the encoder those of clean images, in center crops.
 
     After pre-training they are those of corrupted images, which would be a handicap against networks that saw clean
     ones.

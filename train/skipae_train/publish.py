@@ -60,7 +60,7 @@ def publish(
         ModelError: the Hub refuses, or cannot be reached.
     """
     folder = _folder(name)
-    config, licence = check(folder, repo, notify)
+    config, license = check(folder, repo, notify)
     files = sorted({p for pattern in ALLOWED for p in folder.glob(pattern) if p.is_file()})
     _refuse_links(folder, files)
     paths = {path.relative_to(folder).as_posix(): path for path in files}
@@ -93,7 +93,7 @@ def publish(
                 raise PublishError(f"{path} of {source.where} at {commit.oid} is not the file that was sent")
     notify(f"fetched again: all {len(paths)} files are the same byte for byte")
     size = sum((folder / file).stat().st_size for file in config.files if file.startswith("onnx/"))
-    return Published(commit.oid, sha256(folder / "config.json"), size, licence)
+    return Published(commit.oid, sha256(folder / "config.json"), size, license)
 
 
 def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
@@ -108,7 +108,7 @@ def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
 
 
 def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[CheckpointConfig, str]:
-    """The config and the licence of a folder that is fit to be published; arguments and errors: see :func:`publish`.
+    """The config and the license of a folder that is fit to be published; arguments and errors: see :func:`publish`.
 
     A folder may lack weight files, to be small; those that it has must hold one network.
     """

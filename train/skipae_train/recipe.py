@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
-from skipae_train.corruption import Colour
+from skipae_train.corruption import Color
 from skipae_train.earlier_runs import upgraded
 from skipae_train.networks import Init
 from skipae_train.schedules import Schedule
@@ -91,8 +91,8 @@ class Recipe:
     weight_decay: float = 0.0
     """Weight decay, L2 on all weights; the paper has none."""
     init: Init = "normal"
-    mean: Colour = (0.5, 0.5, 0.5)
-    std: Colour = (0.25, 0.25, 0.25)
+    mean: Color = (0.5, 0.5, 0.5)
+    std: Color = (0.25, 0.25, 0.25)
     ema_decay: float = 0.0
     """Decay per step of the averaged weights, which are the ones exported and tested; 0 for none."""
     max_grad_norm: float = 0.0

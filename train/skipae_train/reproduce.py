@@ -296,7 +296,7 @@ class Bench:
         return load_run(self.pretrained(name, variant, seed))[0].to(self.machine.device)
 
     def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
-        """Centre crops of test images, of the recipe's set or of ``data``, spread over it, uint8 [count, 3, S, S]."""
+        """Center crops of test images, of the recipe's set or of ``data``, spread over it, uint8 [count, 3, S, S]."""
         epochs = pretrain_recipe(name, variant=variant, budget=self.budget).epochs
         if epochs is None:
             raise ValueError(f"{name} does not train on a set")

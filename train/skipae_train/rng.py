@@ -44,7 +44,7 @@ class SampleRandom:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed in [0, 2**63) out of several numbers, unrelated to those of neighbouring numbers (SplitMix64)."""
+    """A seed in [0, 2**63) out of several numbers, unrelated to those of neighboring numbers (SplitMix64)."""
     state = 0
     for number in numbers:
         state = ((state ^ number) + _GAMMA) % 2**64

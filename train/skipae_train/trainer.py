@@ -343,10 +343,10 @@ class _Statistics:
     """Makes batch norm's running statistics, after a step, the mean over the parts of its batch."""
 
     def __init__(self, accelerator: Accelerator, network: nn.Module, accumulate: int) -> None:
-        # Synchronised batch norm has seen the parts of all processes already.
-        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+        # Synchronized batch norm has seen the parts of all processes already.
+        synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
         self.accelerator, self.network, self.accumulate = accelerator, network, accumulate
-        self.reduces = accelerator.num_processes > 1 and not synchronised
+        self.reduces = accelerator.num_processes > 1 and not synchronized
 
     def begin(self) -> None:
         """Remember them as they are before a step."""

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from skipae_train.networks import Init, initialise
+from skipae_train.networks import Init, initialize
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Block(nn.Module):
 class WideResNetAutoEncoder(nn.Module):
     """Restores images like :class:`skipae_train.networks.AutoEncoder`; its arguments are described there.
 
-    Batch norm has no scale of its own where a block adds up, so ``he`` is its usual initialisation.
+    Batch norm has no scale of its own where a block adds up, so ``he`` is its usual initialization.
     """
 
     mean: Tensor
@@ -98,11 +98,11 @@ class WideResNetAutoEncoder(nn.Module):
         self.decoder = nn.ModuleList(Block(*shape, mirrored=True) for shape in design.blocks)
         self.norm = nn.BatchNorm2d(16)
         self.last = nn.ConvTranspose2d(16, 3, 3, padding=1)
-        self.initialise(init)
+        self.initialize(init)
 
-    def initialise(self, init: Init) -> None:
-        """Draw all weights anew; see :func:`skipae_train.networks.initialise`."""
-        initialise(self, init, self.last)
+    def initialize(self, init: Init) -> None:
+        """Draw all weights anew; see :func:`skipae_train.networks.initialize`."""
+        initialize(self, init, self.last)
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore images, float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1; the result is not clamped."""

@@ -111,7 +111,7 @@ class Architecture:
 
     @property
     def total_stride(self) -> int:
-        """Input pixels between neighbours of the last encoder layer."""
+        """Input pixels between neighbors of the last encoder layer."""
         return self.layers[-1].total_stride
 
     @property

@@ -8,7 +8,7 @@ from typing import Literal
 from skipae_zoo.config import Task
 
 OWNER = "skipae"
-"""Organisation on the Hub that holds the named checkpoints."""
+"""Organization on the Hub that holds the named checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Published:
     """sha256 of its ``config.json``, which holds those of the weights."""
     size: int
     """Bytes of the ONNX files."""
-    licence: str
-    """Licence of the weights, as the card states it."""
+    license: str
+    """License of the weights, as the card states it."""
 
 
 @dataclass(frozen=True, slots=True)

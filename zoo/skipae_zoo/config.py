@@ -22,7 +22,7 @@ MAX_SIDE = 8192
 MAX_LABELS = MAX_HIDDEN = 1 << 16
 """Most classes, and most channels of a hidden fully connected layer."""
 
-MAX_COLOUR = 1000.0
+MAX_COLOR = 1000.0
 """Largest magnitude of ``mean``, ``std`` and ``fill``, whose values are about 1."""
 
 BICUBIC = 3
@@ -60,12 +60,12 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fill: tuple[float, float, float]
-    """Colour of masked pixels, the same in training and in use."""
+    """Color of masked pixels, the same in training and in use."""
     resize: int | None = None
     """Short side in pixels that images are scaled to (bicubic, antialiased) before ``features``, ``classify`` and
     ``segment``, whose label map is scaled back; None leaves the size."""
     crop: int | None = None
-    """Side of the centre crop after it, not for ``segment``; None takes the whole image."""
+    """Side of the center crop after it, not for ``segment``; None takes the whole image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +189,9 @@ class CheckpointConfig:
                 task=cast(Task, task),
                 architecture=architecture,
                 preprocessing=Preprocessing(
-                    mean=_colour(pixels["mean"], "preprocessing.mean", source),
-                    std=_colour(pixels["std"], "preprocessing.std", source, least=1e-6),
-                    fill=_colour(pixels["fill"], "preprocessing.fill", source),
+                    mean=_color(pixels["mean"], "preprocessing.mean", source),
+                    std=_color(pixels["std"], "preprocessing.std", source, least=1e-6),
+                    fill=_color(pixels["fill"], "preprocessing.fill", source),
                     resize=_side(pixels["resize"], "preprocessing.resize", source),
                     crop=_side(pixels["crop"], "preprocessing.crop", source),
                 ),
@@ -367,14 +367,14 @@ def _layer(value: object, architecture: Architecture, source: str) -> str | None
     return value
 
 
-def _colour(value: object, key: str, source: str, least: float = -MAX_COLOUR) -> tuple[float, float, float]:
+def _color(value: object, key: str, source: str, least: float = -MAX_COLOR) -> tuple[float, float, float]:
     if (
         not isinstance(value, list)
         or len(value) != 3
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= MAX_COLOUR for v in value)
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= MAX_COLOR for v in value)
     ):
         raise ConfigError(
-            f"{source}: {key} must be three numbers (R, G, B) from {least:g} to {MAX_COLOUR:g}, not {shown(value)}"
+            f"{source}: {key} must be three numbers (R, G, B) from {least:g} to {MAX_COLOR:g}, not {shown(value)}"
         )
     red, green, blue = (float(v) for v in value)
     return red, green, blue

@@ -34,7 +34,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the named models: task, size, licence, and whether they are here."""
+    """List the named models: task, size, license, and whether they are here."""
     from skipae_zoo import CHECKPOINTS
 
     rows = [_facts(entry) for entry in CHECKPOINTS]
@@ -44,8 +44,8 @@ def list_(as_json: bool) -> None:
     if as_json:
         echo(*json.dumps(rows, indent=2).split("\n"))
         return
-    table = [("name", "task", "size", "licence", "state", "recipe")]
-    table += [(r["name"], r["task"], _size(r["size"]), r["licence"] or "-", r["state"], r["recipe"]) for r in rows]
+    table = [("name", "task", "size", "license", "state", "recipe")]
+    table += [(r["name"], r["task"], _size(r["size"]), r["license"] or "-", r["state"], r["recipe"]) for r in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -65,14 +65,14 @@ def info(name: str, as_json: bool) -> None:
     if folder is None and entry is None:
         resolve.find_folder(name, access=_no_requests())  # says why there is none
     if folder is not None:
-        facts |= {"folder": str(folder), "size": _bytes(folder)} | _licence(folder)
+        facts |= {"folder": str(folder), "size": _bytes(folder)} | _license(folder)
         facts |= resolve.load_config(folder).to_dict()
     if as_json:
         echo(*json.dumps(facts, indent=2).split("\n"))
         return
     if folder is not None:
         config = resolve.load_config(folder)
-        shown = ("name", "task", "summary", "state", "size", "licence", "problem", "folder", "command")
+        shown = ("name", "task", "summary", "state", "size", "license", "problem", "folder", "command")
         facts = {key: facts[key] for key in shown if key in facts} | _described(config)
     for key, value in facts.items():
         if value is not None:
@@ -191,7 +191,7 @@ def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
         "task": entry.task,
         "summary": entry.summary,
         "size": _bytes(folder) if folder else published.size if published else None,
-        "licence": published.licence if published else None,
+        "license": published.license if published else None,
         "problem": None,
         "state": state,
         "revision": published.revision if published else None,
@@ -199,7 +199,7 @@ def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
         "command": entry.command,
         "base_model": entry.base_model,
         "folder": str(folder) if folder else None,
-    } | (_licence(folder) if folder else {})
+    } | (_license(folder) if folder else {})
 
 
 def _bytes(folder: Path) -> int:
@@ -207,8 +207,8 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in (folder / "onnx").glob("*.onnx") if file.is_file())
 
 
-def _licence(folder: Path) -> dict[str, str | None]:
-    """The ``licence`` in the head of the card, and the ``problem`` with the folder, if any."""
+def _license(folder: Path) -> dict[str, str | None]:
+    """The ``license`` in the head of the card, and the ``problem`` with the folder, if any."""
     from skipae.checkpoints import resolve
     from skipae_zoo import read_text_file
 
@@ -217,16 +217,16 @@ def _licence(folder: Path) -> dict[str, str | None]:
         resolve.load_config(folder)
         head = read_text_file(card).split("\n---", 1)[0]
     except ModelError as error:
-        return {"licence": None, "problem": str(error)}
+        return {"license": None, "problem": str(error)}
     except FileNotFoundError:
-        return {"licence": None, "problem": None}
+        return {"license": None, "problem": None}
     except OSError as error:
-        return {"licence": None, "problem": f"{card} cannot be read: {error.strerror}"}
+        return {"license": None, "problem": f"{card} cannot be read: {error.strerror}"}
     except UnicodeDecodeError:
-        return {"licence": None, "problem": f"{card} is not UTF-8 text: fetch the checkpoint again"}
+        return {"license": None, "problem": f"{card} is not UTF-8 text: fetch the checkpoint again"}
     fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
-    licence = fields.get("license")
-    return {"licence": fields.get("license_name", licence) if licence == "other" else licence, "problem": None}
+    license = fields.get("license")
+    return {"license": fields.get("license_name", license) if license == "other" else license, "problem": None}
 
 
 def _described(config: CheckpointConfig) -> dict[str, str]:

@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.25,
     show_default=True,
-    help="Share of the pixels that blocks of the fill colour cover in the corrupted image.",
+    help="Share of the pixels that blocks of the fill color cover in the corrupted image.",
 )
 @click.option(
     "--sigma",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="Gaussian noise in the corrupted image, in 8-bit grey levels.",
+    help="Gaussian noise in the corrupted image, in 8-bit gray levels.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the corruption.")
 @options.resize_options

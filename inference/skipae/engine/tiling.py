@@ -228,7 +228,7 @@ def restore(
             change = part - source
             brightness = np.tensordot(LUMA, change, 1)
             part = source + np.float32(chroma) * change + np.float32(luma - chroma) * brightness
-        return _from_net(part, scale, grey=pixels.ndim == 2)
+        return _from_net(part, scale, gray=pixels.ndim == 2)
 
     sweep(run, pixels, result, blend, tiling, progress=progress, shrunk=shrunk)
     return result
@@ -334,7 +334,7 @@ def to_net(window: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDAr
     """A net's input, float32 [1, 3, H, W] in [0, 1].
 
     Args:
-        window: [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16, or float in [0, 1].
+        window: [H, W] (gray) or [H, W, 3] (RGB) of uint8, uint16, or float in [0, 1].
         out: where to put it, instead of a new array.
 
     Raises:
@@ -356,11 +356,11 @@ def _top(pixels: NDArray[Any]) -> np.float32:
     return np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
 
 
-def _from_net(part: NDArray[np.float32], scale: np.float32, *, grey: bool) -> NDArray[np.float32]:
-    if grey:
+def _from_net(part: NDArray[np.float32], scale: np.float32, *, gray: bool) -> NDArray[np.float32]:
+    if gray:
         part = part.mean(axis=0)
     part = np.clip(part, 0, 1)
     if scale != 1:
         part *= scale
         np.rint(part, out=part)
-    return part if grey else part.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    return part if gray else part.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)

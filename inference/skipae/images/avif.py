@@ -29,7 +29,7 @@ def inspect(file: IO[bytes]) -> Metadata:
     if any(config & 64 for config in configurations):
         # imagecodecs would read it, but gives neither its transfer function nor its profile.
         raise ImageError(
-            "has 10 or 12 bits per colour, of which 2 or 4 would be lost: convert it to a PNG of 16 bits first"
+            "has 10 or 12 bits per color, of which 2 or 4 would be lost: convert it to a PNG of 16 bits first"
         )
     for config in configurations[:1]:
         found.subsampling = "4:0:0" if config & 16 else {0: "4:4:4", 8: "4:2:2", 12: "4:2:0"}.get(config & 12)

@@ -33,7 +33,7 @@ def inspect(file: IO[bytes]) -> Metadata:
             if len(profile) == length:
                 found.icc = profile
         if kind == b"KNIL":
-            found.left_out.append(Loss("icc", "the colour profile, which is in another file, is left out"))
+            found.left_out.append(Loss("icc", "the color profile, which is in another file, is left out"))
     if stated > 54 and end < size:
         file.seek(end)
         pillow.note_trailer(file.read(), found)

@@ -63,7 +63,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
     """Write a GIF of one picture."""
     losses = []
     if image.mode != "L":
-        losses.append(Loss("colors", "GIF cannot hold more than 256 colours: reduced to a palette"))
+        losses.append(Loss("colors", "GIF cannot hold more than 256 colors: reduced to a palette"))
         image, partial = _to_palette(image)
         if partial:
             losses.append(Loss("alpha", "GIF cannot hold partial transparency: pixels become clear or opaque"))

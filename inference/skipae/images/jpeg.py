@@ -153,7 +153,7 @@ def _refuse_kinds(marker: int, data: bytes) -> None:
     kinds = {0xF7: "JPEG-LS", 0xCB: "a lossless JPEG with arithmetic coding"}
     what = kinds.get(marker, "a hierarchical JPEG" if marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF) else None)
     if what is None and len(data) > 5 and data[0] != 8 and data[0] <= 16:
-        what = f"a JPEG of {data[0]} bits per colour"
+        what = f"a JPEG of {data[0]} bits per color"
     if what is None and len(data) > 5 and len(data) == 6 + 3 * data[5] and data[5] not in (1, 3, 4):
         what = f"a JPEG of {data[5]} channels"
     if what is not None:
@@ -171,7 +171,7 @@ def _take_segments(header: _Header, metadata: Metadata) -> None:
     metadata.comments = [data for marker, data in header.segments if marker == _COM]
     metadata.icc = _profile(header.with_start(0xE2, b"ICC_PROFILE\0"))
     if metadata.icc is None and header.with_start(0xE2, b"ICC_PROFILE\0"):
-        metadata.left_out.append(Loss("icc", "the colour profile is damaged and is left out"))
+        metadata.left_out.append(Loss("icc", "the color profile is damaged and is left out"))
     known: dict[int, tuple[bytes, ...]] = {
         0xE0: (b"JFIF\0", b"JFXX\0"),
         0xE1: (exif.PREFIX, _XMP),

@@ -100,7 +100,7 @@ class Metadata:
         """What a format must carry to keep all of it, by :attr:`Loss.what`, each with its name for people."""
         chunks = [kind.decode("latin-1") for kind, _ in self.png_chunks if kind not in _LIGHT]
         found = {
-            "icc": ("the colour profile", self.icc),
+            "icc": ("the color profile", self.icc),
             "exif": ("EXIF data", self.exif),
             "xmp": ("XMP data", self.xmp),
             "dpi": ("the resolution", self.dpi),

@@ -101,7 +101,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
             if not layout.is_deep:
                 return from_image(image, "PNG", notes), metadata
             if layout.has_clear_color:
-                notes.append("the transparent colour becomes an alpha channel")
+                notes.append("the transparent color becomes an alpha channel")
             view.seek(0)
             pixels = _decode_16bit(view.read(), layout)
         kind = "rgb" if pixels.shape[2] > 2 else "gray"
@@ -270,7 +270,7 @@ def _profile(data: bytes, metadata: Metadata) -> bytes | None:
     try:
         return _inflated(data.partition(b"\0")[2][1:])
     except ValueError as error:
-        metadata.left_out.append(Loss("icc", f"the colour profile {error} and is left out"))
+        metadata.left_out.append(Loss("icc", f"the color profile {error} and is left out"))
         return None
 
 

@@ -28,7 +28,7 @@ def inspect(file: IO[bytes]) -> Metadata:
     found = Metadata("PPM")
     numbers, comments, end = _header(head)
     if head[:2] in (b"P3", b"P6") and len(numbers) > 2 and numbers[2] > 255:
-        raise ImageError("has 16 bits per colour, of which 8 would be lost: convert it to a PNG of 16 bits first")
+        raise ImageError("has 16 bits per color, of which 8 would be lost: convert it to a PNG of 16 bits first")
     found.comments = comments
     length = _length(head[:2], numbers)
     if length:

@@ -130,18 +130,18 @@ def from_image(image: Image.Image, format: str, notes: list[str]) -> Raster:
     if mode in ("P", "PA", "1"):
         clear = mode == "PA" or "transparency" in image.info
         converted = ("LA" if clear else "L") if mode == "1" else ("RGBA" if clear else "RGB")
-        names = {"L": "grey", "LA": "grey and alpha"}
+        names = {"L": "gray", "LA": "gray and alpha"}
         notes.append(f"{'1-bit' if mode == '1' else 'palette'} pixels become 8-bit {names.get(converted, converted)}")
     elif mode in ("L", "RGB") and "transparency" in image.info:
         converted = {"L": "LA", "RGB": "RGBA"}[mode]
-        notes.append("the transparent colour becomes an alpha channel")
+        notes.append("the transparent color becomes an alpha channel")
     elif mode in ("RGBX", "YCbCr", "RGBa", "La"):
         converted = {"RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}[mode]
         notes.append(f"{mode} pixels become {converted}")
     elif mode not in ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I;16N"):
         raise ImageError(f"has pixels of a kind that skipae does not restore (Pillow's mode {mode}): convert it first")
     elif "transparency" in image.info:
-        notes.append("the transparent colour is lost")
+        notes.append("the transparent color is lost")
     if converted is not None:
         image = image.convert(converted)
         mode = converted

@@ -139,7 +139,7 @@ def read_header(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX
 
     Raises:
         ImageError: there is no such file, it is not an image, it is too large, or it holds a kind of pixels
-            that would be truncated (16-bit colour, AVIF of 10 or 12 bits, floats).
+            that would be truncated (16-bit color, AVIF of 10 or 12 bits, floats).
     """
     try:
         # Closed by the OpenedImage that it becomes.

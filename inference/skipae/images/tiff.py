@@ -204,7 +204,7 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
     if pixels.shape[2] > channels + alpha:
         notes.append(f"only the first {channels + alpha} of {pixels.shape[2]} channels are kept")
     if alpha and extras[0] == 1:
-        notes.append("colours that were multiplied by alpha are divided by it")
+        notes.append("colors that were multiplied by alpha are divided by it")
         for row in pixels:
             opaque = np.maximum(row[:, channels : channels + 1], 1)
             row[:, :channels] = np.minimum(np.rint(row[:, :channels] * (white / opaque)), white)

@@ -28,7 +28,7 @@ GAP = 6
 LINE = 26
 """Height of a line of text, in pixels."""
 
-COLOURS = np.array(
+COLORS = np.array(
     [
         (68, 1, 84),
         (71, 45, 123),
@@ -106,7 +106,7 @@ def figure(
             row, column = divmod(place, COLUMNS)
             x, y = left + column * (CELL + GAP), 2 * GAP + LINE + top + row * (cell[1] + LINE)
             largest = max(float(values[channel].max()) for values in pair)
-            sheet.paste(_coloured(layer_maps[channel], largest).resize(cell, Image.Resampling.BICUBIC), (x, y))
+            sheet.paste(_colored(layer_maps[channel], largest).resize(cell, Image.Resampling.BICUBIC), (x, y))
             draw.text((x, y + cell[1] + 2), f"map {channel}", "black", font)
     return sheet
 
@@ -123,9 +123,9 @@ def corrupt(
 
     Args:
         clean: [H, W, 3] in [0, 1].
-        fill: colour of the blocks.
+        fill: color of the blocks.
         blocks: share of the pixels that are covered, in [0, 1); squares with sides from 1/8 to 1/4 of the image's.
-        sigma: of the noise, in 8-bit grey levels.
+        sigma: of the noise, in 8-bit gray levels.
         seed: the same one gives the same corruption.
     """
     random = np.random.default_rng(seed)
@@ -141,11 +141,11 @@ def corrupt(
     return (result + noise).clip(0, 1).astype(np.float32)
 
 
-def _coloured(values: NDArray[np.float32], largest: float) -> Image.Image:
+def _colored(values: NDArray[np.float32], largest: float) -> Image.Image:
     from PIL import Image
 
-    place = values / (largest or 1) * (len(COLOURS) - 1)
-    channels = [np.interp(place, np.arange(len(COLOURS)), COLOURS[:, k]) for k in range(3)]
+    place = values / (largest or 1) * (len(COLORS) - 1)
+    channels = [np.interp(place, np.arange(len(COLORS)), COLORS[:, k]) for k in range(3)]
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
 
 

@@ -1,7 +1,7 @@
 """Fill masked pixels from their surroundings.
 
 Two guesses are made of a hole.  One is a thin plate under tension: the smooth surface that meets the known pixels
-around the hole in value and slope (see :func:`_plate`).  The other is the net's, for a hole painted in the colour
+around the hole in value and slope (see :func:`_plate`).  The other is the net's, for a hole painted in the color
 that the net was trained to fill; the net is not told the mask, so it may miss parts of it.  How far to go from the
 first to the second is measured on the image itself: holes of the same shapes are cut beside the real ones, where
 the truth is known, and the weight with the least squared error there is taken.  A net that fills well takes over;
@@ -158,7 +158,7 @@ def fill(net: Net, pixels: NDArray[Any], mask: Mask, progress: Progress | None =
 
     Args:
         net: of a checkpoint that restores images.
-        pixels: [H, W] (grey) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1].
+        pixels: [H, W] (gray) or [H, W, 3] (RGB) of uint8, uint16 or float in [0, 1].
         mask: bool [H, W]; at least one pixel is known.
         progress: is called with the share done, in (0, 1].
 
@@ -239,9 +239,9 @@ def _fill_window(net: Net, values: Floats, hole: Mask, deep: Mask) -> Floats:
 
 
 def _guess(net: Net, values: Floats, hole: Mask) -> Floats:
-    """The net's guess, with the hole painted in the colour it was trained to fill."""
-    colour = np.array(net.config.preprocessing.fill, np.float32)
-    restored = net.restore(np.where(hole[..., None], colour, np.clip(values, 0, 1)))
+    """The net's guess, with the hole painted in the color it was trained to fill."""
+    color = np.array(net.config.preprocessing.fill, np.float32)
+    restored = net.restore(np.where(hole[..., None], color, np.clip(values, 0, 1)))
     return cast("Floats", restored if values.shape[2] == 3 else restored.mean(axis=2, keepdims=True))
 
 
@@ -267,7 +267,7 @@ def _plate(values: Floats, hole: Mask) -> Floats:
     guess = _pull_push(values, hole)
     height, width, channels = values.shape
     padded = np.pad(np.arange(height * width).reshape(height, width), 1, mode="edge")
-    # Beyond the edge a pixel is its own neighbour: no slope there.
+    # Beyond the edge a pixel is its own neighbor: no slope there.
     around = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]).reshape(4, -1)
     inner = np.flatnonzero(hole)
     # L u is needed in the hole and beside it, u one pixel further.

@@ -23,7 +23,7 @@ def read_mask(
 
     Args:
         mask: an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of any type of number; a ``PIL.Image``; or the path
-            or the bytes of an image file, whose EXIF orientation is applied.  In colour, pixels count that are not
+            or the bytes of an image file, whose EXIF orientation is applied.  In color, pixels count that are not
             black; with alpha, those that are not fully transparent besides.
         max_pixels: the largest file to decode, in pixels.
 

@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 _CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _STL_SITE = "https://cs.stanford.edu/~acoates/stl10/"
 _LARGEST = 4 << 30
-"""Bytes; STL-10's unlabelled images are 2.8 GB."""
+"""Bytes; STL-10's unlabeled images are 2.8 GB."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def stl10(root: Path, split: str) -> MemorySet:
 
     Below ``root``: ``stl10_binary`` or ``stl10_binary.tar.gz``.
     """
-    labelled = _check_split(split, ("train", "test", "unlabeled")) != "unlabeled"
-    wanted = [f"{split}_X.bin", *([f"{split}_y.bin"] if labelled else []), "class_names.txt"]
+    labeled = _check_split(split, ("train", "test", "unlabeled")) != "unlabeled"
+    wanted = [f"{split}_X.bin", *([f"{split}_y.bin"] if labeled else []), "class_names.txt"]
     where, files = _stl(root, wanted)
     pixels = files[f"{split}_X.bin"]
     if not len(pixels) or len(pixels) % (3 * 96 * 96):
@@ -91,7 +91,7 @@ def stl10(root: Path, split: str) -> MemorySet:
     # Column-major in the file: a view, so that 2.8 GB are not copied.
     images = torch.from_numpy(pixels).view(-1, 3, 96, 96).transpose(-1, -2)
     classes = tuple(_text(files["class_names.txt"].tobytes()).split())
-    if not labelled:
+    if not labeled:
         return MemorySet(images, None, classes)
     labels = torch.from_numpy(files[f"{split}_y.bin"]).long() - 1
     _check_labels(where, f"{split}_y.bin", labels, len(images), len(classes), _STL_SITE, first=1)
@@ -216,7 +216,7 @@ def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
 
 
 def _fill(source: Any, size: int) -> Bytes:
-    """``size`` bytes of a stream, without a second copy (STL-10's unlabelled images are 2.8 GB)."""
+    """``size`` bytes of a stream, without a second copy (STL-10's unlabeled images are 2.8 GB)."""
     data = np.empty(size, np.uint8)
     view, done = data.data, 0
     while done < size:

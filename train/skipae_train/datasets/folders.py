@@ -50,7 +50,7 @@ def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
         raise DataError(f"{folder} holds no class folders: --data takes a folder with one for each class")
     found = [(file, at.name) for at in classes for file in find_images(at)]  # each must hold some, and may be a link
     found.sort()
-    return _labelled([file for file, _ in found], [name for _, name in found], short_side)
+    return _labeled([file for file, _ in found], [name for _, name in found], short_side)
 
 
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -89,7 +89,7 @@ def _folder_called(names: Sequence[str], root: Path) -> Path | None:
 
 
 def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_side: int = 256) -> FileSet:
-    """ImageNet, labelled by synset: ``folder/<split>`` with ILSVRC's class folders, or Tiny-ImageNet's layout.
+    """ImageNet, labeled by synset: ``folder/<split>`` with ILSVRC's class folders, or Tiny-ImageNet's layout.
 
     The synset of an image is the last WordNet id (``n`` and eight digits) in its path below the split, or what
     ``val_annotations.txt`` says; where there is none at all (``val`` as it is unpacked), there are no labels.  With
@@ -106,7 +106,7 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
         if not kept:
             raise DataError(f"none of the {len(files)} images below {at} is a hyponym of {hypernym}")
         files, keys = [file for file, _ in kept], [key for _, key in kept]
-    return _labelled(files, keys, short_side)
+    return _labeled(files, keys, short_side)
 
 
 def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) -> FileSet:
@@ -132,7 +132,7 @@ def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) ->
             _require_synsets(found, synsets_found)
             files += found
             keys += synsets_found
-    images = _labelled(files, keys, short_side) if keys else FileSet(files, None, (), short_side=short_side)
+    images = _labeled(files, keys, short_side) if keys else FileSet(files, None, (), short_side=short_side)
     images.enlarge_to = 64  # the size of Tiny-ImageNet; larger ones are only scaled down
     return images
 
@@ -180,7 +180,7 @@ def _annotations(path: Path, folder: Path) -> dict[str, str]:
     return named
 
 
-def _labelled(files: Sequence[Path], keys: Sequence[str], short_side: int) -> FileSet:
+def _labeled(files: Sequence[Path], keys: Sequence[str], short_side: int) -> FileSet:
     classes = sorted(set(keys))
     number = {key: index for index, key in enumerate(classes)}
     return FileSet(files, torch.tensor([number[key] for key in keys]), classes, short_side=short_side)

@@ -212,7 +212,7 @@ class StreamedSet(ABC):
             return torch.from_numpy(sum(pool.map(count, self._rows.tolist()), np.zeros(kinds, np.int64)))
 
     def loaded(self, side: int | None = None) -> MemorySet:
-        """All images in memory, centre crops of ``side`` (default: ``short_side``), on this set's device."""
+        """All images in memory, center crops of ``side`` (default: ``short_side``), on this set's device."""
         side = side or self.short_side
         if not side or self.masked:
             raise DataError("only a set of images without masks, scaled to a short side, can be loaded as a whole")

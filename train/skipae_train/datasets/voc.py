@@ -128,7 +128,7 @@ class SegmentationSet(FileSet):
         except Exception as error:  # damaged files raise nearly anything
             raise DataError(f"{path} cannot be decoded ({error}): repair or remove it") from error
         if mode not in ("P", "L"):
-            raise DataError(f"{path} is a mask of mode {mode}: masks are palette or grey PNGs whose values are classes")
+            raise DataError(f"{path} is a mask of mode {mode}: masks are palette or gray PNGs whose values are classes")
         unknown = set(np.unique(indices).tolist()) - {*range(len(self.classes)), VOID}
         if unknown:
             raise DataError(

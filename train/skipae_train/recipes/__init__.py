@@ -142,7 +142,7 @@ def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
     head = recipe.head
     if head.kind != "decoder":
         head = replace(head, scores="sigmoid" if data == "voc07" else "softmax")
-    return replace(recipe, head=head, fold=None, labelled=0)
+    return replace(recipe, head=head, fold=None, labeled=0)
 
 
 def has(name: str, part: str) -> bool:
@@ -235,7 +235,7 @@ def _context_encoder(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _corrupted(corruption: GaussianNoise | BlockMask) -> Change:
-    """Another corruption in pre-training; a mask's fill is the mean colour."""
+    """Another corruption in pre-training; a mask's fill is the mean color."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if not isinstance(recipe, Pretrain):
@@ -316,7 +316,7 @@ VARIANTS: dict[str, Change] = {
     "encoder-only": _in_finetuning(transfer=("encoder",)),
     "from-animal": _in_finetuning(start="imagenet-animal"),
     "from-vehicle": _in_finetuning(start="imagenet-vehicle"),
-    "all-labels": _in_finetuning(labelled=0),
+    "all-labels": _in_finetuning(labeled=0),
     "gaussian": _corrupted(GaussianNoise((30.0, 30.0))),
     "big-block": _corrupted(BlockMask("big")),
     "small-blocks": _corrupted(BlockMask("small")),

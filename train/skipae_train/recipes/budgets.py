@@ -64,7 +64,7 @@ def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
     if budget == "smoke" and isinstance(recipe, Pretrain):
         changes["phases"] = tuple(replace(p, steps=4, crop=min(p.crop, 32), batch=2) for p in recipe.phases)
     elif budget == "smoke":
-        changes["labelled"] = min(recipe.labelled, 10)
+        changes["labeled"] = min(recipe.labeled, 10)
     if isinstance(recipe, Finetune):
         hidden = min(recipe.head.hidden, {"smoke": 64, "cpu": 512}.get(budget, 1024))
         changes |= {"head": replace(recipe.head, hidden=hidden), "freeze": -(-recipe.freeze * _fifths(recipe) // 5)}
@@ -122,4 +122,4 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: DataConfig, budget: Bud
 
 def _fifths(recipe: Finetune | Probe) -> int:
     """How many fifths of its epochs a fine-tuning keeps: with few labels, one fifth would be too few steps."""
-    return 3 if isinstance(recipe, Finetune) and (recipe.labelled or recipe.fold is not None) else 1
+    return 3 if isinstance(recipe, Finetune) and (recipe.labeled or recipe.fold is not None) else 1

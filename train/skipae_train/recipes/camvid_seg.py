@@ -1,7 +1,7 @@
 """CamVid segmentation: figure 4 on a set that anyone can have, with 11 classes of street scenes.
 
 Command:   skipae-train finetune camvid-seg --data DATA --start runs/imagenet --out runs/camvid-seg
-           (with the three initialisations: skipae-train reproduce fig4 --data DATA, where DATA has no VOC 2012)
+           (with the three initializations: skipae-train reproduce fig4 --data DATA, where DATA has no VOC 2012)
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     0.2 at --budget cpu, on two cores with AVX-512 bf16, 1.4 on one core without; on a GPU not measured yet
 Expected:  58.91 % mean IoU at --budget cpu, 49.27 with --variant encoder-only, 47.65 with random, 53.13 with

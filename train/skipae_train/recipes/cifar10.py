@@ -1,11 +1,11 @@
-"""CIFAR-10, all labels: pre-training as initialisation (table 1, section 5.2).
+"""CIFAR-10, all labels: pre-training as initialization (table 1, section 5.2).
 
 Command:   skipae-train pretrain cifar10 --data DATA --out runs/ae
            skipae-train finetune cifar10 --data DATA --start runs/ae --out runs/cifar10
            (or both, with the comparisons: skipae-train reproduce table1 --data DATA)
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     not measured yet
-Expected:  the paper: 95.15 % (random initialisation 93.95, pre-training without shortcuts 92.07)
+Expected:  the paper: 95.15 % (random initialization 93.95, pre-training without shortcuts 92.07)
 """
 
 from skipae_train.corruption import GaussianNoise

@@ -1,11 +1,11 @@
-"""CIFAR-100: pre-training as initialisation (table 1), and the ablations of supplement C.
+"""CIFAR-100: pre-training as initialization (table 1), and the ablations of supplement C.
 
 Command:   skipae-train pretrain cifar100 --data DATA --out runs/ae
            skipae-train finetune cifar100 --data DATA --start runs/ae --out runs/cifar100
            (or both, with the comparisons: skipae-train reproduce table1 --data DATA)
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     not measured yet
-Expected:  the paper: 75.41 % (random initialisation 74.11, pre-training without shortcuts 70.21); after pre-training by
+Expected:  the paper: 75.41 % (random initialization 74.11, pre-training without shortcuts 70.21); after pre-training by
            ADAM about 1.0 dB more than by SGD (--variant sgd), and more still with the encoder of a Wide-ResNet
            (--variant wide-resnet)
 """

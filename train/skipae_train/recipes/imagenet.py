@@ -27,7 +27,7 @@ PRETRAIN = Pretrain(
     epochs=EPOCHS,
     schedule=Milestones((4 / 6,), 0.1),
     mean=MEAN,
-    # Of 795 of its images, at most one per class, in centre crops of 225: mean 0.489, 0.457, 0.406.  The commonly
+    # Of 795 of its images, at most one per class, in center crops of 225: mean 0.489, 0.457, 0.406.  The commonly
     # published (0.229, 0.224, 0.225) is less than the pixels' deviation.
     std=(0.270, 0.263, 0.275),
 )

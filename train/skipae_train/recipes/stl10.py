@@ -1,4 +1,4 @@
-"""STL-10: pre-training on 100,000 unlabelled images, fine-tuning on each fold of 1,000 (table 3, section 5.3.2).
+"""STL-10: pre-training on 100,000 unlabeled images, fine-tuning on each fold of 1,000 (table 3, section 5.3.2).
 
 Command:   skipae-train pretrain stl10 --data DATA --out runs/ae
            skipae-train finetune stl10 --fold 0 --data DATA --start runs/ae --out runs/stl10
@@ -15,7 +15,7 @@ from skipae_train.pretrain import Pretrain
 from skipae_train.schedules import Milestones
 from skipae_zoo import Head, network_1
 
-MEAN = (0.4467, 0.4398, 0.4066)  # it and std: as commonly published for the labelled images, not computed here
+MEAN = (0.4467, 0.4398, 0.4066)  # it and std: as commonly published for the labeled images, not computed here
 
 NETWORK = network_1((2, 2, 3, 3), 64)
 

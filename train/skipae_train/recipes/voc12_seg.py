@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation with encoder and decoder of an ImageNet auto-encoder (figure 4, section 5.4.2).
 
 Command:   skipae-train finetune voc12-seg --data DATA --start runs/imagenet --out runs/voc12-seg
-           (with the three initialisations: skipae-train reproduce fig4 --data DATA)
+           (with the three initializations: skipae-train reproduce fig4 --data DATA)
 Hardware:  one GPU; at --budget cpu, two cores
 Hours:     not measured yet on the whole set.  A step takes 1.04 CPU seconds (AVX-512 bf16) at --budget day; there are
            1,552, and 3,104 with --variant modern

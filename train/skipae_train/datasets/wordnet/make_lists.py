@@ -17,7 +17,7 @@ def read_nouns(data: Path) -> dict[str, tuple[str, list[str]]]:
     """Offset -> (words, offsets of the direct hyponyms), of all noun synsets (format: man 5 wndb)."""
     nouns = {}
     for line in data.read_text().splitlines():
-        if line.startswith("  "):  # the licence
+        if line.startswith("  "):  # the license
             continue
         fields = line.split()
         words = int(fields[3], 16)
@@ -40,13 +40,13 @@ def hyponyms(nouns: dict[str, tuple[str, list[str]]], words: str) -> set[str]:
 
 
 def main(data: Path) -> None:
-    """Write the lists, each headed by WordNet's licence."""
-    licence = [line[4:].strip() for line in data.read_text().splitlines() if line.startswith("  ")]
+    """Write the lists, each headed by WordNet's license."""
+    license = [line[4:].strip() for line in data.read_text().splitlines() if line.startswith("  ")]
     nouns = read_nouns(data)
     for name, roots in LISTS.items():
         offsets = sorted(set().union(*(hyponyms(nouns, root) for root in roots)))
         title = " or ".join(f'"{root.replace(" ", ", ")}"' for root in roots)
-        head = [f"WordNet 3.0 synsets under {title}, as ImageNet ids; written by make_lists.py.", "", *licence]
+        head = [f"WordNet 3.0 synsets under {title}, as ImageNet ids; written by make_lists.py.", "", *license]
         lines = [f"# {line}".strip() for line in head] + [f"n{offset}" for offset in offsets]
         Path(__file__).with_name(f"{name}.txt").write_text("\n".join(lines) + "\n")
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import COLOUR_BIAS, LABELS, colour_graph, write_checkpoint
+from conftest import COLOR_BIAS, LABELS, color_graph, write_checkpoint
 from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
 from skipae.tasks import labels as labelling
 from skipae.tasks.labels import Area
@@ -44,7 +44,7 @@ def by_hand(image: NDArray[np.uint8]) -> NDArray[np.intp]:
     padded = np.pad(image / 255, ((1, 1), (1, 1), (0, 0)))
     height, width = image.shape[:2]
     mean = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
-    logits = np.concatenate([np.zeros((height, width, 1)), mean], axis=-1) + COLOUR_BIAS
+    logits = np.concatenate([np.zeros((height, width, 1)), mean], axis=-1) + COLOR_BIAS
     return np.asarray(logits.argmax(-1))
 
 
@@ -67,7 +67,7 @@ def test_classes_in_order_with_their_scores(classifier: Path) -> None:
     scores = model.classify(red, top=3)
     assert [score.label for score in scores] == ["red", "background", "blue"]
     # The graph sees 8 x 8 pixels of red, less the zero padding: 1 - 2 * 24 / 8 / 24.
-    logits = np.array([(22 / 24) ** 2, 0, 0, 0]) + [COLOUR_BIAS[k] for k in (1, 0, 3, 2)]
+    logits = np.array([(22 / 24) ** 2, 0, 0, 0]) + [COLOR_BIAS[k] for k in (1, 0, 3, 2)]
     np.testing.assert_allclose([s.score for s in scores], (np.exp(logits) / np.exp(logits).sum())[:3], rtol=1e-5)
     assert sum(score.score for score in model.classify(red, top=9)) == pytest.approx(1)
     assert len(model.classify(red, top=9)) == 4
@@ -96,7 +96,7 @@ def test_an_image_smaller_than_the_crop_is_enlarged(tmp_path: Path) -> None:
     pixels = Preprocessing((0.5,) * 3, (0.5,) * 3, (0.5,) * 3, crop=10)
     folder = write_checkpoint(
         tmp_path / "x",
-        colour_graph(pooled=True, size=10),
+        color_graph(pooled=True, size=10),
         task="classification",
         labels=LABELS,
         head=Head("fc", 4, "sigmoid"),
@@ -145,7 +145,7 @@ def test_a_segmenter_with_a_scale_works_at_it(segmenter: Path, tmp_path: Path) -
     config = read_config(segmenter)
     folder = write_checkpoint(
         tmp_path / "scaled",
-        colour_graph(pooled=False),
+        color_graph(pooled=False),
         task="segmentation",
         labels=LABELS,
         head=Head("decoder"),
@@ -161,12 +161,12 @@ def test_a_segmenter_with_a_scale_works_at_it(segmenter: Path, tmp_path: Path) -
 def test_the_palette_is_that_of_voc_unless_the_data_set_has_its_own() -> None:
     own = labelling.palette([(1, 2, 3), (4, 5, 6)])
     assert own[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 128, 0]]
-    colours = labelling.palette()
+    colors = labelling.palette()
     # From the development kit's documentation: background, aeroplane .. tvmonitor, void.
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 12: (64, 0, 128)}
     known |= {15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
-    assert {k: tuple(colours[k].tolist()) for k in known} == known
-    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+    assert {k: tuple(colors[k].tolist()) for k in known} == known
+    assert len({tuple(color) for color in colors.tolist()}) == 256
 
 
 def test_areas_are_sorted_and_complete() -> None:
@@ -175,11 +175,11 @@ def test_areas_are_sorted_and_complete() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("grey", [False, True])
-def test_an_overlay_tints_all_but_the_background(dtype: type, grey: bool) -> None:
+@pytest.mark.parametrize("gray", [False, True])
+def test_an_overlay_tints_all_but_the_background(dtype: type, gray: bool) -> None:
     labels = np.array([[0, 1], [2, 0]], np.uint8)
     white = 255 if dtype == np.uint8 else 65535
-    pixels = np.full((2, 2) if grey else (2, 2, 3), white, dtype)
+    pixels = np.full((2, 2) if gray else (2, 2, 3), white, dtype)
     found = labelling.overlay(pixels, labels, LABELS)
     assert found.tolist() == [[[255] * 3, [191, 127, 127]], [[127, 191, 127], [255] * 3]]
 
@@ -377,15 +377,15 @@ def test_all_modes_can_be_segmented(run: Run, segmenter: Path, mode: str) -> Non
 def test_overlays_of_16_bits_with_alpha_and_of_grey_avif(run: Run, segmenter: Path) -> None:
     clear = np.linspace(0, 65535, 24 * 30).astype(np.uint16).reshape(24, 30)
     deep = np.dstack([stripes().astype(np.uint16) * 257, clear])
-    for name, pixels in (("colour", deep), ("grey", deep[..., 2:])):
+    for name, pixels in (("color", deep), ("gray", deep[..., 2:])):
         Path(f"{name}.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
         assert run("segment", segmenter, f"{name}.png", "--overlay").exit_code == 0
         with Image.open(f"{name}.overlay.png") as shown:
             assert shown.mode == "RGBA"
             np.testing.assert_array_equal(np.asarray(shown)[..., 3], np.rint(clear / 257))
-    Image.fromarray(stripes()[..., 2] // 2 + 128).save("grey.avif")
-    assert run("segment", segmenter, "grey.avif", "--overlay").exit_code == 0
-    with Image.open("grey.avif") as image, Image.open("grey.overlay.avif") as shown:
+    Image.fromarray(stripes()[..., 2] // 2 + 128).save("gray.avif")
+    assert run("segment", segmenter, "gray.avif", "--overlay").exit_code == 0
+    with Image.open("gray.avif") as image, Image.open("gray.overlay.avif") as shown:
         assert image.mode == "L"
         assert shown.mode == "RGB" and np.ptp(shown.getpixel((18, 12))) > 50  # tinted
 
