@@ -1,4 +1,4 @@
-"""The examples of docs/onnx.md, run as they stand there."""
+"""The examples of docs/onnx.md, run as they are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def check(result: Path | np.ndarray, photo: Path) -> None:
-    """What ``skipae denoise`` gives, to one level of rounding."""
+    """Equal to the output of ``skipae denoise`` to one level of rounding."""
     expected = np.asarray(from_pretrained(CHECKPOINT, device="cpu", precision="fp32").denoise(photo)).astype(int)
     found = np.asarray(Image.open(result).convert("RGB")) if isinstance(result, Path) else result
     assert found.shape == expected.shape
@@ -105,7 +105,7 @@ writeFileSync("result", (await denoise(session, image)).data);
 
 
 def test_cpp(photo: Path, tmp_path: Path) -> None:
-    """ONNXRUNTIME_INCLUDE names the folder of ONNX Runtime's C++ headers, which no Python package has."""
+    """Needs ONNXRUNTIME_INCLUDE, the folder of ONNX Runtime's C++ headers, which no Python package contains."""
     headers = os.environ.get("ONNXRUNTIME_INCLUDE")
     compiler = shutil.which("g++")
     libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
