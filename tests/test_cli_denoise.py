@@ -324,7 +324,7 @@ def bad(folder: Path) -> dict[str, str]:
         "cut.jpg": "is damaged and cannot be decoded as JPEG: image file is truncated",
         "cut.png": "is damaged and cannot be decoded as PNG",
         "empty.png": "is empty (zero bytes)",
-        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than 178956970: give a larger max_pixels",
+        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than 178956970: give a larger --max-pixels",
     }
 
 
@@ -368,7 +368,7 @@ def test_max_pixels(run: Run) -> None:
     failed(
         run("photo.png", "--max-pixels", 407),
         5,
-        "has 24 x 17 = 408 pixels, more than 407: give a larger max_pixels (--max-pixels)",
+        "has 24 x 17 = 408 pixels, more than 407: give a larger --max-pixels if",
     )
     assert run("photo.png", "--max-pixels", 408).exit_code == 0
 
@@ -481,7 +481,9 @@ def test_all_of_a_folder_in_one_format(run: Run) -> None:
     assert run("c.png", "-o", "bare", "--format", "webp").exit_code == 0
     assert Image.open("bare").format == "WEBP"
     failed(
-        run("c.png", "-o", "x.png", "--format", "jpg"), 2, "-o x.png is a PNG by its name, and --format asks for JPEG"
+        run("c.png", "-o", "x.png", "--format", "jpg"),
+        2,
+        "-o x.png is a PNG by its name, and does not suit --format JPEG",
     )
     failed(run("c.png", "--format", "xcf"), 2, "'xcf' is not written: give one of png, jpg")
     write("in/a.bmp")
@@ -602,7 +604,7 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
     failed(
         run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
         130,
-        "interrupted: 1 of 3 images are done; give --resume to go on",
+        "interrupted: 1 of 3 images are done; give --resume to continue",
     )
     assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
     Image.open("a.denoised.png").load()
@@ -672,7 +674,7 @@ def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypa
         failed(
             run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
             130,
-            "interrupted: 1 of 3 images are done; give --resume to go on",
+            "interrupted: 1 of 3 images are done; give --resume to continue",
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -741,7 +743,7 @@ def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
     assert Path("out/a.png").read_bytes() == before
     assert tree(folder / "out") == ["a.png", "b.png"]
     failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png exists already", "in/b.png: out/b.png exists already")
-    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing results and --overwrite")
+    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing outputs and --overwrite")
 
 
 @pytest.mark.parametrize("format", images.FORMATS)
@@ -806,7 +808,7 @@ def test_fail_fast(run: Run, folder: Path) -> None:
         write(name)
     Path("2.png").touch()
     names = ("1.png", "2.png", "3.png", "4.png")
-    failed(run(*names, "--fail-fast"), 1, "2.png: is empty", "stopped at the first failure, as --fail-fast asks; 2 im")
+    failed(run(*names, "--fail-fast"), 1, "2.png: is empty", "stopped at the first failure; 2 im")
     assert tree(folder) == ["1.denoised.png", "1.png", "2.png", "3.png", "4.png"]
     failed(run("none.png", "3.png", "--fail-fast"), 5, "none.png: no such file", "1 image(s) are left")
 
@@ -839,7 +841,7 @@ def test_lists(run: Run, folder: Path) -> None:
     failed(run("--list", "names.txt", "-o", "last/"), 1, "xx.png: no such file")
     assert tree(folder / "last") == ["d.png"]
     Path("zero.txt").write_bytes(b"a.png\0b.png")
-    failed(run("--list", "zero.txt"), 2, "--list zero.txt cannot be read: it holds zero bytes; give a text in UTF-8")
+    failed(run("--list", "zero.txt"), 2, "--list zero.txt cannot be read: it holds zero bytes; give UTF-8 text")
     odd = [os.fsdecode(b"\xe9.png"), "a\x0cb.png", "c\u2028.png"]
     Path("odd.txt").write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + os.fsencode(odd[0]), *map(os.fsencode, odd[1:])]))
     for name in odd:
@@ -848,7 +850,7 @@ def test_lists(run: Run, folder: Path) -> None:
     failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
     failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
     failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
-    failed(run(), 2, "no input: give images, folders or patterns, or a --list of them")
+    failed(run(), 2, "no input: give images, folders or patterns, or --list")
 
 
 def test_luma_and_chroma(run: Run, checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -111,6 +112,23 @@ def test_architecture_names_modules_that_exist() -> None:
     named = set(re.findall(r"`(skipae(?:_\w+)?\.[\w.]+)`", text))
     assert len(named) > 10
     assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
+
+
+def test_the_library_speaks_python_and_not_options() -> None:
+    """Options come in by errors.py alone; what is in quotes and begins with skipae is a whole command to type."""
+    package = ROOT / "inference" / "skipae"
+    above = {package / "cli.py", package / "errors.py", *(package / "commands").iterdir()}
+    found = []
+    for path in sorted(set(package.rglob("*.py")) - above):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        templates = {part: node for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            parts = node.values if isinstance(node, ast.JoinedStr) else [] if node in templates else [node]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+            option = re.search(r"(?<![\w-])(--[a-z]|-o\b)", re.sub(r"'skipae[^']*'", "", text))
+            if option is not None:
+                found.append(f"{path.relative_to(package)}: {text[option.start() :][:60]}")
+    assert found == []
 
 
 def test_no_file_of_inference_is_long() -> None:

@@ -62,7 +62,7 @@ class Console:
         self._line(f"skipae: {text}")
 
     def remark(self, text: str) -> None:
-        """What ``--quiet`` hides."""
+        """What ``quiet`` hides."""
         if not self.quiet:
             self.say(text)
 

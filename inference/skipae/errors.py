@@ -96,7 +96,7 @@ class Stopped(KeyboardInterrupt):
     exit_code: int = 143
 
 
-_OPTIONS = {"output": "-o"}
+_OPTIONS = {"output": "-o", "lists": "--list"}
 """Options whose name is not that of the argument."""
 
 

@@ -22,11 +22,13 @@ PART = ".skipae-*.part"
 """Names of files that are being written."""
 
 
-_EXISTS = "{path!s} exists already: give {overwrite} to replace it"
-
-
 class ExistsError(ImageError):
-    """Another file has the name of the result."""
+    """Another file has the name of the output."""
+
+    @classmethod
+    def of(cls, path: Path | None) -> ExistsError:
+        """The error for an output."""
+        return cls("{path!s} exists already: give {overwrite} to replace it", path=path, overwrite=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
@@ -197,8 +199,8 @@ def _name(part: Path, path: Path, overwrite: bool) -> None:
     try:
         os.link(part, path)
     except FileExistsError:
-        raise ExistsError(_EXISTS, path=path, overwrite=True) from None
+        raise ExistsError.of(path) from None
     except (OSError, AttributeError):  # a file system without hard links
         if os.path.lexists(path):
-            raise ExistsError(_EXISTS, path=path, overwrite=True) from None
+            raise ExistsError.of(path) from None
         part.replace(path)

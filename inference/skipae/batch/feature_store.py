@@ -4,7 +4,7 @@ The manifest is text, a JSON object a line: first ``{"run": ...}`` with all that
 shard its images ``{"file", "sha256", "size", "mtime", "shard", "row"}`` and a line ``{"shard", "rows", "files"}`` that
 closes it, with sha256, size and time of the files written; images that failed are ``{"file", "error"}``.  A shard
 appears whole, then its lines in one piece, so that what a kill leaves behind is known: lines after the last closed
-shard do not count, and ``--resume`` goes on from there, with the images of shards that are not as they were written.
+shard do not count, and ``resume`` goes on from there, with the images of shards that are not as they were written.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 
 from skipae.batch.feature_formats import EXTENSIONS, WRITERS, need
 from skipae.batch.identity import identify, is_unchanged
+from skipae.batch.job import check_existing
 from skipae.engine.device import Device, load_runtime
 from skipae.errors import ImageError, UsageError
 from skipae.files import lock, remove_parts, write_atomically
@@ -40,7 +41,7 @@ Entry = dict[str, Any]
 """A line of the manifest."""
 
 _SAME = ("checkpoint", "layers", "pool", "l2", "dtype", "resize", "crop", "format")
-"""What ``--resume`` refuses to mix; other versions of the programs are noted in the manifest."""
+"""What ``resume`` refuses to mix; other versions of the programs are noted in the manifest."""
 
 
 class Store:
@@ -117,12 +118,7 @@ class Store:
         self._locked = ExitStack()
         self._seen = _state(self.manifest)
         self._overwrite = overwrite
-        if overwrite and resume:
-            raise UsageError(
-                "{resume} keeps existing results and {overwrite} replaces them: give one of them",
-                resume=True,
-                overwrite=True,
-            )
+        check_existing(overwrite, resume)
         begun = False
         if os.path.lexists(self.manifest):
             if not (overwrite or resume):
@@ -271,7 +267,7 @@ class Store:
     def _read(self, resume: bool) -> bool:
         """Read the manifest; whether it says that a run of skipae began.
 
-        The folder may come from anywhere, and what the manifest names is deleted by ``--overwrite``: only names that
+        The folder may come from anywhere, and what the manifest names is deleted by ``overwrite``: only names that
         this program writes are taken.
         """
         waiting: list[Entry] = []

@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from skipae.errors import ImageError, UsageError
+
 STREAM = "-"
 """Standard input or output."""
+
+
+def check_existing(overwrite: bool, resume: bool) -> None:
+    """Refuse both of the two things that can become of existing outputs."""
+    if overwrite and resume:
+        raise UsageError(
+            "{resume} keeps existing outputs and {overwrite} replaces them: give one of them",
+            resume=True,
+            overwrite=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class Failure:
     """An input that failed before it was opened."""
 
     name: str
-    reason: str
+    error: ImageError
     unread: bool = True
     """Whether the input is at fault, and not its result's place."""
     job: Job | None = None

@@ -19,7 +19,7 @@ from skipae.batch.report import Report, open_report
 from skipae.batch.sinks import Written
 from skipae.console import Console, Progress, stdout_error
 from skipae.engine.session import time_limit
-from skipae.errors import ImageError, UsageError
+from skipae.errors import ImageError, SkipaeError, UsageError
 from skipae.files import remove_parts
 
 if TYPE_CHECKING:
@@ -151,7 +151,11 @@ def run(
         KeyboardInterrupt: as it came; outputs and report are whole, and the message says how much is done.
     """
     outcome, started = Outcome(), time.perf_counter()
-    with open_report(report, work, console.error) as lines, console.progress(len(work.jobs)) as progress:
+
+    def complain(error: SkipaeError) -> None:
+        console.error(error.command_line())
+
+    with open_report(report, work, complain) as lines, console.progress(len(work.jobs)) as progress:
         alone = len(work.jobs) + len(work.failed) + len(work.skipped) == 1
         pipeline = _Pipeline(task, console, lines, outcome, progress, max_pixels, fail_fast, alone)
         try:
@@ -160,7 +164,7 @@ def run(
             alike = Counter(failure.folder for failure in work.failed)
             for failure in work.failed:
                 more = 0 if failure.folder is None else alike[failure.folder] - 1
-                pipeline.fail(failure.name, failure.reason, unread=failure.unread, more=more)
+                pipeline.fail(failure.name, failure.error.command_line(), unread=failure.unread, more=more)
                 if failure.folder is not None:
                     alike[failure.folder] = 0  # said once
             pipeline.run(work.jobs)
@@ -241,8 +245,9 @@ class _Pipeline:
                         end()
                 if isinstance(stop, KeyboardInterrupt):
                     done = self.outcome.done - before
-                    way = "" if jobs[0].target is None else "; give --resume to go on"
-                    stop.args = (f"interrupted: {done} of {len(jobs)} images are done{way}",)
+                    way = "" if jobs[0].target is None else "; give {resume} to continue"
+                    text = f"interrupted: {done} of {len(jobs)} images are done{way}"
+                    stop.args = (UsageError(text, resume=True).command_line(),)
                 raise
 
     def _overlapped(self, jobs: list[Job], decoder: ThreadPoolExecutor, encoder: ThreadPoolExecutor) -> None:
@@ -292,9 +297,9 @@ class _Pipeline:
                 self._finish()
 
     def stopped(self, left: int) -> bool:
-        """Whether ``--fail-fast``, or standard output that is closed or full, ends the run here."""
+        """Whether ``fail_fast``, or standard output that is closed or full, ends the run here."""
         if self.fail_fast and self.outcome.failed:
-            why = "at the first failure, as --fail-fast asks"
+            why = "at the first failure"
         elif stdout_error() is not None:
             why = "since nothing more can be printed"
         else:

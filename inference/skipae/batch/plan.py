@@ -4,7 +4,7 @@ Without an output, ``photo.png`` becomes ``photo.denoised.png`` beside it; what 
 when a folder is walked.  With an output, one input goes to that file, or into it if it is a folder; several inputs go
 into it by their names, and what a folder holds goes below it with its tree.
 
-``--resume`` leaves out inputs whose output exists, after a look at its header, size and end: copies and full disks
+``resume`` leaves out inputs whose output exists, after a look at its header, size and end: copies and full disks
 truncate files too.
 """
 
@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from skipae import images
-from skipae.batch.job import STREAM, Failure, Job, Work
+from skipae.batch.job import STREAM, Failure, Job, Work, check_existing
 from skipae.batch.sources import Found, find, identity
 from skipae.errors import ImageError, UsageError
-from skipae.files import flaw_of_folder
+from skipae.files import ExistsError, flaw_of_folder
 
 log = logging.getLogger("skipae")
 
@@ -59,15 +59,14 @@ def plan(
             see :func:`find`.
     """
     if output == "":
-        raise UsageError("-o is empty (unset shell variable?)")
-    if overwrite and resume:
-        raise UsageError("--resume keeps existing results and --overwrite replaces them: give one of them")
+        raise UsageError("{output:name} is empty (unset shell variable?)", output=output)
+    check_existing(overwrite, resume)
     results = None if output in (None, STREAM) else Path(output)
     found = find(inputs, lists, results=results, suffixes=(suffix, *earlier) if output is None else ())
     work = Work(failed=found.failed, left_out=found.left_out)
     if output == STREAM:
         if found.trees or len(found.single) != 1:
-            raise UsageError("-o - (standard output) takes one input that is not a folder")
+            raise UsageError("{output} (standard output) takes one input that is not a folder", output=output)
         work.jobs.append(Job(found.single[0], None, format))
         return work
     if format is not None:
@@ -85,7 +84,8 @@ def plan(
         flaw = None if job.target is None else flaws[job.target.parent]
         if flaw is not None:
             folder = None if job.target is None else job.target.parent
-            work.failed.append(Failure(job.name, f"cannot write {job.target}: {flaw}", unread=False, folder=folder))
+            error = ImageError(f"cannot write {job.target}: {flaw}")
+            work.failed.append(Failure(job.name, error, unread=False, folder=folder))
         elif overwrite or job.target is None or not os.path.lexists(job.target):
             work.jobs.append(replace(job, resumes=resume))
         elif resume:
@@ -96,7 +96,7 @@ def plan(
                 log.warning("%s %s: it is made again", job.target, flaw)
                 work.jobs.append(replace(job, again=True))
         else:
-            work.failed.append(Failure(job.name, _exists(job), unread=False, job=job))
+            work.failed.append(Failure(job.name, ExistsError.of(job.target), unread=False, job=job))
     return work
 
 
@@ -112,14 +112,19 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None,
     if len(found.single) == 1 and not found.trees and not is_folder:
         asked = images.SUFFIXES.get(folder.suffix.lower(), format) if format else images.format_of(folder)
         if format not in (None, asked):
-            raise UsageError(f"-o {output} is a {asked} by its name, and --format asks for {format}: give one of them")
+            raise UsageError(
+                "{output} is a {asked!s} by its name, and does not suit {format}: give one of them",
+                output=output,
+                asked=asked,
+                format=format,
+            )
         yield Job(found.single[0], folder, asked)
         return
     if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageError(f"-o {output} is a file, but several inputs or a folder need a folder")
+        raise UsageError("{output} is a file, but several inputs or a folder need a folder", output=output)
     for path in found.single:
         if path is None:
-            raise UsageError(f"- (standard input) has no name: give a file after -o instead of the folder {output}")
+            raise UsageError("- (standard input) has no name: {output} must be a file, not a folder", output=output)
         yield Job(path, folder / _renamed(path, extension).name, format)
     for tree, files in found.trees:
         yield from (Job(path, folder / _renamed(path, extension).relative_to(tree), format, tree) for path in files)
@@ -139,7 +144,10 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         place = identity(job.target)
         if place in sources:
             raise UsageError(
-                f"the result of {job.name} would overwrite the input {sources[place].name}: give another -o"
+                "the result of {job!s} would overwrite the input {source!s}: give another {output:name}",
+                job=job.name,
+                source=sources[place].name,
+                output=None,
             )
         if place in targets:
             other = targets[place]
@@ -149,10 +157,20 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             beside = one is not None and two is not None and one.parent == two.parent
             way = "rename one" if beside else "give their folder as the input"
             raise UsageError(
-                f"{other.name} and {job.name} would both write {job.target}: {way} or use separate -o folders"
+                "{one!s} and {two!s} would both write {target!s}: {way!s} or use separate {output:name} folders",
+                one=other.name,
+                two=job.name,
+                target=job.target,
+                way=way,
+                output=None,
             )
         if os.path.lexists(job.target) and not job.target.is_file():
-            raise UsageError(f"the result of {job.name} would be {job.target}, which is not a file: give another -o")
+            raise UsageError(
+                "the result of {job!s} would be {target!s}, which is not a file: give another {output:name}",
+                job=job.name,
+                target=job.target,
+                output=None,
+            )
         targets[place] = job
 
 
@@ -185,7 +203,3 @@ def _flaw(target: Path, source: Path | None) -> str | None:
     except (ImageError, MemoryError):
         pass  # there is nothing to make it again from
     return None
-
-
-def _exists(job: Job) -> str:
-    return f"{job.target} exists already: give --overwrite to replace it"

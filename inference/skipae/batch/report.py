@@ -10,18 +10,18 @@ from typing import IO
 
 from skipae.batch.job import Work
 from skipae.batch.sources import identity
-from skipae.errors import UsageError
+from skipae.errors import SkipaeError, UsageError
 
 
 class Report:
     """A file that lines are added to, or none; a disk that is full for a while loses no line."""
 
-    def __init__(self, file: IO[bytes] | None, complain: Callable[[str], None]) -> None:
+    def __init__(self, file: IO[bytes] | None, complain: Callable[[SkipaeError], None]) -> None:
         """Start with nothing unwritten.
 
         Args:
             file: unbuffered; None drops all lines.
-            complain: called with a line where the file cannot be written.
+            complain: called where the file cannot be written.
         """
         self._file = file
         self._complain = complain
@@ -39,14 +39,14 @@ class Report:
                 del self._unwritten[: self._file.write(self._unwritten)]
         except OSError as error:  # a disk may have room again
             if not self.failed:
-                self._complain(f"--report {self._file.name} cannot be written: {error.strerror}; the run continues")
+                self._complain(_unwritable(self._file.name, f"{error.strerror}; the run continues"))
             self.failed = True
         else:
             self.failed = False
 
 
 @contextmanager
-def open_report(report: str | None, work: Work, complain: Callable[[str], None]) -> Iterator[Report]:
+def open_report(report: str | None, work: Work, complain: Callable[[SkipaeError], None]) -> Iterator[Report]:
     """The report of a run.
 
     Raises:
@@ -64,7 +64,7 @@ def _open(report: str, work: Work) -> IO[bytes]:
     for job in work.jobs:
         for other in (job.source, job.target):
             if other is not None and identity(other) == identity(path):
-                raise UsageError(f"--report {report} is an input or a result too: give another name")
+                raise UsageError("{report} is an input or a result too: give another name", report=report)
     broken_off = False
     try:
         if path.is_file():
@@ -73,10 +73,14 @@ def _open(report: str, work: Work) -> IO[bytes]:
                 file.seek(-min(1, path.stat().st_size), 2)
                 broken_off = file.read() not in (b"", b"\n")  # an earlier run had no room for its last line
             if begins not in (b"", b'{"input":'):
-                raise UsageError(f"--report {report} exists and is not a skipae report; choose another name")
+                raise UsageError("{report} exists and is not a skipae report; choose another name", report=report)
         added = path.open("ab", buffering=0)
         if broken_off:
             added.write(b"\n")
         return added
     except OSError as error:
-        raise UsageError(f"--report {report} cannot be written: {error.strerror}") from error
+        raise _unwritable(report, str(error.strerror)) from error
+
+
+def _unwritable(report: str, reason: str) -> UsageError:
+    return UsageError("{report} cannot be written: {reason!s}", report=report, reason=reason)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from skipae import images
 from skipae.batch.job import STREAM, Failure
-from skipae.errors import UsageError
+from skipae.errors import ImageError, UsageError
 
 log = logging.getLogger("skipae")
 
@@ -61,7 +61,7 @@ def find(
     for text in files:
         named.extend(_lines(text))
     if not named:
-        raise UsageError("no input: give images, folders or patterns, or a --list of them")
+        raise UsageError("no input: give images, folders or patterns, or {lists:name}", lists=())
     for text in named:
         if not text:
             raise UsageError("an input is empty (unset shell variable?)")
@@ -73,11 +73,11 @@ def find(
             below = _walk(path, results, marks, found)
             found.trees.append((path, below))
             if not below and (len(found.failed), found.left_out) == before:
-                found.failed.append(Failure(text, f"holds no images ({', '.join(images.FORMATS)})"))
+                found.failed.append(Failure(text, ImageError(f"holds no images ({', '.join(images.FORMATS)})")))
         elif os.path.lexists(path):
             found.single.append(path)
         elif not glob.has_magic(text):
-            found.failed.append(Failure(text, "no such file"))
+            found.failed.append(Failure(text, ImageError("no such file")))
         else:
             names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
             # Once, by its shortest name, where links make a folder part of itself.
@@ -85,7 +85,7 @@ def find(
             matches = sorted(match for match in unique.values() if match.is_file())
             found.single.extend(matches)
             if not matches:
-                found.failed.append(Failure(text, "no file matches this pattern"))
+                found.failed.append(Failure(text, ImageError("no file matches this pattern")))
     if found.passed_over:
         kinds = ", ".join(f"{extension} {count}" for extension, count in sorted(found.passed_over.items()))
         log.warning("passed over %d file(s) of formats that are not read: %s", found.passed_over.total(), kinds)
@@ -103,9 +103,9 @@ def _lines(text: str) -> list[str]:
     try:
         lines = sys.stdin.buffer.read() if text == STREAM else Path(text).read_bytes()
     except OSError as error:
-        raise UsageError(f"--list {text} cannot be read: {error.strerror}") from None
+        raise UsageError("{lists} cannot be read: {reason!s}", lists=text, reason=error.strerror) from None
     if b"\0" in lines:
-        raise UsageError(f"--list {text} cannot be read: it holds zero bytes; give a text in UTF-8, a path per line")
+        raise UsageError("{lists} cannot be read: it holds zero bytes; give UTF-8 text, a path per line", lists=text)
     named = (line.removesuffix(b"\r").decode(errors="surrogateescape") for line in lines.split(b"\n"))
     return [line for line in (name.removeprefix("\ufeff") for name in named) if line.strip()]
 
@@ -114,7 +114,7 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
     """Images below a folder, in order; ``found`` is told of folders that cannot be read and of what is left out."""
 
     def unreadable(error: OSError) -> None:
-        found.failed.append(Failure(str(error.filename), f"cannot be read: {error.strerror}"))
+        found.failed.append(Failure(str(error.filename), ImageError(f"cannot be read: {error.strerror}")))
 
     results = None if output is None else identity(output)
     below: list[Path] = []

@@ -56,7 +56,7 @@ def command(
     if target.suffix != suffix:
         raise UsageError(f"-o {target} must end in {suffix}")
     if target.exists() and not overwrite:
-        raise ExistsError(f"{target} exists already: give --overwrite to replace it")
+        raise ExistsError.of(target)
     if size is None:
         export.write_darktable(folder, config, target, overwrite=overwrite)
         echo(f"{target}: in darktable, preferences, AI, 'import from file...'")

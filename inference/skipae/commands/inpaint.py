@@ -163,7 +163,7 @@ class _Masks:
                 try:
                     self._last = path, *load_mask(path, max_pixels=self._max_pixels)
                 except ImageError as error:
-                    raise UsageError(f"--mask {path}: {error}") from error
+                    raise UsageError(f"--mask {path}: {error.command_line()}") from error
             mask = self._last[1].copy() if self._boxes else self._last[1]
             said = self._last[2] and f"--mask {path}: {self._last[2]}"
             if mask.shape != size[::-1]:

@@ -413,7 +413,7 @@ def show(work: Work, console: Console) -> int:
     for job in work.skipped:
         console.remark(f"{job.name}: {job.target} exists already, left out")
     for failure in work.failed:
-        console.error(f"{failure.name}: {failure.reason}")
+        console.error(f"{failure.name}: {failure.error.command_line()}")
     unread = sum(failure.unread for failure in work.failed)
     return Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
 

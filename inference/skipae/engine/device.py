@@ -57,7 +57,7 @@ class Device:
     """What is computed in."""
 
     def __str__(self) -> str:
-        """As in ``--device``, with the threads where they matter."""
+        """As it is asked for, with the threads where they matter."""
         if self.kind in ("cpu", "openvino"):
             return f"{self.kind} ({self.threads} thread{'s' if self.threads > 1 else ''})"
         return f"{self.kind}:{self.index}" if self.kind in PROVIDERS and PROVIDERS[self.kind].numbered else self.kind

@@ -54,9 +54,9 @@ class Provider:
     """An execution provider."""
 
     kind: str
-    """The name in ``--device``."""
+    """Its name as a device."""
     name: str
-    """The name in ONNX Runtime."""
+    """Its name in ONNX Runtime."""
     extra: str = ""
     """The extra of skipae that brings it."""
     package: str = ""

@@ -156,7 +156,7 @@ def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outco
     if None in paths:
         raise UsageError("- (standard input) is not seen by a cluster: give files, folders or patterns")
     for failure in found.failed:
-        store.fail(failure.name, failure.reason)
+        store.fail(failure.name, str(failure.error))
     outcome.failed += len(found.failed)
     outcome.unread += len(found.failed)
     return list(dict.fromkeys(map(str, paths)))
