@@ -102,8 +102,19 @@ def start(threads: int) -> None:
         noisy, result = Path(folder, "a.png"), Path(folder, "b.png")
         rng = np.random.default_rng(0)
         Image.fromarray(rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)).save(noisy)
-        bare = [sys.executable, "-c", BARE_SCRIPT, graph, noisy, result, str(threads)]
-        ours = [command, "denoise", noisy, "-o", result, "--overwrite", "--device", "cpu", "--threads", str(threads)]
+        bare = [sys.executable, "-c", BARE_SCRIPT, str(graph), str(noisy), str(result), str(threads)]
+        ours: list[str | Path] = [
+            command,
+            "denoise",
+            noisy,
+            "-o",
+            result,
+            "--overwrite",
+            "--device",
+            "cpu",
+            "--threads",
+            str(threads),
+        ]
         found = best(
             7,
             bare=lambda: subprocess.run(bare, check=True),
@@ -165,7 +176,8 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
 
     from skipae import Model, from_pretrained, images
     from skipae.batch import pipeline
-    from skipae.batch.plan import Job, plan
+    from skipae.batch.job import Job
+    from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_picture
     from skipae.console import Console
 

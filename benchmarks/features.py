@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,7 @@ def cost(arguments: argparse.Namespace) -> None:
     names = [layer.name for layer in model.layers]
     rivals: dict[str, Callable[[], object]] = {}
     for name in names:
-        session = model.net.encoder((name,))
-        rivals[name] = lambda session=session: session.run_all(image)
+        rivals[name] = partial(model.net.encoder((name,)).run_all, image)
     whole = Session(model.folder, model.config, "onnx/features.onnx", model.device)
     rivals["uncut"] = lambda: whole.open().run(names[:1], {"pixel_values": image})
     found = best(ROUNDS, rivals)
@@ -114,7 +114,7 @@ def speed(arguments: argparse.Namespace) -> None:
         def run(size: int) -> None:
             subprocess.run(command(arguments, *words, size), check=True)
 
-        found = best(2, {str(size): lambda size=size: run(size) for size in (1, 16)})
+        found = best(2, {str(size): partial(run, size) for size in (1, 16)})
     for size, seconds in found.items():
         print(f"speed: {count} images to 96 x 96, the last layer, batch size {size}: {count / seconds:.0f} images/s")
 

@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ class Run:
         for side in self.sides:
             image = (pixels(side, side) * 255).astype(np.uint8)
             batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255  # (H, W, C) -> (1, C, H, W)
-            ours = best(lambda image=image: self.model.denoise(image)) / side**2 * 2**20
-            theirs = best(lambda batch=batch: rival.run(None, {"pixel_values": batch})) / side**2 * 2**20
+            ours = best(partial(self.model.denoise, image)) / side**2 * 2**20
+            theirs = best(partial(rival.run, None, {"pixel_values": batch})) / side**2 * 2**20
             rows.append({"side": side, "skipae": ours, "FFDNet's shape": theirs, "ratio": ours / theirs})
         return rows
 
@@ -149,9 +150,7 @@ class Run:
         for side in self.feature_sides:
             for batch in self.batches:
                 images = np.stack([(pixels(side, side, seed) * 255).astype(np.uint8) for seed in range(batch)])
-                seconds = best(
-                    lambda images=images, batch=batch: model.features(images, resize=0, crop=0, batch_size=batch)
-                )
+                seconds = best(partial(model.features, images, resize=0, crop=0, batch_size=batch))
                 rows.append({"side": side, "batch": batch, "images per second": batch / seconds})
         return rows
 

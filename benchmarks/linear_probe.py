@@ -162,10 +162,10 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
     sources: list[tuple[str, Network | None]] = [("raw pixels", None)]
     encoders: list[tuple[Layer, ...]] = []
     for path in networks:
-        network = load(path)
-        sources.append((path.name, network))
-        if network.architecture.layers not in encoders:
-            encoders.append(network.architecture.layers)
+        trained = load(path)
+        sources.append((path.name, trained))
+        if trained.architecture.layers not in encoders:
+            encoders.append(trained.architecture.layers)
             sources.append((f"{path.name}, random weights", randomize(load(path), train, side)))
     rows = []
     print(f"{len(train) - len(held)} training images of {data_set}, {len(test)} test images, {side} pixels\n")

@@ -93,7 +93,8 @@ def collect(sets: dict[str, list[Pair]], most: int) -> list[Row]:
 def values(rows: list[Row], name: str, column: str) -> np.ndarray:
     """The numbers of a set."""
     found = np.array([row[column] for row in rows if row["set"] == name], float)
-    return found[np.isfinite(found)]
+    finite: np.ndarray = found[np.isfinite(found)]
+    return finite
 
 
 def spread(rows: list[Row], sets: list[str]) -> str:

@@ -77,7 +77,7 @@ def tiny_graph(seed: int = 0) -> onnx.ModelProto:
         numpy_helper.from_array(np.zeros(2, np.int64), "zeros"),
         numpy_helper.from_array(slice_axes, "axes"),
     ]
-    shape = ["n", 3, "h", "w"]
+    shape: list[str | int | None] = ["n", 3, "h", "w"]
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -94,7 +94,7 @@ def tiny_features(seed: int = 0) -> onnx.ModelProto:
     graph = model.graph
     del graph.node[4:], graph.initializer[2:], graph.output[:]
     for name in ("enc1", "enc2"):
-        shape = ["n", CHANNELS, f"{name}_h", f"{name}_w"]
+        shape: list[str | int | None] = ["n", CHANNELS, f"{name}_h", f"{name}_w"]
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return model
 

@@ -13,7 +13,7 @@ from skipae_train.evaluate import Score, record_scores
 from skipae_train.machine import Session
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
-from skipae_zoo import network_2
+from skipae_zoo import Architecture, network_2
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -29,6 +29,7 @@ def run(script: str, *arguments: object) -> str:
 @pytest.mark.parametrize(("data_set", "recipe"), [("cifar10", "cifar10-4k"), ("voc07", "imagenet")])
 def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     data, network = make_sets.everything(tmp_path / "data"), pretrain_recipe(recipe, budget="smoke")
+    assert isinstance(network.architecture, Architecture)
     pretrain(network, data, tmp_path / "run", Session(precision="fp32", device="cpu", quiet=True))
     restored = Score("Gaussian, sigma 25", 4, 20.0, 25.0, 1.0, "skipae-train evaluate")
     record_scores(tmp_path / "run", "toy set", [restored])

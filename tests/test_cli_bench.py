@@ -113,7 +113,7 @@ def test_int8_features_and_a_rival(
             }
         else:
             seconds = 4 if words[1] == "ffdnet" else 1 if "int8" in words else 3
-            numbers = {"images_per_second": 7} | dict.fromkeys(SECONDS, seconds)
+            numbers = {"images_per_second": 7, **dict.fromkeys(SECONDS, seconds)}
         return json.dumps(numbers | {"peak_mib": None, "engine": words[0], "threads": 1})
 
     monkeypatch.setattr(bench, "_run", answer)

@@ -495,8 +495,7 @@ def test_a_file_that_is_in_the_way(run: Run, checkpoint: Path) -> None:
     assert Path("out/00001.npz").read_text() == "mine"
     Path("out/00001.npz").rename("out/00002.npz")
     paths = photos(5)
-    words = ["--resume", "--shard-size", 2]
-    failed(run("in", "-o", "out", *words), 1, f"{paths[4]}: {text.replace('00000', '00002')}")
+    failed(run("in", "-o", "out", "--resume", "--shard-size", 2), 1, f"{paths[4]}: {text.replace('00000', '00002')}")
     check(checkpoint, stored(["enc2"]), paths[:4])
     assert Path("out/00002.npz").read_text() == "mine"
     assert run("in", "-o", "out", "--overwrite").exit_code == 0

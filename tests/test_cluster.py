@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
+from skipae.batch.feature_store import Store
 from skipae.batch.pipeline import Outcome
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES
 from skipae.engine.session import FEATURES
@@ -91,9 +92,9 @@ def test_two_workers_give_what_the_command_gives(
     assert found.schema.equals(expected.schema, check_metadata=True)
     assert found.column("file").equals(expected.column("file")) and len(found) == 39
     for layer in ("enc2", "enc1"):
-        values = [np.asarray(table.column(layer).combine_chunks().flatten()) for table in (found, expected)]
-        np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
-        assert values[0].std() > 0.01
+        values, wanted = (np.asarray(table.column(layer).combine_chunks().flatten()) for table in (found, expected))
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-5)
+        assert values.std() > 0.01
 
     lines, plain_lines = manifest(), manifest("plain/_manifest.jsonl")
     versions = lines[0]["run"].pop("versions")
@@ -189,7 +190,7 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     assert isinstance(answer, UsageError) and "sources has the columns name, image: it needs path" in str(answer)
     answer = ask(worker(checkpoint, checkpoint="0" * 64), path=["a.png"])
     assert isinstance(answer, ModelError) and "is not the one where the run was started" in str(answer)
-    store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
+    store = Store("out", {"layers": ["enc2"]})
     outcome = Outcome()
     entry, values = {"file": "a", "sha256": "0"}, {"enc2": np.zeros(4, np.float32)}
     with pytest.raises(ModelError):
@@ -201,7 +202,7 @@ def test_a_shard_has_one_shape(checkpoint: Path) -> None:
     paths = photos(9, (8, 8), (5, 7))
     spec = FeatureSpec(pool="none").resolve(read_config(checkpoint))
     answer = ask(worker(checkpoint, spec=spec), path=[os.fsencode(path) for path in paths])
-    store = cluster.feature_store.Store("out", {"layers": ["enc2"]})
+    store = Store("out", {"layers": ["enc2"]})
     outcome = Outcome()
     cluster._write([answer, ({}, [({"file": "b"}, ImageError("no"))], 2)], store, outcome, 6)
     shards: dict[str, set[int]] = {}
@@ -214,21 +215,21 @@ def test_a_shard_has_one_shape(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "message"),
+    ("source", "options", "message"),
     [
-        (("in", "out"), {"layers": "enc3"}, "no layer 'enc3'"),
-        (("in", "out"), {"workers": 0}, "workers must be at least 1, not 0"),
-        (("in", "out"), {"max_pixels": 0}, "max_pixels must be at least 1, not 0"),
-        (("in", "out"), {"gpus": -1}, "gpus must be at least 0, not -1"),
-        (("in", "out"), {"format": "csv"}, "format must be npz, npy, safetensors, parquet, hdf5, not 'csv'"),
-        (("-", "out"), {}, "is not seen by a cluster"),
-        ((7, "out"), {}, "sources must be paths or a data set of Ray's, not int"),
-        (([], "out"), {}, "no input"),
+        ("in", {"layers": "enc3"}, "no layer 'enc3'"),
+        ("in", {"workers": 0}, "workers must be at least 1, not 0"),
+        ("in", {"max_pixels": 0}, "max_pixels must be at least 1, not 0"),
+        ("in", {"gpus": -1}, "gpus must be at least 0, not -1"),
+        ("in", {"format": "csv"}, "format must be npz, npy, safetensors, parquet, hdf5, not 'csv'"),
+        ("-", {}, "is not seen by a cluster"),
+        (7, {}, "sources must be paths or a data set of Ray's, not int"),
+        ([], {}, "no input"),
     ],
 )
-def test_wrong_arguments(checkpoint: Path, arguments: Any, options: dict[str, Any], message: str) -> None:
+def test_wrong_arguments(checkpoint: Path, source: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        cluster.extract(*arguments, str(checkpoint), **options)
+        cluster.extract(source, "out", str(checkpoint), **options)
     assert not Path("out").exists()
 
 

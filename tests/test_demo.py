@@ -88,8 +88,9 @@ console.log(JSON.stringify(
 class Brighter(Net):
     """Every pixel a little brighter than it was, in place of the network."""
 
-    def restore(self, pixels: NDArray[Any], **options: Any) -> NDArray[Any]:
-        return np.clip(pixels * np.float32(0.9) + np.float32(0.06), 0, 1)
+    def restore(self, pixels: NDArray[Any], *_: Any, **options: Any) -> NDArray[Any]:
+        brighter: NDArray[Any] = np.clip(pixels * np.float32(0.9) + np.float32(0.06), 0, 1)
+        return brighter
 
 
 def test_filling_follows_skipae_step_by_step(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_filling_follows_skipae_step_by_step(tmp_path: Path) -> None:
     mask[100:171, 150:233] = True  # filled from coarse to fine
     mask[280:, 430:] = True
     expected = inpaint.fill(net, photo, mask).astype(int)
-    height, width = mask.shape
+    height, width = photo.shape[:2]
     (tmp_path / "photo").write_bytes(np.dstack([photo, np.full_like(photo[..., :1], 255)]).tobytes())
     (tmp_path / "mask").write_bytes(mask.astype(np.uint8).tobytes())
     script = f"""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import skipae
@@ -155,7 +156,12 @@ def test_windows_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, size
     names = [layer.name for layer in model.layers]
     runs: list[tuple[int, ...]] = []
     run_all = Session.run_all
-    monkeypatch.setattr(Session, "run_all", lambda self, image: runs.append(image.shape) or run_all(self, image))
+
+    def noted(self: Session, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        runs.append(image.shape)
+        return run_all(self, image)
+
+    monkeypatch.setattr(Session, "run_all", noted)
     for pool in ("none", "max", "spatial:5"):
         whole = model.features(image, layers=names, pool=pool)
         extractor = features.Extractor(model.net, FeatureSpec(names, pool))

@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import zlib
+from typing import Any
 
 import datasets
 import numpy as np
@@ -45,7 +46,7 @@ def masks(root):
 
 def refused(told, name, root, split="train"):
     with pytest.raises(DataError, match=told) as error:
-        images = load(name, root, split)
+        images: Any = load(name, root, split)
         for row in range(len(images)):
             images.whole(row)
     assert "\n" not in str(error.value)

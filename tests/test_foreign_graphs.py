@@ -10,6 +10,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +40,7 @@ def graph(*nodes: onnx.NodeProto, type: int = FLOAT, name: str = "out", **consta
     return helper.make_model(model, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def node(kind: str, *inputs: str, out: str = "out", **attributes: object) -> onnx.NodeProto:
+def node(kind: str, *inputs: str, out: str = "out", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, list(inputs) or ["pixel_values"], [out], **attributes)
 
 
@@ -143,7 +144,7 @@ def endless() -> onnx.ModelProto:
             helper.make_tensor_value_info("x", FLOAT, None),
         ],
         [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(np.float32(1), "one")],
+        [numpy_helper.from_array(np.array(1, np.float32), "one")],
     )
     return graph(node("Loop", "count", "go", "pixel_values", body=body), count=np.int64(2**62), go=np.bool_(True))
 

@@ -29,7 +29,7 @@ from skipae.checkpoints.hub import Access
 from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
 from skipae.engine.onnx_subgraph import has_external_data
-from skipae_zoo import NamedCheckpoint, Published, sha256
+from skipae_zoo import CHECKPOINTS, MAX_TEXT, NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
 
@@ -67,7 +67,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, server: HubServer, folder: Path) ->
         "imagenet",
         published=Published(sha, sha256(folder / CONFIG), 123_456, "apache-2.0"),
     )
-    entries = tuple(entry if e.name == entry.name else e for e in resolve.CHECKPOINTS)
+    entries = tuple(entry if e.name == entry.name else e for e in CHECKPOINTS)
     for module in ("skipae_zoo", "skipae_zoo.checkpoints", "skipae.checkpoints.resolve"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", entries)
     return sha
@@ -403,7 +403,7 @@ def run(*words: object) -> Result:
 def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path) -> None:
     sha = publish(monkeypatch, server, whole)
     rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").output)}
-    assert len(rows) == len(resolve.CHECKPOINTS)
+    assert len(rows) == len(CHECKPOINTS)
     assert rows["skipae-natural"]["state"] == "bundled" and rows["skipae-natural"]["size"] > 5e6
     assert rows["skipae-stl10"] | {
         "state": "not published", "size": None, "license": None, "command": "skipae-train finetune stl10"
@@ -528,8 +528,8 @@ def test_a_download_from_the_hub_ends_where_a_file_is_larger_than_a_checkpoint_n
 @pytest.mark.parametrize(
     ("what", "file", "size", "message"),
     [
-        (None, CONFIG, hub.MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
-        ("gzip", CONFIG, hub.MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
+        (None, CONFIG, MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
+        ("gzip", CONFIG, MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
         (None, MODEL, 0, r"onnx/model\.onnx of .* is larger than the 0 MiB allowed"),
         ("drip", CONFIG, 0, r"skipae-imagenet is too slow for config\.json: try later"),
         ("drip", MODEL, 0, r"skipae-imagenet is too slow for onnx/model\.onnx"),
@@ -629,7 +629,7 @@ def test_one_bad_folder_of_a_mirror_does_not_end_the_list(
     (tmp_path / "skipae-voc07-cls" / "README.md").write_text("---\nlicense: \x1b[31mred\x9b\u202e\n---\n")
     monkeypatch.setenv("SKIPAE_MIRROR", str(tmp_path))
     listed = run("models", "list")
-    assert listed.exit_code == 0 and len(listed.stdout.splitlines()) == len(resolve.CHECKPOINTS) + 1
+    assert listed.exit_code == 0 and len(listed.stdout.splitlines()) == len(CHECKPOINTS) + 1
     assert "skipae-imagenet/README.md is not UTF-8 text" in listed.stderr
     assert "skipae-stl10/config.json is not JSON" in listed.stderr
     assert "skipae-cifar100/README.md cannot be read: not a regular file" in listed.stderr

@@ -134,8 +134,7 @@ def stored_with(format: str, data: bytes, orientation: int) -> bytes:
         like = data.replace(
             struct.pack("<H" if data[6:7] == b"I" else ">H", 274), b"\x13\x01" if data[6:7] == b"I" else b"\x01\x13", 1
         )
-        written = saved(photo(), "AVIF", quality=90, exif=like)
-        return written.replace(like[6:], data[6:])
+        return saved(photo(), "AVIF", quality=90, exif=like).replace(like[6:], data[6:])
     return saved(photo(), format, exif=data, **({"lossless": True} if format == "WEBP" else {}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,14 +46,14 @@ def test_atomic_writing(tmp_path: Path) -> None:
 
 def test_atomic_writing_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(files.os, "fsync", lambda number: synced.append(files.os.fstat(number).st_size))
-    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "1" * 2 * size)
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "1" * 2 * size)
     other = tmp_path / ".skipae-1111111111111111.part"
     other.write_text("of another process")
     with pytest.raises(ImageError, match=r"cannot write .*x\.png: File exists"):
         write_atomically(tmp_path / "x.png", write_bytes(b"one"))
     assert other.read_text() == "of another process" and not synced
-    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "2" * 2 * size)
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "2" * 2 * size)
     write_atomically(tmp_path / "x.png", write_bytes(b"one"))
     assert synced == [3]  # whole before it has its name
     assert sorted(child.name for child in tmp_path.iterdir()) == [other.name, "x.png"]
@@ -74,7 +75,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pyte
     def unsupported(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.os, "link", unsupported)  # FAT, some network shares
+    monkeypatch.setattr(os, "link", unsupported)  # FAT, some network shares
     with pytest.raises(ExistsError):
         write_atomically(path, meanwhile, overwrite=False)
     path.unlink()

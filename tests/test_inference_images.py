@@ -119,7 +119,14 @@ FIRST = "only the first of 3 pictures is kept"
 TO_GIF = "GIF cannot hold more than 256 colors: reduced to a palette"
 GREY_16 = (np.asarray(photo("L")).astype(np.uint16) * 257)[:, :, None]
 
-CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
+TIFFS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "LZW": {"compression": "lzw", "predictor": True},
+    "tiled, zstd": {"compression": "zstd", "tile": (16, 16)},
+    "big-endian": {"byteorder": ">"},
+    "BigTIFF": {"bigtiff": True},
+}
+CASES: list[tuple[str, Any, str | None, str, object, list[str]]] = [
     # what it is, the file, the format asked for, format and mode of the result, its pixels (None: within 12 of those
     # that Pillow decodes), what is said
     *((f"{m} PNG", saved(photo(m), "PNG"), None, f"PNG {m}", photo(m), []) for m in ("L", "LA", "RGB", "RGBA", "I;16")),
@@ -176,21 +183,15 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
     ("RGBA to GIF", saved(photo("RGBA"), "PNG"), "GIF", "GIF P", ..., [TO_GIF, "GIF cannot hold partial transparency: pixels become clear or opaque"]),
     # EXIF data that is none
     *(
-        (f"{f} with damaged EXIF to {to}", saved(photo(), f, exif=b"Exif\0\0none", **options), to, f"{to} RGB", ..., [NO_EXIF])
-        for f, to, options in (("PNG", "PNG", {}), ("WEBP", "WEBP", {"lossless": True}), ("JPEG", "TIFF", {}))
+        (f"{f} with damaged EXIF to {to}", saved(photo(), f, exif=b"Exif\0\0none", lossless=True), to, f"{to} RGB", ..., [NO_EXIF])
+        for f, to in (("PNG", "PNG"), ("WEBP", "WEBP"), ("JPEG", "TIFF"))
     ),
     # 16-bit color, through the extra `deep`
     *((f"16-bit {m} PNG", imagecodecs.png_encode(deep(m)), None, "PNG deep", deep(m), []) for m in ("LA", "RGB", "RGBA")),
     ("16-bit gray PNG, 772 clear", png(16, 0, 2, 1, b"\0\1\2\3\4", [(b"tRNS", b"\3\4")]), None, "PNG deep", [[[258, 65535], [772, 0]]], [TO_ALPHA]),
     *(
         (f"16-bit RGB TIFF, {name}", tiff(deep("RGB"), **options), None, "TIFF deep", deep("RGB"), [])
-        for name, options in {
-            "plain": {},
-            "LZW": {"compression": "lzw", "predictor": True},
-            "tiled, zstd": {"compression": "zstd", "tile": (16, 16)},
-            "big-endian": {"byteorder": ">"},
-            "BigTIFF": {"bigtiff": True},
-        }.items()
+        for name, options in TIFFS.items()
     ),
     ("16-bit planar TIFF", tiff(deep("RGB").transpose(2, 0, 1), planarconfig=2), None, "TIFF deep", deep("RGB"), []),
     ("16-bit RGBA TIFF", tiff(deep("RGBA"), extrasamples=[2]), None, "TIFF deep", deep("RGBA"), []),
@@ -208,7 +209,7 @@ CASES: list[tuple[str, bytes, str | None, str, object, list[str]]] = [
 
 
 @pytest.mark.parametrize(("data", "to", "becomes", "pixels", "said"), [pytest.param(*c[1:], id=c[0]) for c in CASES])
-def test_conformance(data: bytes, to: str | None, becomes: str, pixels: object, said: list[str]) -> None:
+def test_conformance(data: bytes, to: str | None, becomes: str, pixels: Any, said: list[str]) -> None:
     with read_header(data) as opened:
         picture = opened.decode()
     buffer = io.BytesIO()
@@ -221,7 +222,7 @@ def test_conformance(data: bytes, to: str | None, becomes: str, pixels: object, 
         found = pixels_of(written)
         assert found.dtype == np.uint16
     else:
-        result = Image.open(io.BytesIO(written))
+        result: Image.Image = Image.open(io.BytesIO(written))
         assert result.mode == mode
         assert not getattr(result, "is_animated", False)
         if mode == "P":
@@ -571,7 +572,7 @@ def test_iptc_of_a_tiff(compression: str | None, byteorder: str, kind: int) -> N
     iptc = b"\x1c\x02\x50\0\x05Alice\0\0"
     resources = b"8BIM\x04\x0a\0\0\0\0\0\x04abcd"
     values = iptc if kind == 7 else struct.unpack(f"{byteorder}3I", iptc)
-    tags = [(33723, kind, len(values), values, True), (34377, 1, len(resources), resources, True)]
+    tags: list[Any] = [(33723, kind, len(values), values, True), (34377, 1, len(resources), resources, True)]
     tags += [(269, 2, 0, "roll 5", True), (285, 2, 0, "frame 7", True)]
     for pixels in (np.asarray(photo()), deep("RGB")):
         data = tiff(pixels, compression=compression, byteorder=byteorder, extratags=tags)

@@ -10,19 +10,22 @@ import math
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from conftest import tiny_graph
 from skipae import DeviceError, UsageError, from_pretrained
-from skipae.commands import options
+from skipae.console import Console
 from skipae.engine import device as runtime
 from skipae.engine.device import Device, available_threads, choose_device
+from skipae.engine.providers import PROVIDERS
 
 
 def smoke_model() -> bytes:
@@ -41,9 +44,8 @@ def smoke_model() -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 7, 7])],
         weights,
     )
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name=""
-    ).SerializeToString(deterministic=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="")
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def test_smoke_model_is_what_it_says_and_runs() -> None:
@@ -93,6 +95,9 @@ class FakeSession:
 class FakeBinding:
     """Buffers on the fake GPU."""
 
+    image: FakeValue
+    outputs: list[Any]
+
     def bind_ortvalue_input(self, name: str, value: FakeValue) -> None:
         assert name == "pixel_values"
         self.image = value
@@ -113,7 +118,8 @@ class FakeValue:
     """An array on the fake GPU."""
 
     def __init__(self, shape: list[int], dtype: type, index: int) -> None:
-        self.value, self.index = np.empty(shape, dtype), index
+        self.value: NDArray[Any] = np.empty(shape, dtype)
+        self.index = index
 
     @classmethod
     def ortvalue_from_shape_and_type(cls, shape: list[int], dtype: type, device: str, index: int) -> FakeValue:
@@ -151,7 +157,7 @@ class FakeRuntime(types.ModuleType):
         self.run_error: Exception | None = None
         self.sessions: list[FakeSession] = []
         self.bindings: list[FakeBinding] = []
-        self.rounded = float
+        self.rounded: Callable[[float], float] = float
         self.factor: Any = 1.0
         self.missing = ""
         self.most: int | None = None
@@ -214,7 +220,7 @@ def test_a_gpu_whose_libraries_do_not_load(gpu: FakeRuntime) -> None:
 
 
 def test_a_gpu_that_does_not_compute_in_float32(gpu: FakeRuntime) -> None:
-    gpu.rounded = lambda value: float(np.float16(value))  # type: ignore[assignment]
+    gpu.rounded = lambda value: float(np.float16(value))
     with pytest.raises(DeviceError, match=r"the result is off by 0\.0004, it does not compute in float32"):
         choose_device("cuda")
 
@@ -296,7 +302,7 @@ def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: P
 def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
     import onnxruntime
 
-    if runtime.PROVIDERS[kind].name not in onnxruntime.get_available_providers():
+    if PROVIDERS[kind].name not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {kind}")
     try:
         device = from_pretrained(device=kind, precision="fp32")
@@ -364,7 +370,7 @@ def test_a_plugin(cpu: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
         chosen.append((devices, settings))
 
     monkeypatch.setattr(FakeOptions, "add_provider_for_devices", add, raising=False)
-    cpu.InferenceSession = lambda model, options, **_: FakeSession(  # type: ignore[assignment, method-assign]
+    cpu.InferenceSession = lambda model, options, **_: FakeSession(  # type: ignore[method-assign]
         cpu, options, ["WebGpuExecutionProvider", "CPUExecutionProvider"]
     )
     for _ in range(2):
@@ -509,8 +515,8 @@ def test_cgroup_quota(tmp_path: Path) -> None:
 
 
 def test_commands_say_what_the_log_warns_of(capsys: pytest.CaptureFixture[str]) -> None:
-    options.Console(quiet=True)
-    options.Console(quiet=True)
+    Console(quiet=True)
+    Console(quiet=True)
     logging.getLogger("skipae").warning("cuda:%d is out of memory", 0)
     assert capsys.readouterr().err == "skipae: cuda:0 is out of memory\n"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from skipae import ImageError, UsageError, from_pretrained
 from skipae.engine import tiling
@@ -112,10 +114,11 @@ def test_progress_ends_at_one(run: tiling.Run) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize(("luma", "chroma"), [(1.0, 1.0), (0.5, 0.2), (0.0, 1.0)])
-def test_black_and_white_stays_so_in_three_channels(run: tiling.Run, dtype: type, luma: float, chroma: float) -> None:
+def test_black_and_white_stays_so_in_three_channels(run: tiling.Run, dtype: Any, luma: float, chroma: float) -> None:
     top = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     gray = (np.random.default_rng(0).random((40, 70)) * top).astype(dtype)
-    options, windows = {"luma": luma, "chroma": chroma}, Tiling(1, 4, 40 * 30)
+    options: dict[str, Any] = {"luma": luma, "chroma": chroma}
+    windows = Tiling(1, 4, 40 * 30)
     found = restore(run, np.dstack([gray] * 3), windows, **options)
     assert found.dtype == dtype and found.shape == (40, 70, 3)
     assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
@@ -131,6 +134,11 @@ def test_one_pixel_of_color_makes_a_color_photo(monkeypatch: pytest.MonkeyPatch)
         colored[29, 39, channel] = 8
         assert not tiling.is_gray(colored)
     compared: list[int] = []
-    monkeypatch.setattr(np, "array_equal", lambda a, b: compared.append(a.size) or (a == b).all())
+
+    def array_equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+        compared.append(a.size)
+        return bool((a == b).all())
+
+    monkeypatch.setattr(np, "array_equal", array_equal)
     assert not tiling.is_gray(np.random.default_rng(0).integers(0, 255, (3000, 40, 3), np.uint8))
     assert sum(compared) <= 100  # a color photo costs nothing

@@ -203,7 +203,7 @@ def test_a_net_that_fills_badly_changes_nothing() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("side", [33, 90, 150])
-def test_large_holes_go_from_coarse_to_fine(model: Model, side: int, dtype: type) -> None:
+def test_large_holes_go_from_coarse_to_fine(model: Model, side: int, dtype: Any) -> None:
     top = 1 if dtype is np.float32 else np.iinfo(dtype).max
     truth = gradient(181, 203, top).astype(dtype)
     mask = np.zeros((181, 203), bool)
@@ -376,7 +376,8 @@ def photo() -> np.ndarray:
 
 def changed(path: str) -> np.ndarray:
     """Where a result differs from photo.png."""
-    return (np.asarray(Image.open(path).convert("RGB")) != photo()).any(axis=2)
+    different: np.ndarray = (np.asarray(Image.open(path).convert("RGB")) != photo()).any(axis=2)
+    return different
 
 
 def failed(result: Result, code: int, *lines: str) -> None:

@@ -38,7 +38,8 @@ def data(tmp_path_factory):
 
 def recipes(epochs=2):
     """Two small ones with all that is random in them: order, crops, flips, corruption, a frozen beginning, EMA."""
-    ae, classifier = (f("cifar10-4k", budget="smoke") for f in (pretrain_recipe, finetune_recipe))
+    ae, classifier = pretrain_recipe("cifar10-4k", budget="smoke"), finetune_recipe("cifar10-4k", budget="smoke")
+    assert ae.epochs is not None
     ae = replace(ae, epochs=replace(ae.epochs, count=epochs, flip=True))
     classifier = replace(
         classifier, epochs=replace(classifier.epochs, count=2 * epochs, flip=True), labeled=20, freeze=1, ema_decay=0.9
@@ -192,6 +193,7 @@ def test_a_second_signal_ends_at_once(tmp_path, data):
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == "step\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "\n"
@@ -228,7 +230,9 @@ def test_two_processes_give_what_one_that_accumulates_gives(tmp_path, data):
         one, two, unlike = (state(tmp_path / out / name)["network"] for out in ("one", "two", "whole"))
         for key in one:
             if "tracked" not in key:
-                torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+                torch.testing.assert_close(
+                    {key: two[key]}, {key: one[key]}, rtol=1e-4, atol=1e-5
+                )  # which names the key
         # Batch norm sees parts, so the same batch in one piece gives something else.
         assert max(float((one[k] - unlike[k]).abs().max()) for k in one if "running_mean" in k) > 1e-4
     assert "2 processes" in json.loads((tmp_path / "two" / "ae" / "environment.json").read_text())["hardware"]

@@ -34,9 +34,10 @@ def photos(tmp_path_factory):
     return folder
 
 
+ARCHITECTURE = network_1((1, 2, 1, 0), 4, topology="post")
 RECIPE = Pretrain(
     name="tiny",
-    architecture=network_1((1, 2, 1, 0), 4, topology="post"),
+    architecture=ARCHITECTURE,
     corruption=PhotoDamage(masked=0.5),
     phases=(Phase(5, 32, 3), Phase(4, 48, 2)),
     lr=2e-3,
@@ -151,7 +152,7 @@ def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
     run(tmp_path, photos, stop_at=1)
     told = r"lr is 0\.002 there, 1\.0 asked for, architecture\.n is 4 there, 8 asked for"
     with pytest.raises(TrainingError, match=rf"holds a run of another recipe \({told}\)"):
-        run(tmp_path, photos, replace(RECIPE, lr=1.0, architecture=replace(RECIPE.architecture, n=8)))
+        run(tmp_path, photos, replace(RECIPE, lr=1.0, architecture=replace(ARCHITECTURE, n=8)))
 
 
 def test_a_recipe_without_ema_keeps_no_average_and_goes_on_from_a_state_that_has_one(tmp_path, photos):

@@ -258,7 +258,7 @@ def test_the_card_says_what_users_ask(made: Path) -> None:
     from huggingface_hub import ModelCard
 
     card = make_card(made)
-    data = ModelCard(card, ignore_metadata_errors=False).data
+    data: Any = ModelCard(card, ignore_metadata_errors=False).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("skipae", "image-segmentation", "cc-by-4.0")
     assert data.datasets == ["someone/camvid"] and "onnx" in data.tags
     (result,) = data.eval_results

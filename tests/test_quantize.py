@@ -85,7 +85,8 @@ def test_a_convolution_that_is_kept_stays_in_float():
 def test_int8_is_close_to_float_at_any_size(size):
     network = trained_a_little(POST)
     graph, model = quantized(network)
-    x = np.rint(noise(*size, seed=9) * 255).astype(np.float32) / 255
+    count, height, width = size
+    x = np.rint(noise(count, height, width, seed=9) * 255).astype(np.float32) / 255
     want, found = (session(m).run(None, {graph.image: x})[0] for m in (graph.to_model(), model))
     assert found.shape == want.shape
     change = np.abs(want - x).mean()
@@ -106,7 +107,7 @@ def test_rounding_one_weight_after_the_other_keeps_products_better():
 
 
 def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
-    said = []
+    said: list[str] = []
     before = read_config(checkpoint)
     found = quantize_checkpoint(checkpoint, photos, notify=said.append)
     config = read_config(checkpoint)

@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def read(out):
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_result_can_be_made(name, data, runs, tmp_path):
-    announced = []
+    announced: list[str] = []
     planned = plan(name, "smoke", 1, data)
     progress = Progress(planned, announced.append)
     table = reproduce(name, "smoke", data, tmp_path, runs, session=SESSION, progress=progress)
@@ -162,14 +163,14 @@ def test_progress_counts_runs_and_says_how_long_is_left():
     """Of table 2: two pre-trainings, four rows of three tries and one run."""
     planned = plan("table2", "cpu", 1)
     assert len(planned) == 2 + 4 * 4
-    said = []
+    said: list[str] = []
     progress = Progress(planned, said.append)
     random, he = planned[0], planned[4]
     title = progress.begin(random, new=True)
     assert said == [title] == ["run 1 of 18: fine-tuning cifar10-4k, random, a try of lr 0.002, seed 0"]
     progress.end(random, 60.0)
     progress.begin(replace(he, lr=0.006, tuning=False), new=True)
-    costs = [training_operations(load_recipe(identity)) for identity in planned]
+    costs = [training_operations(load_recipe(identity)) or 0 for identity in planned]
     left = (sum(costs) - costs[0]) / costs[0]
     assert said[1].startswith("run 2 of 18: ") and said[1].endswith(f", about {duration(60 * left)} left")
     progress.begin(random, new=False)  # it is finished: not said again, and counted once
@@ -280,7 +281,7 @@ def test_recipes_are_the_papers():
     assert [round(cifar.schedule(epoch, 200), 6) for epoch in (59, 60, 120, 160)] == [1, 0.2, 0.04, 0.008]
     for name, epochs, steps in (("cifar10", 120, (60, 90)), ("stl10", 40, (30,)), ("imagenet", 6, (4,))):
         recipe = pretrain_recipe(name)
-        assert recipe.epochs.count == epochs
+        assert recipe.epochs is not None and recipe.epochs.count == epochs
         for number, epoch in enumerate(steps):
             assert recipe.schedule(epoch - 1, epochs) == pytest.approx(0.1**number)
             assert recipe.schedule(epoch, epochs) == pytest.approx(0.1 ** (number + 1))
@@ -290,10 +291,12 @@ def test_recipes_are_the_papers():
     assert (baseline.start, baseline.freeze, baseline.corruption, baseline.init) == (None, 0, None, "he")
     modern, plain = (finetune_recipe("cifar10-4k", variant=name) for name in ("modern", ""))
     assert modern.epochs.count == 2 * plain.epochs.count and modern.epochs.flip and modern.ema_decay == 0.999
-    assert pretrain_recipe("cifar10-4k", variant="modern").corruption.coverage == (0.1, 0.6)
-    assert pretrain_recipe("cifar10", variant="modern").corruption.sigma == (5.0, 55.0)
-    assert pretrain_recipe("cifar10", variant="post").architecture.topology == "post"
-    encoder = pretrain_recipe("imagenet", variant="context-encoder")
+    masked: Any = pretrain_recipe("cifar10-4k", variant="modern").corruption
+    noisy: Any = pretrain_recipe("cifar10", variant="modern").corruption
+    assert (masked.coverage, noisy.sigma) == ((0.1, 0.6), (5.0, 55.0))
+    post: Any = pretrain_recipe("cifar10", variant="post").architecture
+    assert post.topology == "post"
+    encoder: Any = pretrain_recipe("imagenet", variant="context-encoder")
     assert (encoder.architecture.shortcuts, encoder.loss, encoder.corruption.kind) == ("none", "masked", "big")
 
 
@@ -301,7 +304,7 @@ def test_budgets_cut_by_their_rules():
     smoke, cpu = (finetune_recipe("voc07-cls", budget=budget) for budget in ("smoke", "cpu"))
     assert (smoke.architecture.n, smoke.head.hidden, smoke.epochs.crop) == (8, 64, 33)
     assert (cpu.architecture.n, cpu.epochs.crop, cpu.epochs.short_side, cpu.epochs.count) == (32, 57, 64, 80)
-    halves = [pretrain_recipe(f"imagenet-{half}", budget="cpu").epochs for half in ("animal", "vehicle")]
+    halves: list[Any] = [pretrain_recipe(f"imagenet-{half}", budget="cpu").epochs for half in ("animal", "vehicle")]
     assert [epochs.data for epochs in halves] == ["tiny-imagenet-animal", "tiny-imagenet-vehicle"]
     assert {epochs.samples for epochs in halves} == {7000}  # as many of each, as in the paper
     assert finetune_recipe("camvid-seg", budget="cpu").epochs.crop == 113
@@ -318,7 +321,9 @@ def test_budgets_cut_by_their_rules():
     labels = finetune_recipe("imagenet-labels", budget="day")
     assert (labels.epochs.data, labels.epochs.count, labels.epochs.test_side) == ("imagenet-subsets", 4, 64)
     assert finetune_recipe("imagenet-labels", budget="cpu").epochs.zoom == 1  # Tiny-ImageNet has 64 pixels
-    wide = [pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")]
+    wide: list[Any] = [
+        pretrain_recipe("cifar100", variant="wide-resnet", budget=budget) for budget in ("paper", "cpu", "smoke")
+    ]
     assert [recipe.architecture.widen for recipe in wide] == [8, 2, 1]
 
 
@@ -341,7 +346,9 @@ def test_a_run_says_what_command_made_it(command):
     kind, name, *options = command.split()
     given = dict(zip(options[::2], options[1::2], strict=True))
     load = pretrain_recipe if kind == "pretrain" else finetune_recipe
-    numbers = {key: float(given[f"--{key}"]) for key in ("lr",) if f"--{key}" in given}
+    numbers: dict[str, Any] = {"lr": float(given["--lr"])} if "--lr" in given else {}
+    if "--fold" in given:
+        numbers["fold"] = int(given["--fold"])
     recipe = load(
         name,
         variant=given.get("--variant", ""),
@@ -349,10 +356,9 @@ def test_a_run_says_what_command_made_it(command):
         seed=int(given.get("--seed", 0)),
         data=given.get("--set"),
         **numbers,
-        **({"fold": int(given["--fold"])} if "--fold" in given else {}),
     )
     described = to_json(recipe)
-    assert identity_of(described) == recipe.id and recipe.id.command == command
+    assert identity_of(described) == recipe.id and recipe.id is not None and recipe.id.command == command
     assert replace(recipe, max_grad_norm=7.0).id is None  # no command makes it
     assert "id" not in to_json(replace(recipe, max_grad_norm=7.0))
 
@@ -362,7 +368,8 @@ def test_a_run_says_what_command_made_it(command):
         del described["epochs"]["test_side"]
     described.pop("start_kind", None)
     for earlier in (recipe.name, recipe.name.partition("-lr")[0].partition("-fold")[0]):
-        assert identity_of({**described, "name": earlier}).command == command
+        found = identity_of({**described, "name": earlier})
+        assert found is not None and found.command == command
     assert identity_of({**described, "max_grad_norm": 7.0}) is identity_of({**described, "name": "mine"}) is None
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,11 @@ def nan(path):
     torch.save(state, path)
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def change(path, **values):
     """Other values of a JSON object; None takes one away."""
     fields = json.loads(path.read_text()) | values
@@ -102,8 +108,8 @@ DAMAGES = {
             torch.load(path, weights_only=True) | {"network": {"a": torch.zeros(3)}}, path
         ),
         "NaN": nan,
-        "a folder": lambda path: (path.unlink(), path.mkdir()),
-        "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+        "a folder": lambda path: path.unlink() or path.mkdir(),
+        "a pipe": pipe,
     },
     "recipe.json": {
         "missing": Path.unlink,
@@ -192,7 +198,7 @@ def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(
     run = tmp_path / "run"
     pretrain(AE, data, run, replace(SESSION, stop_at=3))
     described = json.loads((run / "recipe.json").read_text())
-    assert described["id"] == json.loads(json.dumps(asdict(AE.id)))
+    assert AE.id is not None and described["id"] == json.loads(json.dumps(asdict(AE.id)))
     del described["id"], described["epochs"]["test_side"], described["muon_lr"]
     now = {"optimizer": "optimiser", "weight_decay": "decay", "ema_decay": "ema", "max_grad_norm": "clip"}
     earlier = json.dumps({now.get(name, name): value for name, value in described.items()})
@@ -247,9 +253,13 @@ def test_a_run_folder_is_no_checkpoint(run, capfd):
 
 def test_a_state_is_on_the_disk_before_the_one_before_it_goes(run, monkeypatch):
     calls = []
+
+    def noted(name, call, *words):
+        calls.append(name)
+        return call(*words)
+
     for name in ("fsync", "link", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *words, real=real, name=name: calls.append(name) or real(*words))
+        monkeypatch.setattr(os, name, partial(noted, name, getattr(os, name)))
     save_state(run, read_state(run / "state.pt"))
     assert calls[0] == "fsync" and calls.index("link") > calls.index("fsync")
     assert read_state(run / "state.pt").step == read_state(run / "state.pt.previous").step == 6
@@ -270,7 +280,7 @@ def test_two_runs_never_write_into_one_folder(data, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], env=environment, stdout=subprocess.PIPE)
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with pytest.raises(UsageError) as refused:
             pretrain(AE, data, out, SESSION)
         told = f"--out {out} is being written by another run, process {holder.pid} on "

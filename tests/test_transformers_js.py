@@ -62,7 +62,8 @@ def test_a_staged_folder_loads_and_agrees(library: Path, tmp_path: Path, name: s
     said = json.loads(done.stdout)
 
     def output(key: str) -> NDArray[np.float32]:
-        return np.fromfile(library / f"{key}.bin", np.float32).reshape(said["dims"][key])[0]
+        found: NDArray[np.float32] = np.fromfile(library / f"{key}.bin", np.float32).reshape(said["dims"][key])[0]
+        return found
 
     assert list(said["labels"].values()) == list(config.labels)
     if file == "features":

@@ -1,5 +1,7 @@
 """The Wide-ResNet auto-encoder of supplement C."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,6 +39,7 @@ def test_the_shortcuts_carry_the_input_of_each_mirror():
     torch.manual_seed(0)
     network = WideResNetAutoEncoder(WideResNet(10, 1)).eval()
     torch.nn.init.normal_(network.last.weight)
+    block: Any
     for block in network.decoder:
         for module in block.modules():
             if isinstance(module, torch.nn.ConvTranspose2d):

@@ -58,7 +58,7 @@ def _number(rng: random.Random, data: bytes, _: bytes) -> bytes:
     width = rng.choice((1, 2, 4, 4, 8))
     value = rng.choice((*_NUMBERS, rng.getrandbits(32))) % (1 << 8 * width)
     at = _place(rng, data)
-    return data[:at] + value.to_bytes(width, rng.choice(("big", "little"))) + data[at + width :]  # type: ignore[arg-type]
+    return data[:at] + value.to_bytes(width, rng.choice(("big", "little"))) + data[at + width :]
 
 
 def _delete(rng: random.Random, data: bytes, _: bytes) -> bytes:

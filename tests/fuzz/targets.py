@@ -334,12 +334,12 @@ def _read_config(data: bytes, how: str, rng: random.Random) -> bool:
 
 @cache
 def _graph() -> bytes:
-    return tiny_graph().SerializeToString()
+    return bytes(tiny_graph().SerializeToString())
 
 
 @cache
 def _encoder() -> bytes:
-    return tiny_features().SerializeToString()
+    return bytes(tiny_features().SerializeToString())
 
 
 def _cut_onnx(data: bytes, how: str, rng: random.Random) -> bool:

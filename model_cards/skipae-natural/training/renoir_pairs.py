@@ -18,7 +18,10 @@ LEAST = 40.0
 
 def blurred(path: Path) -> np.ndarray:
     """The picture without its noise and its detail, float64 [H, W, 3]."""
-    return cv2.GaussianBlur(cv2.imread(str(path)).astype(np.float64), (0, 0), 4)
+    pixels = cv2.imread(str(path))
+    if pixels is None:
+        raise ValueError(f"{path} cannot be decoded")
+    return cv2.GaussianBlur(pixels.astype(np.float64), (0, 0), 4)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -168,7 +168,7 @@ class StreamedSet(ABC):
         other.short_side, other._cache = short_side, {}
         return other
 
-    def batches(self, positions: Sequence[Tensor], view: View, *, epoch: int = 0) -> Iterator[Batch]:
+    def batches(self, positions: Iterable[Tensor], view: View, *, epoch: int = 0) -> Generator[Batch, None, None]:
         """One batch for each tensor of positions; ``epoch`` selects the random places and flips."""
         pending: deque[tuple[Tensor, Pixels, Pixels | None, list[Future[None]]]] = deque()
         waiting = iter(positions)
