@@ -9,15 +9,19 @@ from PIL import Image
 
 from skipae import SkipaeError
 from skipae_train.corruption import GaussianNoise
-from skipae_train.data import DataError, Photos, augment_photos
+from skipae_train.data import DataError
+from skipae_train.datasets import View
+from skipae_train.datasets.photos import Photos, augment_photos
 from skipae_train.errors import TrainingError
 from skipae_train.export import export, export_run
+from skipae_train.feed import PhotoFeed
 from skipae_train.machine import Session
 from skipae_train.muon import orthogonal
 from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe
 from skipae_train.schedules import Cosine, Milestones, Trapezoid
+from skipae_train.trainer import Part
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
@@ -207,13 +211,30 @@ def test_losses_against_their_definition():
     assert torch.allclose(reconstruction_loss(a, b, "rmse"), expected, atol=1e-4)
 
 
-def test_crops_depend_on_seed_and_number_alone(photos):
-    first, second = Photos(photos, seed=1, hold_out=0), Photos(photos, seed=1, hold_out=0, memory=0)
-    expected = [first.crops(i, 4, 40) for i in range(3)]
-    assert torch.equal(second.crops(2, 4, 40), expected[2])  # decoded anew, and out of order
-    assert torch.equal(second.crops(0, 4, 40), expected[0])
-    assert not torch.equal(expected[0], expected[1])
-    assert not torch.equal(Photos(photos, seed=2, hold_out=0).crops(0, 4, 40), expected[0])
+def test_crops_depend_on_seed_and_step_alone(photos):
+    def crops(feed, *steps, turns=1, processes=1):
+        cpu = torch.device("cpu")
+        parts = [Part(s, t, turns, p, processes, cpu) for s in steps for p in range(processes) for t in range(turns)]
+        return torch.cat([feed.crops(part, 8, 40) for part in parts])
+
+    def feed(seed=1, **options):
+        return PhotoFeed(Photos(photos, seed=seed, hold_out=0, **options), seed)
+
+    expected = crops(feed(), 0, 1, 2)
+    assert expected.shape == (24, 3, 40, 40) and len(expected.flatten(1).unique(dim=0)) == 24
+    late = feed(memory=0)  # decoded again each time
+    assert torch.equal(crops(late, 2), expected[16:]) and torch.equal(crops(late, 0), expected[:8])
+    for turns, processes in ((2, 1), (1, 2), (2, 2)):
+        assert torch.equal(crops(feed(), 0, 1, 2, turns=turns, processes=processes), expected)
+    assert not torch.equal(crops(feed(2), 0), expected[:8])
+
+
+def test_large_photos_are_drawn_more_often_and_small_ones_never(tmp_path):
+    for number, size in enumerate(((20, 20), (40, 40), (80, 80))):
+        Image.new("RGB", size, (number,) * 3).save(tmp_path / f"{number}.png")
+    (batch,) = Photos(tmp_path, hold_out=0).batches([torch.arange(3000)], View(30, random=True))
+    drawn = torch.bincount(batch.images[:, 0, 0, 0].int(), minlength=3) / 3000
+    assert drawn[0] == 0 and float(drawn[2]) == pytest.approx(2 / 3, abs=0.04)  # twice the root of the pixels
 
 
 def test_held_out_photos_are_never_drawn_and_neither_are_their_copies(photos, tmp_path):
@@ -233,7 +254,7 @@ def test_data_errors_say_what_to_do(tmp_path, photos):
     with pytest.raises(DataError, match="holds no images"):
         Photos(tmp_path)
     with pytest.raises(DataError, match="no image is at least 500 x 500"):
-        Photos(photos).crops(0, 1, 500)
+        next(Photos(photos).batches([torch.arange(1)], View(500, random=True)))
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"broken\.png cannot be decoded"):
         Photos(tmp_path, hold_out=0)

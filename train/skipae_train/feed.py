@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, derive_seed, load, plan
+from skipae_train.datasets.photos import Photos
 from skipae_train.datasets.voc import SegmentationSet
 from skipae_train.errors import RefusedError
 from skipae_train.rng import Draw, SampleRandom, permutation
@@ -80,6 +83,32 @@ def some(positions: Tensor, most: int, seed: int) -> Tensor:
     if not 0 < most < len(positions):
         return positions
     return positions[permutation(len(positions), seed, Draw.SAMPLES)[:most]]
+
+
+class PhotoFeed:
+    """The crops of photos in the order of training.
+
+    What a step sees depends on the seed and the step alone, so that training can begin at any.
+    """
+
+    def __init__(self, photos: Photos, seed: int) -> None:
+        self.photos, self.seed = photos, seed
+        self._next: tuple[Part, int, int] | None = None
+
+    def crops(self, part: Part, batch: int, side: int) -> Tensor:
+        """A part of a step's batch of ``batch`` crops: uint8 [B, 3, side, side], on the part's device."""
+        if self._next != (part, batch, side):
+            view = View(side, random=True, seed=self.seed)
+            self._batches = self.photos.to(part.device).batches(
+                (_numbers(later, part.size(batch)) for later in part.following()), view
+            )
+        self._next = (next(islice(part.following(), 1, None)), batch, side)
+        return next(self._batches).images
+
+
+def _numbers(part: Part, size: int) -> Tensor:
+    """Numbers of the samples of a part, which no other has: int64 [size]."""
+    return (part.step << 24) + part.number * size + torch.arange(size)
 
 
 class Feed:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from skipae_train.corruption import BlockMask, Color, Corruption, GaussianNoise, fill_mask
-from skipae_train.data import Photos, augment_photos
 from skipae_train.datasets import ImageSet, View, derive_seed, hold_out, plan
+from skipae_train.datasets.photos import Photos, augment_photos
 from skipae_train.errors import RefusedError
-from skipae_train.feed import DataConfig, Feed, open_set, preprocessing, some
+from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, some
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder
 from skipae_train.plots import grid
@@ -133,7 +133,8 @@ class _PhotoJob(Job):
     validate_every = 1000
 
     def __init__(self, recipe: Pretrain, network: Restorer, photos: Photos) -> None:
-        self.recipe, self.pretrain, self.network, self.photos = recipe, recipe, network, photos
+        self.recipe, self.pretrain, self.network = recipe, recipe, network
+        self.feed = PhotoFeed(photos, recipe.seed)
         self.steps = recipe.steps
         self.facts = {"photos": f"{len(photos.files)} ({len(photos.held_out)} more held out for validation)"}
         self.held_out = photos.validation(256, 24)
@@ -142,8 +143,7 @@ class _PhotoJob(Job):
         phase = self.pretrain.phase_at(part.step)
         number = part.step * part.processes * part.turns + part.number
         generator = torch.Generator(part.device).manual_seed(derive_seed(self.recipe.seed, number))
-        crops = self.photos.crops(number, part.size(phase.batch), phase.crop)
-        clean = augment_photos(crops.to(part.device).float() / 255, generator)
+        clean = augment_photos(self.feed.crops(part, phase.batch, phase.crop).float() / 255, generator)
         corrupted = self.pretrain.corruption(clean, generator).contiguous(memory_format=torch.channels_last)
         return reconstruction_loss(model(corrupted), clean, self.pretrain.loss)
 

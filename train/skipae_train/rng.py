@@ -23,6 +23,8 @@ class Draw(IntEnum):
     SAMPLES = 5
     PRETRAINING = 6
     """Mixed into the seed of what pre-training holds out, so that fine-tuning holds out other images."""
+    PHOTOS = 7
+    """Which photo a sample is of."""
 
 
 class SampleRandom:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,12 @@ class Part:
     process: int
     processes: int
     device: torch.device
+
+    def following(self) -> Iterator[Part]:
+        """This part and those that its process computes after it, without end."""
+        for number in count(self.step * self.turns + self.turn):
+            step, turn = divmod(number, self.turns)
+            yield replace(self, step=step, turn=turn)
 
     @property
     def number(self) -> int:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from skipae_train.data import IMAGE_SUFFIXES, DataError, find_images, is_hidden, open_rgb, read_text
-from skipae_train.datasets.sets import StreamedSet
+from skipae_train.datasets.sets import MEMORY, StreamedSet
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -22,9 +22,15 @@ class FileSet(StreamedSet):
     """Image files, decoded when they are drawn."""
 
     def __init__(
-        self, files: Sequence[Path], labels: Tensor | None, classes: Sequence[str], *, short_side: int
+        self,
+        files: Sequence[Path],
+        labels: Tensor | None,
+        classes: Sequence[str],
+        *,
+        short_side: int,
+        memory: int = MEMORY,
     ) -> None:
-        super().__init__(labels, classes, len(files), short_side=short_side)
+        super().__init__(labels, classes, len(files), short_side=short_side, memory=memory)
         self.files = files
 
     def _name(self, row: int) -> str:

@@ -30,6 +30,8 @@ from skipae_train.rng import Draw, derive_seed, permutation, uniforms
 
 VOID = 255
 """Label of mask pixels that are neither learned nor scored."""
+MEMORY = 2 << 30
+"""Bytes of decoded images that a streamed set keeps, unless it is made with another limit."""
 _AHEAD = 3  # batches that a streamed set prepares while one is in use
 
 
@@ -122,7 +124,7 @@ class StreamedSet(ABC):
     """Short side in pixels up to which smaller images are enlarged; 0 for ``short_side``."""
 
     def __init__(
-        self, labels: Tensor | None, classes: Sequence[str], count: int, *, short_side: int, memory: int = 2 << 30
+        self, labels: Tensor | None, classes: Sequence[str], count: int, *, short_side: int, memory: int = MEMORY
     ) -> None:
         self.labels = labels
         self.classes = tuple(classes)
@@ -144,6 +146,11 @@ class StreamedSet(ABC):
     def _mask(self, row: int) -> Image.Image | None:
         """Decode the image's mask, mode ``L``, if the set has masks."""
         return None
+
+    def _rows_of(self, indices: Tensor, side: int) -> NDArray[np.int64]:
+        """Which image each sample is of, int64 [B]; crops of ``side`` pixels are wanted."""
+        rows: NDArray[np.int64] = self._rows[indices.numpy()]
+        return rows
 
     def __len__(self) -> int:
         """Number of images."""
@@ -285,7 +292,7 @@ class StreamedSet(ABC):
                     crop = np.array(Image.fromarray(crop).resize((side, side), Image.Resampling.NEAREST))
                 masks[place] = crop
 
-        rows = self._rows[indices.numpy()].tolist()
+        rows = self._rows_of(indices, side).tolist()
         return indices, pixels, masks, [pool.submit(fill, place, row) for place, row in enumerate(rows)]
 
 
