@@ -201,7 +201,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
     monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
     monkeypatch.chdir(tmp_path)
     for module in (_http, file_download, hub):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic, time=time.time)
+        )
     with HubServer() as hub_server:
         monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
         yield hub_server

@@ -320,6 +320,33 @@ def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whol
         find_folder("skipae-stl10")
 
 
+def test_parts_of_killed_downloads_are_removed(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, tmp_path: Path
+) -> None:
+    """Of this program at once, of the Hub's client when nobody can be at work on them."""
+    for file in (CONFIG, MODEL, FEATURES, "README.md"):
+        server.mirror[f"skipae-imagenet/{file}"] = (whole / file).read_bytes()
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    folder, to = find_folder("skipae-imagenet"), tmp_path / "to" / "skipae-imagenet"
+    (to / "onnx").mkdir(parents=True)
+    for parent in (folder, to, to / "onnx"):
+        (parent / ".skipae-0123456789abcdef.part").write_bytes(b"half")
+    result = CliRunner().invoke(cli.main, ["models", "pull", "skipae-imagenet", "--to", "to"])
+    assert result.exit_code == 0, result.output
+    same(to, whole, CONFIG, MODEL, FEATURES, "README.md")
+    assert not list(tmp_path.rglob("*.part"))
+
+    server.add("someone/net", whole)
+    blob = find_folder("someone/net") / MODEL
+    parts = [blob.resolve().with_name(f"{blob.resolve().name}{end}.incomplete") for end in (".0123abcd", ".4567abcd")]
+    for part in parts:
+        part.write_bytes(b"half")
+    os.utime(parts[0], (1e9, 1e9))
+    blob.write_bytes(b"damaged")  # so that it is fetched again
+    same(find_folder("someone/net"), whole, MODEL)
+    assert [part.exists() for part in parts] == [False, True]
+
+
 def environment(tmp_path: Path, server: HubServer) -> dict[str, str]:
     return os.environ | {
         "HF_ENDPOINT": server.url,

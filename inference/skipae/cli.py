@@ -71,10 +71,10 @@ class CommandGroup(click.Group):
         except click.ClickException as error:
             self.show_error(error.format_message())
             code = UsageError.exit_code
-        except click.Abort as abort:
-            code = _code(abort.__cause__)
-        except Stopped as stopped:  # between the command and here
-            code = stopped.exit_code
+        except (click.Abort, KeyboardInterrupt) as end:  # before the command or after it
+            interrupt = end.__cause__ if isinstance(end, click.Abort) else end
+            self.show_error("interrupted")
+            code = _code(interrupt)
         except Exception as error:
             if debug:
                 import traceback

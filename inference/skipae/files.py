@@ -47,26 +47,30 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwri
         ImageError: the file cannot be written; the message is one line.
     """
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise ImageError(f"cannot write {path}: {path.parent} is not a folder") from None
-        part, file = _create(path.parent)
-        try:
-            with file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                if overwrite:
-                    _keep_permissions(path, part)
-                if fcntl is not None:
-                    _name(part, path, overwrite)  # while it is locked
-            if fcntl is None:
-                _name(part, path, overwrite)  # an open file cannot be renamed
-        finally:
-            part.unlink(missing_ok=True)
+        if os.path.lexists(path.parent) and not path.parent.is_dir():
+            raise ImageError(f"cannot write {path}: {path.parent} is not a folder")
+        replace_file(path, write, overwrite=overwrite)
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
+    """Do as :func:`write_atomically`, but raise the system's own :class:`OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, file = _create(path.parent)
+    try:
+        with file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if overwrite:
+                _keep_permissions(path, part)
+            if fcntl is not None:
+                _name(part, path, overwrite)  # while it is locked
+        if fcntl is None:
+            _name(part, path, overwrite)  # an open file cannot be renamed
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def flaw_of_folder(folder: Path) -> str | None:

@@ -16,16 +16,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
+from glob import escape
 from inspect import signature
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
-from uuid import uuid4
 
 from skipae import __version__
 from skipae.checkpoints import client
 from skipae.console import redact
 from skipae.errors import ModelError
+from skipae.files import remove_parts, replace_file
 from skipae_zoo import MAX_TEXT, ConfigError, read_config, sha256
 
 log = logging.getLogger("skipae")
@@ -42,6 +44,9 @@ RETRIES = 5
 
 MAX_WEIGHTS = 16 << 30
 """Most bytes of a file of weights."""
+
+ABANDONED = 3600.0
+"""Seconds without a change after which nobody writes a half-downloaded file."""
 
 PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
@@ -217,6 +222,7 @@ class Hub(Source):
                     library_version=__version__,
                     **bounded,
                 )
+                self._remove_parts(Path(path))
                 return Path(path)
             except ModelError:
                 raise
@@ -227,6 +233,15 @@ class Hub(Source):
                     continue
                 raise ModelError(reason(error, self, file)) from error
         raise AssertionError
+
+    @staticmethod
+    def _remove_parts(path: Path) -> None:
+        """Remove what killed runs of the client left of a file's download: each run writes under a name of its own."""
+        blob = path.resolve()
+        for part in blob.parent.glob(f"{escape(blob.name)}*.incomplete"):
+            with suppress(OSError):  # another process was faster, or the cache is read-only
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    part.unlink()
 
     def _check_size(self, file: str) -> None:
         """Refuse a file that the Hub says is too large."""
@@ -276,12 +291,9 @@ class Mirror(Source):
         path = self.folder / file
         if self.access.offline:
             raise FileNotFoundError(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
         try:
-            with partial.open("wb") as target:
-                self._receive(file, target)
-            partial.replace(path)
+            remove_parts(path.parent)
+            replace_file(path, partial(self._receive, file))
         except ModelError:
             raise
         except Exception as error:
@@ -290,8 +302,6 @@ class Mirror(Source):
             if file == CONFIG and path.is_file() and isinstance(error, client.transport_errors()):
                 return path
             raise ModelError(reason(error, self, file)) from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def _receive(self, file: str, target: BinaryIO) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +264,7 @@ def _asked(name: str) -> Path:
 def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
     """Copy the files that a checkpoint folder has by contract; each appears whole, ``config.json`` last."""
     from skipae.checkpoints import resolve
+    from skipae.files import remove_parts, replace_file
 
     wanted = re.compile(r"onnx/[^/]+\.onnx|model\.safetensors" if safetensors else r"onnx/[^/]+\.onnx")
     weights = [file for file in resolve.load_config(folder).files if wanted.fullmatch(file)]
@@ -270,13 +272,9 @@ def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
         for file in (*weights, "README.md", "preprocessor_config.json", "config.json"):
             if not (folder / file).is_file() or (target / file).resolve() == (folder / file).resolve():
                 continue
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            partial = target / f"{file}.partial"
-            try:
-                shutil.copyfile(folder / file, partial)
-                partial.replace(target / file)
-            finally:
-                partial.unlink(missing_ok=True)
+            remove_parts((target / file).parent)
+            with (folder / file).open("rb") as source:
+                replace_file(target / file, partial(shutil.copyfileobj, source))
     except OSError as error:
         raise ModelError(f"{target} cannot be written: {error.strerror}; give another folder after --to") from error
     return target
