@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import itertools
 import math
@@ -10,7 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -143,8 +142,7 @@ def _decode(image: ImageFile, reader: Reader, page: Directory, notes: list[str])
         if samples > bands:
             notes.append(f"only the first {bands} of {samples} channels are kept")
         metadata = _take_tags(reader, page, notes)
-        with _libtiff():
-            image.load()  # turns it
+        image.load()  # turns it
         ImageOps.exif_transpose(image, in_place=True)
         return from_image(image, "TIFF", notes), metadata
 
@@ -376,8 +374,7 @@ class _Container:
         """Write with another compression."""
         buffer = io.BytesIO()
         channels = len(image.getbands())
-        with _libtiff():
-            pillow.save(buffer, image, "TIFF", {"compression": compression})
+        pillow.save(buffer, image, "TIFF", {"compression": compression})
         reader = Reader(buffer)
         page = reader.directory(reader.first)
         for number in (258, 259, 262, 266, 277, 278, 284, 317):
@@ -436,31 +433,3 @@ class _Container:
                 table += struct.pack(self.order + "I", after + len(values))
                 values += tag.data + bytes(len(tag.data) % 2)
         return bytes(table + bytes(4) + values)
-
-
-_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-
-
-@contextmanager
-def _libtiff() -> Iterator[None]:
-    """Keep libtiff from writing to standard error by itself; :class:`ValueError` where it reports damage.
-
-    Some of its decoders report it, and go on with wrong pixels, as if all went well.
-    """
-    from PIL import _imaging
-
-    reports: list[bytes] = []
-    ours = _HANDLER(lambda module, text, _: reports.append(module or b""))
-    handlers: list[tuple[Any, Any]] = []
-    with suppress(OSError, AttributeError):  # built into Pillow without its names
-        library = ctypes.CDLL(_imaging.__file__)
-        for set_handler, handler in ((library.TIFFSetErrorHandler, ours), (library.TIFFSetWarningHandler, None)):
-            set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-            handlers.append((set_handler, set_handler(ctypes.cast(handler, ctypes.c_void_p) if handler else None)))
-    try:
-        yield
-    finally:
-        for set_handler, before in handlers:
-            set_handler(before)
-    if reports:
-        raise ValueError(f"libtiff reports errors ({reports[0].decode(errors='replace')})")
