@@ -36,6 +36,7 @@ from skipae.commands import denoise
 from skipae.console import Console
 from skipae.errors import DeviceError, UsageError
 from skipae.images.metadata import Loss
+from skipae.install import install_command
 
 Run = Callable[..., Result]
 
@@ -265,16 +266,33 @@ def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
     assert tree(folder) == ["x/a.png", "y/a.png"]
 
 
-def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path) -> None:
+def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipae.images.extra.find_spec", lambda name: None)
     write("x/a.png")
     for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.txt", ".c.heic"):
         Path("x", name).write_bytes(b"no image")
     Image.new("RGB", (3, 3)).save("x/b.cr3", format="TIFF")  # as most camera raw files begin
     failed(run("x/b.cr3"), 5, "x/b.cr3: is a camera raw file, of which a small preview alone could be read: develop")
-    told = "skipae: passed over 3 file(s) of formats that are not read: .cr3 1, .heic 2\n"
+    told = "skipae: passed over 3 file(s) of formats that are not read: .cr3 1, .heic 2; to read HEIC, type: "
+    told += f"{install_command('heic')}\n"
     for word in ("--dry-run", "--quiet"):
         result = run("x", "-o", "out", word)
         assert (result.exit_code, result.stderr) == (0, told)
+
+
+def test_heic_is_found_by_content_and_written(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pillow_heif")
+    write("x/a.png"), write("x/b.jpg", format="JPEG")
+    assert run("x", "-o", "out", "--format", "heic").exit_code == 0
+    assert tree(folder / "out") == ["a.heic", "b.heic"]
+    Path("out/b.heic").rename("out/b.jpg")
+    assert run("out", "-o", "again").exit_code == 0
+    assert [images.sniff(Path("again", name).read_bytes()[:64]) for name in tree(folder / "again")] == ["HEIC"] * 2
+    monkeypatch.setattr("skipae.images.extra.find_spec", lambda name: None)
+    command = install_command("heic")
+    failed(run("out/b.jpg"), 5, f"out/b.jpg: is a HEIC: to read it, type: {command}")
+    for words in (("--format", "heif"), ("-o", "one.hif")):
+        failed(run("x/a.png", *words), 2, f"HEIC cannot be written here: to do so, type: {command}")
 
 
 def test_resume_of_a_pattern(run: Run, folder: Path) -> None:
@@ -750,18 +768,18 @@ def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
     failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing outputs and --overwrite")
 
 
-@pytest.mark.parametrize("format", images.FORMATS)
+@pytest.mark.parametrize("format", [row.name for row in images.FORMATS.values() if row.is_installed])
 def test_resume_makes_results_again_that_are_not_whole(run: Run, folder: Path, format: str) -> None:
     extension = next(suffix for suffix, name in images.SUFFIXES.items() if name == format)
     source, target = Path(f"in/a{extension}"), Path(f"out/a{extension}")
-    write(str(source), format=format)
+    images.from_pil(photo()).save(source)
     assert run("in", "-o", "out").exit_code == 0
     whole = target.read_bytes()
     result = run("in", "-o", "out", "--resume", "--report", "r.jsonl")
     assert (result.exit_code, result.stderr) == (0, "") and Path("r.jsonl").read_text().count('"skipped"') == 1
     other = io.BytesIO()
-    Image.new("RGB", (5, 5)).save(other, format)
-    size = Image.open(source).size
+    images.from_pil(Image.new("RGB", (5, 5))).encode(other, format=format)
+    size = open_image(source).size
     for damaged, text in {
         b"": "is not a whole image",
         b"a text": "is not a whole image",

@@ -709,7 +709,7 @@ def test_what_an_avif_has_besides_is_named() -> None:
     assert passed(plain + box(b"abcd", bytes(9)))[1] == ["a box abcd is left out"]
     assert passed(plain + b"\0\0\0\1tail")[1] == ["8 bytes after the picture are left out"]
     depth = alpha.replace(b"auxiliary:alpha", b"auxiliary:depth")
-    assert passed(depth)[1] == ["an auxiliary picture (for example of depth) is left out"]
+    assert passed(depth)[1] == ["a depth map is left out"]
     thumbnail = alpha.replace(b"auxl", b"thmb")
     assert passed(thumbnail)[1][:1] == ["the thumbnail of an AVIF is left out"]
 

@@ -222,6 +222,17 @@ def _avifs() -> list[bytes]:
     ]
 
 
+def _heics() -> list[bytes]:
+    import pillow_heif
+
+    found = []
+    for mode, options in (("RGB", {"xmp": _XMP, "icc_profile": _icc()}), ("RGBA", {"exif": _exif(6)})):
+        buffer, image = io.BytesIO(), _photo(mode=mode)
+        pillow_heif.encode(mode, image.size, image.tobytes(), buffer, quality=50, thumbnails=[16], **options)
+        found.append(buffer.getvalue())
+    return found
+
+
 def _plain() -> list[bytes]:
     return [
         _saved(_photo(), "BMP"),
@@ -490,6 +501,7 @@ TARGETS = {
         _image("WEBP", _webps, mutations.split_riff),
         _image("GIF", _gifs),
         _image("AVIF", _avifs, mutations.split_boxes),
+        _image("HEIC", _heics, mutations.split_boxes),
         _image("BMP and PPM", _plain),
         Target("config.json", cache(_configs), _read_config, is_json=True),
         Target("safetensors", lambda: [_weights_seed()], _read_weights, _split_safetensors),

@@ -15,12 +15,14 @@ from targets import TARGETS
 FILES = 40
 """For each reader in the ordinary suite."""
 
+NEEDS = {"safetensors": "torch", "HEIC": "pillow_heif"}
+"""What may not be installed."""
+
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, of damaged files; the command hides them
 @pytest.mark.parametrize("name", TARGETS)
 def test_changed_files_end_in_one_line(name: str, request: pytest.FixtureRequest) -> None:
-    if name == "safetensors":
-        pytest.importorskip("torch")
+    pytest.importorskip(NEEDS.get(name, "skipae"))
     seconds = request.config.getoption("--fuzz-seconds")
     outcome = run(TARGETS[name], count=None if seconds else FILES, seconds=seconds and seconds / len(TARGETS))
     assert not outcome.faults, "\n\n".join(outcome.faults)
@@ -30,8 +32,7 @@ def test_changed_files_end_in_one_line(name: str, request: pytest.FixtureRequest
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TARGETS)
 def test_whole_files_are_taken(name: str) -> None:
-    if name == "safetensors":
-        pytest.importorskip("torch")
+    pytest.importorskip(NEEDS.get(name, "skipae"))
     for data in TARGETS[name].seeds():
         rng = random.Random(0)
         rng.random = lambda: 0.99  # type: ignore[method-assign]

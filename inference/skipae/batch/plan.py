@@ -70,6 +70,7 @@ def plan(
         work.jobs.append(Job(found.single[0], None, format))
         return work
     if format is not None:
+        images.require_writer(format)
         extension = images.FORMATS[format].suffixes[0]
     jobs = list(_named(found, output, suffix, extension, format))
     if resume and output is None:  # a pattern finds the results too

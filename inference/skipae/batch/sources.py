@@ -15,10 +15,11 @@ from pathlib import Path
 from skipae import images
 from skipae.batch.job import STREAM, Failure
 from skipae.errors import ImageError, UsageError
+from skipae.install import install_command
 
 log = logging.getLogger("skipae")
 
-UNREAD = re.compile(images.RAW.pattern + r"|\.(exr|hdr|heic|heif|jp2|jxl|psd|tga)")
+UNREAD = re.compile(images.RAW.pattern + r"|\.(exr|hdr|jp2|jxl|psd|tga)")
 """Formats of images that are not read: a folder that holds some is not done when its others are."""
 
 
@@ -88,7 +89,9 @@ def find(
                 found.failed.append(Failure(text, ImageError("no file matches this pattern")))
     if found.passed_over:
         kinds = ", ".join(f"{extension} {count}" for extension, count in sorted(found.passed_over.items()))
-        log.warning("passed over %d file(s) of formats that are not read: %s", found.passed_over.total(), kinds)
+        rows = {images.FORMATS[images.SUFFIXES[each]] for each in found.passed_over if each in images.SUFFIXES}
+        ways = "".join(f"; to read {row.name}, type: {install_command(row.extra)}" for row in rows if row.extra)
+        log.warning("passed over %d file(s) of formats that are not read: %s%s", found.passed_over.total(), kinds, ways)
     return found
 
 
@@ -118,6 +121,7 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
     results = None if output is None else identity(output)
     below: list[Path] = []
+    missing = {suffix for suffix, format in images.SUFFIXES.items() if not images.FORMATS[format].is_installed}
     for parent, names, files in os.walk(folder, onerror=unreadable):
         # An output folder in the input folder is not read; hidden files are nobody's photos.
         names[:] = sorted(
@@ -127,9 +131,10 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
             path = Path(parent, name)
             if name.startswith("."):
                 continue
-            if not _looks_like_image(path):
-                if UNREAD.fullmatch(path.suffix.lower()):
-                    found.passed_over[path.suffix.lower()] += 1
+            suffix = path.suffix.lower()
+            if suffix in missing or not _looks_like_image(path):
+                if suffix in missing or UNREAD.fullmatch(suffix):
+                    found.passed_over[suffix] += 1
                 continue
             if path.stem.endswith(marks) or path.suffix in marks:
                 found.left_out += 1

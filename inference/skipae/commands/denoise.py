@@ -46,7 +46,7 @@ def command(
     """Remove noise from images.
 
     INPUT is an image, a folder (recursive), a glob pattern, or - for stdin.
-    Formats: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM, detected by content.
+    Formats: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM, HEIC (with an extra), detected by content.
     Bit depth, grayscale, alpha, ICC profile, EXIF and resolution are kept.
 
     Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model unavailable,

@@ -3,7 +3,8 @@
 A file is decoded by its content, whatever its name: :func:`open_image` gives a :class:`Picture`, whose ``save``
 returns what the new format could not hold.  docs/images.md tells users what happens to each kind of file.
 
-Imports go one way: read -> picture -> write -> formats -> one module per format -> pillow -> raster, metadata.
+Imports go one way: read -> picture -> write -> formats -> one module per format -> heif, pillow -> raster,
+metadata.
 """
 
 from skipae.images.formats import FORMATS, SUFFIXES, Format, sniff
@@ -23,7 +24,7 @@ from skipae.images.read import (
     read_header,
     to_picture,
 )
-from skipae.images.write import format_of
+from skipae.images.write import format_of, require_writer
 
 __all__ = [
     "FORMATS",
@@ -45,6 +46,7 @@ __all__ = [
     "open_image",
     "read_header",
     "reduced_alpha",
+    "require_writer",
     "sniff",
     "to_picture",
 ]

@@ -1,22 +1,30 @@
-"""The packages of the extra ``16bit``."""
+"""The extras ``16bit`` and ``heic``: whether their packages are installed, and the command that installs them."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Literal
 
 from skipae.errors import ImageError
 
+Extra = Literal["16bit", "heic"]
 
-def has_16bit() -> bool:
-    """Whether the extra is installed."""
-    return find_spec("imagecodecs") is not None and find_spec("tifffile") is not None
+_PACKAGES: dict[Extra, tuple[str, ...]] = {"16bit": ("imagecodecs", "tifffile"), "heic": ("pillow_heif",)}
+
+
+def has(extra: Extra) -> bool:
+    """Whether an extra is installed."""
+    return all(find_spec(package) is not None for package in _PACKAGES[extra])
+
+
+def require(extra: Extra, why: str) -> None:
+    """Raise an :class:`ImageError` that begins with ``why`` and ends with the command, where it is not installed."""
+    if not has(extra):
+        from skipae.install import install_command
+
+        raise ImageError(f"{why}, type: {install_command(extra)}")
 
 
 def require_16bit() -> None:
-    """Refuse a file of 16 bits per color, with the command to type, where the extra is not installed."""
-    if not has_16bit():
-        from skipae.install import install_command
-
-        raise ImageError(
-            f"has 16 bits per color, of which 8 would be lost: to keep them, type: {install_command('16bit')}"
-        )
+    """The same for a file of 16 bits per color."""
+    require("16bit", "has 16 bits per color, of which 8 would be lost: to keep them")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
-from skipae.images import avif, bmp, gif, jpeg, pillow, png, ppm, tiff, webp
+from skipae.images import avif, bmp, extra, gif, heic, jpeg, pillow, png, ppm, tiff, webp
 from skipae.images.metadata import Loss, Metadata
 from skipae.images.raster import Raster
 
@@ -29,15 +29,24 @@ class Format:
     read: Callable[[IO[bytes]], pillow.Opened]
     write: Callable[[BinaryIO, Image.Image, Metadata, pillow.Quality | None], list[Loss]]
     """Writes what Pillow has a mode for: file, image, metadata that it carries, quality."""
-    write_16bit: Callable[[BinaryIO, Raster, Metadata], list[Loss]] | None = None
-    """Writes 16 bits in more than one channel."""
+    write_16bit: Callable[[BinaryIO, Raster, Metadata, pillow.Quality | None], list[Loss]] | None = None
+    """Writes more than 8 bits in more than one channel."""
     gray_16bit: bool = False
+    most_bits: int = 16
+    """Bits per color that are written of 16; the writer says what is lost."""
     alpha: Literal["no", "yes", "clear or opaque"] = "no"
     cmyk: bool = False
     carries: frozenset[str] = field(default_factory=frozenset)
     """Metadata by :attr:`Loss.what`."""
     segment: int | None = None
     """Most bytes of EXIF or XMP data."""
+    extra: extra.Extra | None = None
+    """What must be installed to read or write it."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it can be read and written here."""
+        return self.extra is None or extra.has(self.extra)
 
     def holds_16bit(self, raster: Raster) -> bool:
         """Whether it holds these 16-bit pixels as they are."""
@@ -128,6 +137,19 @@ FORMATS = {
             gray_16bit=True,
             carries=frozenset({"comment"}),
         ),
+        Format(
+            "HEIC",
+            (".heic", ".heif", ".hif"),
+            lambda head: head[4:8] == b"ftyp" and any(brand in head[8:64] for brand in heic.BRANDS),
+            heic.read,
+            heic.write,
+            heic.write_16bit,
+            gray_16bit=True,
+            most_bits=heic.WRITTEN_BITS,
+            alpha="yes",
+            carries=frozenset({"icc", "exif", "xmp", "light"}),
+            extra="heic",
+        ),
     )
 }
 """Every format by its name."""
@@ -146,9 +168,10 @@ def table() -> str:
     metadata = {"icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
     lines = [["format", "16-bit gray", "16-bit color", "alpha", "CMYK", *metadata.values()], ["---"] * 9]
     for row in FORMATS.values():
+        deep = "yes" if row.most_bits == 16 else f"{row.most_bits} bits"
         holds = [
-            row.gray_16bit,
-            row.write_16bit is not None,
+            row.gray_16bit and deep,
+            row.write_16bit is not None and deep,
             row.alpha,
             row.cmyk,
             *(k in row.carries for k in metadata),

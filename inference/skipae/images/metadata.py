@@ -68,7 +68,9 @@ class Metadata:
     photoshop: bytes | None = None
     """Photoshop's resources, from a JPEG (APP13) or TIFF."""
     subsampling: str | None = None
-    """AVIF alone, for example ``4:2:0``."""
+    """AVIF and HEIC alone, for example ``4:2:0``."""
+    bits: int = 16
+    """Bits per color of the file, where its pixels are kept as 16."""
     compression: int | None = None
     """TIFF alone: the number of the tag."""
     lossless: bool = False

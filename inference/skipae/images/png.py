@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from skipae.errors import ImageError
 from skipae.images import exif, pillow
-from skipae.images.extra import require_16bit
+from skipae.images.extra import require, require_16bit
 from skipae.images.metadata import Loss, Metadata, resolution
 from skipae.images.raster import Raster, from_channels, from_image, upright
 
@@ -121,8 +121,9 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
     return []
 
 
-def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata) -> list[Loss]:
+def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a PNG of 16 bits per color."""
+    require("16bit", "cannot be written as a PNG of 16 bits per color: to do so")
     from PIL import Image
 
     pixels = raster.take_channels()

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from skipae.errors import ImageError
 from skipae.images import exif, pillow, xmp
 from skipae.images.exif import Directory, Reader, Tag
-from skipae.images.extra import has_16bit, require_16bit
+from skipae.images.extra import require, require_16bit
 from skipae.images.metadata import DAMAGED_EXIF, Loss, Metadata, resolution
 from skipae.images.raster import CHANNELS, Kind, Raster, from_channels, from_image, upright
 
@@ -67,11 +67,8 @@ def read(file: IO[bytes]) -> pillow.Opened:
     if _is_deep(reader, page):
         require_16bit()
         other = True
-    elif other and not has_16bit():
-        from skipae.install import install_command
-
-        name = f"{_OTHERS.get(compression, 'a compression')} ({compression})"
-        raise ImageError(f"is compressed by {name}: to read it, type: {install_command('16bit')}")
+    elif other:
+        require("16bit", f"is compressed by {_OTHERS.get(compression, 'a compression')} ({compression}): to read it")
     if other:
         size = _value(reader, page, 256, 0), _value(reader, page, 257, 0)
         return pillow.Opened(size, lambda notes: _decode_other(file, reader, page, notes), samples)
@@ -105,7 +102,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
     return container.write(file, rows, bits, len(image.getbands()), compress=compression != 1)
 
 
-def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata) -> list[Loss]:
+def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata, quality: pillow.Quality | None) -> list[Loss]:
     """Write a TIFF of 16 bits per color."""
     container = _Container(metadata, raster.kind, raster.size)
     pixels = raster.take_channels()

@@ -45,7 +45,7 @@ def encode(
     try:
         if raster.is_deep and row.write_16bit is not None:
             metadata = _fit_metadata(row, metadata, losses)
-            return losses + row.write_16bit(file, raster, metadata)
+            return losses + row.write_16bit(file, raster, metadata, quality)
         image = raster.take_image()
         if image.mode == "CMYK" and not row.cmyk:
             losses.append(Loss("cmyk", f"{row.name} cannot hold CMYK: converted to RGB"))
@@ -86,11 +86,21 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def format_of(path: Path) -> str:
-    """Format that a file name's extension asks for; :class:`UsageError` where it names none."""
+    """Format that a file name's extension asks for; :class:`UsageError` where it names none that is written here."""
     found = SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise UsageError(
             f"{path} does not say which format to write: end it in one of {', '.join(SUFFIXES)}, or in {os.sep} for a "
             "folder"
         )
+    require_writer(found)
     return found
+
+
+def require_writer(format: str) -> None:
+    """Refuse a format whose extra is not installed with a :class:`UsageError`, before anything is computed."""
+    row = FORMATS[format]
+    if row.extra is not None and not row.is_installed:
+        from skipae.install import install_command
+
+        raise UsageError(f"{format} cannot be written here: to do so, type: {install_command(row.extra)}")
