@@ -22,7 +22,7 @@ from PIL import Image
 
 import skipae
 from conftest import tiny_features, tiny_graph, write_checkpoint
-from skipae import DeviceError, UsageError, cli, from_pretrained
+from skipae import DeviceError, DrawOptions, UsageError, cli, from_pretrained
 from skipae.batch import feature_formats, feature_store, feature_task
 from skipae.commands import options
 from skipae.tasks import features
@@ -743,13 +743,28 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
     assert np.array_equal(small, same) and np.array_equal(whole, sheets["a"])
 
 
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"maps": 0}, "at least 1, not 0"),
+        ({"blocks": 1}, "at least 0 and less than 1, not 1"),
+        ({"sigma": float("nan")}, "a number from 0 on, not nan"),
+        ({"seed": -1}, "at least 0, not -1"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn(checkpoint: Path, options: dict[str, Any], allowed: str) -> None:
+    """Blocks that cover all of an image were looked for without end."""
+    with pytest.raises(UsageError, match=f"{next(iter(options))} must be {allowed}"):
+        from_pretrained(checkpoint, device="cpu").draw_features(np.zeros((9, 9), np.uint8), "enc1", **options)
+
+
 def test_corruption() -> None:
     from skipae.tasks.feature_maps import corrupt
 
     clean = np.random.default_rng(0).random((80, 100, 3)).astype(np.float32)
     fill = (0.25, 0.5, 0.75)
-    blocks = corrupt(clean, fill, blocks=0.3)
+    blocks = corrupt(clean, fill, DrawOptions(blocks=0.3))
     covered = (blocks == np.array(fill, np.float32)).all(2)
     assert 0.3 <= covered.mean() < 0.36 and np.array_equal(blocks[~covered], clean[~covered])
-    noisy = corrupt(np.full((80, 100, 3), 0.5, np.float32), fill, blocks=0, sigma=10)
+    noisy = corrupt(np.full((80, 100, 3), 0.5, np.float32), fill, DrawOptions(blocks=0, sigma=10))
     assert noisy.std() == pytest.approx(10 / 255, rel=0.05)

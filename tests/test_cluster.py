@@ -144,6 +144,34 @@ def test_examples(two_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(arrays["enc4"][order], expected["enc4"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"workers": 2},
+            "workers=2 with cpus=1 take all 2 cores of the cluster, .*: give workers=1 or fewer, or sources.m",
+        ),
+        (
+            {"cpus": 2},
+            "workers=1 with cpus=2 take all 2 cores of the cluster, .*: give fewer cpus, or sources.materialize",
+        ),
+    ],
+)
+def test_workers_that_leave_no_core_to_read_a_data_set_are_refused(
+    two_cores: Path, checkpoint: Path, options: dict[str, Any], message: str
+) -> None:
+    """They would wait for each other without end."""
+    photos(1, into="photos")
+    dataset = ray.data.read_binary_files("photos", include_paths=True)
+    with pytest.raises(UsageError, match=message):
+        cluster.extract(dataset, "out", str(checkpoint), **options)
+    assert not Path("out").exists()
+
+
+def test_a_data_set_in_memory_may_have_workers_on_all_cores(two_cores: Path) -> None:
+    cluster._leave_a_core(ray.data.from_items([{"path": "a.png"}]), workers=2, cpus=1)
+
+
 def worker(folder: Path, **changes: Any) -> cluster._Worker:
     config = read_config(folder)
     fields: dict[str, Any] = {

@@ -25,6 +25,7 @@ import skipae_zoo
 from conftest import tiny_graph, write_checkpoint
 from skipae import (
     DenoiseOptions,
+    DrawOptions,
     FeatureSpec,
     ImageError,
     Model,
@@ -36,7 +37,7 @@ from skipae import (
     open_image,
 )
 from skipae.checkpoints import resolve
-from skipae.options import DenoiseKeywords, FeatureKeywords, TileKeywords, TileOptions
+from skipae.options import DenoiseKeywords, DrawKeywords, FeatureKeywords, TileKeywords, TileOptions
 from skipae_zoo import Head, network_1
 
 
@@ -210,7 +211,12 @@ def test_errors_name_arguments_in_python_and_options_on_the_command_line() -> No
 
 
 def test_keywords_are_the_fields_of_the_options() -> None:
-    pairs = ((DenoiseOptions, DenoiseKeywords), (FeatureSpec, FeatureKeywords), (TileOptions, TileKeywords))
+    pairs = (
+        (DenoiseOptions, DenoiseKeywords),
+        (DrawOptions, DrawKeywords),
+        (FeatureSpec, FeatureKeywords),
+        (TileOptions, TileKeywords),
+    )
     for options, keywords in pairs:
         typed = get_type_hints(keywords)
         assert {field.name: get_type_hints(options)[field.name] for field in fields(options)} == typed

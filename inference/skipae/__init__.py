@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from skipae.images import Loss, Picture, open_image
     from skipae.integrations.sklearn import FeatureExtractor as FeatureExtractor
     from skipae.model import Layer, Model, from_pretrained
-    from skipae.options import DenoiseOptions, FeatureSpec
+    from skipae.options import DenoiseOptions, DrawOptions, FeatureSpec
     from skipae.tasks.labels import LabelMap, Score
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DenoiseOptions",
     "DeviceError",
+    "DrawOptions",
     "FeatureSpec",
     "ImageError",
     "LabelMap",
@@ -49,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "DenoiseOptions": "skipae.options",
+    "DrawOptions": "skipae.options",
     "FeatureSpec": "skipae.options",
     "LabelMap": "skipae.tasks.labels",
     "Layer": "skipae.model",

@@ -19,6 +19,8 @@ from skipae.errors import UsageError
 from skipae.options import (
     DenoiseKeywords,
     DenoiseOptions,
+    DrawKeywords,
+    DrawOptions,
     FeatureKeywords,
     FeatureSpec,
     TileKeywords,
@@ -351,38 +353,31 @@ class Model:
         self,
         image: AnyImage,
         layer: str,
+        options: DrawOptions | None = None,
         *,
-        maps: int = 8,
-        blocks: float = 0.25,
-        sigma: float = 0.0,
-        seed: int = 0,
-        resize: int | None = None,
-        crop: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
+        **keywords: Unpack[DrawKeywords],
     ) -> Image:
         """Draw the maps of a layer with the most energy, for an image as it is and corrupted, side by side.
 
         Args:
             image: any image that :meth:`denoise` takes; alpha is left out.
             layer: its name, see :attr:`layers`.
-            maps: how many, at most.
-            blocks: share of the pixels that blocks of the fill color cover in the corrupted image, in [0, 1).
-            sigma: Gaussian noise in the corrupted image, standard deviation on the scale from 0 to 255.
-            seed: the same one makes the same corruption.
-            resize: short side in pixels to scale to; 0 leaves the size; by default the checkpoint's, else at most 768.
-            crop: side in pixels of the center crop; 0 takes the whole; by default the checkpoint's.
+            options: all that can also be given by keywords, as one value.
             max_pixels: the largest image file to decode, in pixels.
+            **keywords: ``maps``, ``blocks``, ``sigma``, ``seed``, ``resize`` and ``crop`` of
+                :class:`skipae.DrawOptions`.
 
         Raises:
             UsageError: an argument is none of these.
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: the checkpoint has no features.
         """
+        chosen = combine(DrawOptions(), options, keywords)
         check_max_pixels(max_pixels)
         with named(image):
             pixels = load(image, max_pixels)
-        corruption: dict[str, Any] = {"blocks": blocks, "sigma": sigma, "seed": seed}
-        return feature_maps.figure(self.net, pixels, layer, maps=maps, resize=resize, crop=crop, **corruption)
+        return feature_maps.figure(self.net, pixels, layer, chosen)
 
     def trim(self) -> None:
         """Give back the memory kept from the last image; the next one takes it again."""

@@ -159,6 +159,50 @@ class FeatureKeywords(TypedDict, total=False):
     crop: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """How the maps of a layer are drawn for an image as it is and corrupted as in training.
+
+    >>> DrawOptions(maps=16, blocks=0.5, sigma=25)
+    DrawOptions(maps=16, blocks=0.5, sigma=25, seed=0, resize=None, crop=None)
+    """
+
+    maps: int = 8
+    """Feature maps to draw, at most."""
+    blocks: float = 0.25
+    """Share of the pixels that square blocks of the fill color cover in the corrupted image, in [0, 1)."""
+    sigma: float = 0.0
+    """Noise level of the corrupted image: standard deviation of Gaussian noise on the scale from 0 to 255."""
+    seed: int = 0
+    """Random seed of the corruption, at least 0."""
+    resize: int | None = None
+    """Short side in pixels that the image is scaled to; None takes the checkpoint's, else at most 768; 0 leaves it."""
+    crop: int | None = None
+    """Side in pixels of the center crop after it; None takes the checkpoint's, 0 the whole image."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range with a :class:`UsageError`."""
+        if self.maps < 1:
+            raise UsageError(f"maps must be at least 1, not {self.maps}")
+        if not 0 <= self.blocks < 1:
+            raise UsageError(f"blocks must be at least 0 and less than 1, not {self.blocks}")
+        if not 0 <= self.sigma < float("inf"):
+            raise UsageError(f"sigma must be a number from 0 on, not {self.sigma}")
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0, not {self.seed}")
+
+
+class DrawKeywords(TypedDict, total=False):
+    """Keywords that make :class:`DrawOptions`."""
+
+    maps: int
+    blocks: float
+    sigma: float
+    seed: int
+    resize: int | None
+    crop: int | None
+
+
 def combine(default: Chosen, given: Chosen | None, keywords: Mapping[str, Any]) -> Chosen:
     """Options that were given whole, by keywords, or both: keywords win."""
     chosen = default if given is None else given

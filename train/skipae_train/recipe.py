@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from skipae_train.corruption import Color
 from skipae_train.earlier_runs import upgraded
@@ -24,15 +24,19 @@ class RecipeId:
     recipe: str
     """Name of its file in ``skipae_train.recipes``."""
     variants: tuple[str, ...] = ()
+    """Names of ``skipae_train.recipes.VARIANTS``."""
     budget: Budget = "paper"
+    """How far the recipe is scaled down."""
     seed: int = 0
+    """Random seed of everything that a run draws."""
     data: str | None = None
     """Another set than the recipe's (``--set``)."""
     fold: int | None = None
+    """Another fold of STL-10 than the recipe's, 0 to 9."""
     lr: float | None = None
     """Another learning rate than the recipe's."""
     tuning: bool = False
-    """Whether the run is a try that a learning rate is chosen by, which no command makes."""
+    """Whether the run is a try, measured on held-out labels, that a learning rate is chosen by; no command makes it."""
     after: tuple[str, ...] = ()
     """Variants of the pre-training that a fine-tuning starts from, besides those of its own."""
 
@@ -73,6 +77,22 @@ class RecipeId:
         if identity.kind not in ("pretrain", "finetune") or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"id is {json.dumps(dict(values))}")
         return identity
+
+
+class PretrainKeywords(TypedDict, total=False):
+    """Fields of :class:`RecipeId` that choose how a recipe is pre-trained."""
+
+    budget: Budget
+    seed: int
+    data: str | None
+    lr: float | None
+
+
+class FinetuneKeywords(PretrainKeywords, total=False):
+    """Fields of :class:`RecipeId` that choose how a recipe is fine-tuned."""
+
+    fold: int | None
+    tuning: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -83,13 +83,14 @@ def command(
     from skipae.batch.pipeline import Each, run
     from skipae.batch.plan import plan
     from skipae.batch.sinks import Written, write_result
+    from skipae.options import DrawOptions
 
     work = plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
-    corruption: dict[str, Any] = {"blocks": blocks, "sigma": sigma, "seed": seed}
+    drawing = DrawOptions(maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
 
     def draw(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
-        sheet = model.draw_features(picture, layer, maps=maps, resize=resize, crop=crop, **corruption)
+        sheet = model.draw_features(picture, layer, drawing)
 
         def encode(file: BinaryIO) -> None:
             sheet.save(file, job.format or "PNG", quality=images.QUALITY)

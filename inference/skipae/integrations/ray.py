@@ -30,6 +30,7 @@ from skipae.tasks.features import BATCH_SIZE, Features, SizeBatcher
 try:
     import pyarrow as pa
     import ray.data
+    from ray.data.dataset import MaterializedDataset
 except ImportError as error:
     from skipae.install import install_command
 
@@ -80,8 +81,8 @@ def extract(
         shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
         overwrite: whether what an earlier run wrote to ``output`` may be replaced.
         resume: whether to add to it the images that it has no features of.
-        workers: how many processes compute; by default as many as the cluster has room for.  A number that takes all
-            cores leaves Ray none to read a data set with, and the run waits for ever.
+        workers: how many processes compute; by default as many as the cluster has room for.  With a data set of Ray's,
+            one of the cores that the cluster has now must be left to read it.
         cpus: cores of a worker, and the threads that its net runs on.
         gpus: GPUs of a worker, also a part of one: 0.25 lets four workers, which decode one image at a time, share a
             GPU.  0 computes on the CPU.
@@ -102,6 +103,8 @@ def extract(
             raise UsageError(f"{name} must be at least 1, not {number}")
     if gpus < 0:
         raise UsageError(f"gpus must be at least 0, not {gpus}")
+    if isinstance(sources, ray.data.Dataset):
+        _leave_a_core(sources, workers or 1, cpus)
     here = find_folder(model)
     if here == Path(model).expanduser():
         model = str(here.absolute())
@@ -144,6 +147,20 @@ def extract(
     )
     _write((pickle.loads(row["answer"]) for row in answers.iter_rows()), store, outcome, shard_size)
     return outcome
+
+
+def _leave_a_core(dataset: Dataset, workers: int, cpus: int) -> None:
+    """Refuse workers that take every core: Ray would start them, and wait without end for a core to read with."""
+    if isinstance(dataset, MaterializedDataset):
+        return  # it is read already
+    cores, taken = int(ray.cluster_resources().get("CPU", 0)), workers * cpus
+    if taken >= cores:
+        most = (cores - 1) // cpus
+        fewer = f"workers={most} or fewer" if most > 0 else "fewer cpus" if cores > 1 else "paths instead"
+        raise UsageError(
+            f"workers={workers} with cpus={cpus} take all {cores} cores of the cluster, and reading the data set needs "
+            f"one: give {fewer}, or sources.materialize()"
+        )
 
 
 def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outcome) -> list[str]:

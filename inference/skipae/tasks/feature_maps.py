@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skipae.engine.net import Net
 from skipae.engine.tiling import to_net
-from skipae.options import FeatureSpec
+from skipae.options import DrawOptions, FeatureSpec
 from skipae.tasks.features import Extractor
 
 if TYPE_CHECKING:
@@ -48,13 +48,7 @@ def figure(
     net: Net,
     pixels: NDArray[Any],
     layer: str,
-    *,
-    maps: int = 8,
-    blocks: float = 0.25,
-    sigma: float = 0.0,
-    seed: int = 0,
-    resize: int | None = None,
-    crop: int | None = None,
+    options: DrawOptions,
 ) -> Image.Image:
     """Draw the maps of a layer with the most energy on the clean image; each pair has one scale.
 
@@ -62,13 +56,7 @@ def figure(
         net: of a checkpoint with features.
         pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
         layer: its name.
-        maps: how many, at most.
-        blocks: see :func:`corrupt`.
-        sigma: see :func:`corrupt`.
-        seed: see :func:`corrupt`.
-        resize: see :meth:`skipae.Model.features`; by default a short side of more than :data:`LARGEST` pixels is
-            scaled to that, where the model has none of its own.
-        crop: see :meth:`skipae.Model.features`.
+        options: how many maps, the corruption, and the size of the image.
 
     Raises:
         UsageError: an argument is none of these.
@@ -76,13 +64,14 @@ def figure(
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    resize, crop = options.resize, options.crop
     if resize is None and not net.config.preprocessing.resize and min(pixels.shape[:2]) > LARGEST:
         resize = LARGEST
     extractor = Extractor(net, FeatureSpec(layer, "none", resize=resize, crop=crop))
     clean = to_net(extractor.prepare(pixels))[0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
-    corrupted = corrupt(clean, net.config.preprocessing.fill, blocks=blocks, sigma=sigma, seed=seed)
+    corrupted = corrupt(clean, net.config.preprocessing.fill, options)
     pair = [extractor.run([pixels])[0][layer] for pixels in (clean, corrupted)]
-    strongest = np.argsort(-np.square(pair[0]).mean((1, 2)), kind="stable")[:maps]
+    strongest = np.argsort(-np.square(pair[0]).mean((1, 2)), kind="stable")[: options.maps]
 
     height, width = clean.shape[:2]
     cell = CELL, max(1, round(CELL * height / width))
@@ -91,8 +80,8 @@ def figure(
     top = half * height // width
     sheet = Image.new("RGB", (2 * half + 3 * GAP, LINE + top + rows * (cell[1] + LINE) + 3 * GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    shares = [f"{blocks:.0%} of the pixels in blocks"] if blocks else []
-    shares += [f"noise of sigma {sigma:g}"] if sigma else []
+    shares = [f"{options.blocks:.0%} of the pixels in blocks"] if options.blocks else []
+    shares += [f"noise of sigma {options.sigma:g}"] if options.sigma else []
     titles = [
         f"{net.config.name}, {layer}: the {len(strongest)} strongest of {len(pair[0])} maps",
         f"{' and '.join(shares) or 'not corrupted'}: cosine similarity of the layer {_cosine(*pair):.3f}",
@@ -111,33 +100,24 @@ def figure(
     return sheet
 
 
-def corrupt(
-    clean: NDArray[np.float32],
-    fill: tuple[float, float, float],
-    *,
-    blocks: float = 0.25,
-    sigma: float = 0.0,
-    seed: int = 0,
-) -> NDArray[np.float32]:
+def corrupt(clean: NDArray[np.float32], fill: tuple[float, float, float], options: DrawOptions) -> NDArray[np.float32]:
     """Corrupt as in training (section 3.2): small square blocks, then Gaussian noise, clipped to [0, 1].
 
     Args:
         clean: [H, W, 3] in [0, 1].
-        fill: color of the blocks.
-        blocks: share of the pixels that are covered, in [0, 1); squares with sides from 1/8 to 1/4 of the image's.
-        sigma: of the noise, in 8-bit gray levels.
-        seed: the same one gives the same corruption.
+        fill: color of the blocks, whose sides are from 1/8 to 1/4 of the image's.
+        options: how much of it is covered, the noise, and the seed.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(options.seed)
     height, width = clean.shape[:2]
     side = min(height, width)
     covered = np.zeros((height, width), bool)
-    while covered.mean() < blocks:
+    while covered.mean() < options.blocks:
         size = int(random.integers(max(1, side // 8), max(1, side // 4) + 1))
         y, x = random.integers(height - size + 1), random.integers(width - size + 1)
         covered[y : y + size, x : x + size] = True
     result = np.where(covered[..., None], np.array(fill, np.float32), clean)
-    noise = random.normal(0, sigma / 255, clean.shape) if sigma else 0
+    noise = random.normal(0, options.sigma / 255, clean.shape) if options.sigma else 0
     return (result + noise).clip(0, 1).astype(np.float32)
 
 

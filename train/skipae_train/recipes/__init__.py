@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 
 from skipae.errors import SkipaeError
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.earlier_runs import split_name
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
-from skipae_train.recipe import Budget, Kind, RecipeId, differences, identified
+from skipae_train.recipe import Budget, FinetuneKeywords, Kind, PretrainKeywords, RecipeId, differences, identified
 from skipae_train.recipes.budgets import cut
 from skipae_train.schedules import Cosine
 from skipae_train.wide_resnet import WideResNet
@@ -40,66 +40,35 @@ def recipe_names() -> list[str]:
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "budgets")
 
 
-def pretrain_recipe(
-    name: str,
-    *,
-    variant: str = "",
-    budget: Budget = "paper",
-    seed: int = 0,
-    data: str | None = None,
-    lr: float | None = None,
-) -> Pretrain:
-    """The pre-training of a recipe; :class:`RecipeError` if it has none.
+def pretrain_recipe(name: str, *, variant: str = "", **keywords: Unpack[PretrainKeywords]) -> Pretrain:
+    """The pre-training of a recipe.
 
     Args:
-        name: of the recipe.
-        variant: what to change of it: names joined by ``+``.
-        budget: how far it is cut.
-        seed: of all that is random.
-        data: another set to train on than the recipe's.
-        lr: another learning rate than the recipe's.
+        name: the recipe's, see :func:`recipe_names`.
+        variant: names of :data:`VARIANTS`, joined by ``+``.
+        **keywords: ``budget``, ``seed``, ``data`` and ``lr`` of :class:`skipae_train.recipe.RecipeId`.
+
+    Raises:
+        RecipeError: there is no such recipe or variant, or it has no pre-training.
     """
-    identity = RecipeId(
-        kind="pretrain", recipe=name, variants=split_variant(variant), budget=budget, seed=seed, data=data, lr=lr
-    )
-    return _checked(load_recipe(identity), Pretrain)
+    variants = split_variant(variant)
+    return _checked(load_recipe(RecipeId(kind="pretrain", recipe=name, variants=variants, **keywords)), Pretrain)
 
 
-def finetune_recipe(
-    name: str,
-    *,
-    variant: str = "",
-    budget: Budget = "paper",
-    seed: int = 0,
-    data: str | None = None,
-    fold: int | None = None,
-    lr: float | None = None,
-    tuning: bool = False,
-) -> Finetune:
-    """The fine-tuning of a recipe; :class:`RecipeError` if it has none.
+def finetune_recipe(name: str, *, variant: str = "", **keywords: Unpack[FinetuneKeywords]) -> Finetune:
+    """The fine-tuning of a recipe.
 
     Args:
-        name: of the recipe.
-        variant: what to change of it: names joined by ``+``.
-        budget: how far it is cut.
-        seed: of all that is random.
-        data: another set to train on than the recipe's.
-        fold: another fold of STL-10 than the recipe's.
-        lr: another learning rate than the recipe's.
-        tuning: whether it is a try, measured on held-out labels.
+        name: the recipe's, see :func:`recipe_names`.
+        variant: names of :data:`VARIANTS`, joined by ``+``.
+        **keywords: ``budget``, ``seed``, ``data``, ``lr``, ``fold`` and ``tuning`` of
+            :class:`skipae_train.recipe.RecipeId`.
+
+    Raises:
+        RecipeError: there is no such recipe or variant, or it has no fine-tuning.
     """
-    identity = RecipeId(
-        kind="finetune",
-        recipe=name,
-        variants=split_variant(variant),
-        budget=budget,
-        seed=seed,
-        data=data,
-        fold=fold,
-        lr=lr,
-        tuning=tuning,
-    )
-    return _checked(load_recipe(identity), Finetune)
+    variants = split_variant(variant)
+    return _checked(load_recipe(RecipeId(kind="finetune", recipe=name, variants=variants, **keywords)), Finetune)
 
 
 def split_variant(variant: str) -> tuple[str, ...]:
