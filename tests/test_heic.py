@@ -74,7 +74,7 @@ def test_gray_with_alpha_is_written() -> None:
     gray, alpha = photo("LA").split()
     found = open_image(encoded(images.from_pil(photo("LA")))[0])
     assert found.alpha is not None and distance(found.alpha, alpha) < 1
-    assert distance(found.rgb(), np.dstack([gray] * 3)) < 1
+    assert distance(found.rgb(), np.dstack([np.asarray(gray)] * 3)) < 1
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -206,9 +206,9 @@ def test_damaged_files_are_refused_in_one_line() -> None:
     dice = random.Random(0)
     damaged = [whole[: len(whole) * k // 8] for k in range(1, 8)]
     for _ in range(60):
-        data = bytearray(whole)
-        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-        damaged.append(bytes(data))
+        changed = bytearray(whole)
+        changed[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+        damaged.append(bytes(changed))
     refused = 0
     for data in damaged:
         try:

@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for what makes tiny che
 from conftest import tiny_features, tiny_graph, write_checkpoint
 from hub_server import Handler, HubServer
 from skipae import cli
-from skipae.console import Console
 from skipae.engine.device import load_runtime
 
 Results = dict[str, Any]
@@ -46,7 +45,7 @@ class Kind:
     """What goes on with a job that was ended."""
     results: Callable[[Path], Results]
     """Of the job's folder: what is whole there, as far as a reader can tell."""
-    configure: Callable[[], None] = lambda: None
+    configure: Callable[[], object] = lambda: None
     """Is called in the process of the job."""
 
 
@@ -186,7 +185,8 @@ def photos(folder: Path, count: int) -> None:
             Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).resize((side, 64), Image.Resampling.BICUBIC)
         )
         kind = ("png", "jpg", "webp", "tif")[k % 4]
-        Image.fromarray(pixels).save(folder / f"{k:02}.{kind}", **({"quality": 90} if kind == "jpg" else {}))
+        options: dict[str, Any] = {"quality": 90} if kind == "jpg" else {}
+        Image.fromarray(pixels).save(folder / f"{k:02}.{kind}", **options)
 
 
 MODEL = ["--device", "cpu", "--threads", "1"]
@@ -269,10 +269,10 @@ def pull(root: Path, checkpoint: Path) -> tuple[Kind, int]:
         from skipae.checkpoints import resolve
 
         os.environ["SKIPAE_MIRROR"], os.environ["HF_ENDPOINT"] = f"{url}/mirror", url
-        constants.HF_HUB_OFFLINE = False  # type: ignore[misc]
-        constants.HF_HUB_CACHE = str(Path("cache").absolute())  # type: ignore[misc]
-        constants.HF_ASSETS_CACHE = str(Path("assets").absolute())  # type: ignore[misc]
-        resolve.BUNDLED = Path("nothing")  # type: ignore[misc]
+        constants.HF_HUB_OFFLINE = False
+        constants.HF_HUB_CACHE = str(Path("cache").absolute())
+        constants.HF_ASSETS_CACHE = str(Path("assets").absolute())
+        resolve.BUNDLED = Path("nothing")
 
     words = ["models", "pull", name, "someone/net", "--to", "to", "--safetensors"]
     return Kind("pull", cli.main, words, words, lambda folder: _files(folder / "to"), configure), server
@@ -303,7 +303,7 @@ def training(root: Path) -> Kind:
     words += ["--device", "cpu", "--threads", "1", "--save-minutes", "0", "--validate-every", "2", "--quiet"]
 
     def results(folder: Path) -> Results:
-        run, found = folder / "run", {}
+        run, found = folder / "run", Results()
         if (run / "state.pt").exists():
             state = read_state(run / "state.pt")  # raises where it is not whole
             if state.step == 6:
@@ -333,11 +333,11 @@ def preload(names: list[str]) -> None:
     """Load what the jobs use; nothing is computed, so that no thread is there that a fork would lose."""
     import huggingface_hub  # noqa: F401
 
+    import skipae.console  # noqa: F401
     from skipae.commands import denoise, features, inpaint, models  # noqa: F401
 
     load_runtime()
     Image.init()
-    assert Console
     if "training" in names:
         import accelerate  # noqa: F401
         import tensorboardX  # noqa: F401
