@@ -239,7 +239,7 @@ def test_streams(run: Run, checkpoint: Path) -> None:
 def test_nothing_is_overwritten(run: Run, folder: Path) -> None:
     write("a.png"), write("b.png", 1), Path("a.denoised.png").write_text("precious")
     result = run("a.png", "b.png")
-    failed(result, 1, "a.png: a.denoised.png exists already: give --overwrite to replace it")
+    failed(result, 1, "a.png: a.denoised.png already exists; use --overwrite to replace it")
     assert Path("a.denoised.png").read_text() == "precious" and Path("b.denoised.png").is_file()
     failed(run("a.png"), 1, "exists already")
     assert run("a.png", "--overwrite").exit_code == 0
@@ -253,13 +253,13 @@ def test_an_input_is_never_overwritten(run: Run, folder: Path) -> None:
     for arguments in (["a.png", "-o", "a.png"], ["a.png", "-o", "."], [".", "-o", "."], ["a.png", "-o", "link/a.png"]):
         failed(run(*arguments, "--overwrite"), 2, "would overwrite the input")
     write("a.denoised.png", 1)
-    failed(run("a.png", "a.denoised.png", "--overwrite"), 2, "the result of a.png would overwrite the input a.denoised")
+    failed(run("a.png", "a.denoised.png", "--overwrite"), 2, "the output of a.png would overwrite the input a.denoised")
     assert path.read_bytes() == before
 
 
 def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
     write("x/a.png"), write("y/a.png")
-    both = "x/a.png and y/a.png would both write out/a.png: give their folder as the input or use separate"
+    both = "x/a.png and y/a.png would both write out/a.png: pass their folder as the input or use separate"
     failed(run("x/a.png", "y/a.png", "-o", "out"), 2, both)
     failed(run("x", "y", "-o", "out"), 2, "x/a.png and y/a.png would both write")
     failed(run("x/a.png", "./x/a.png"), 2, "is given twice")
@@ -441,16 +441,16 @@ def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "no input: give images, folders or patterns"),
+        ([], "no input; pass images, folders or patterns"),
         (["photo.png", "--threads", "0"], "'--threads': 0 is not in the range"),
         (["photo.png", "--threads", "-2"], "'--threads'"),
         (["photo.png", "--strength", "1.5"], "'--strength'"),
         (["photo.png", "--strength", "nan"], "strength must be from 0 to 1, not nan"),
-        (["photo.png", "--quality", "0"], "'--quality': '0' is not a whole number from 1 to 100, nor keep"),
-        (["photo.png", "--quality", "high"], "'high' is not a whole number from 1 to 100, nor keep"),
+        (["photo.png", "--quality", "0"], "'--quality': '0' is not a whole number from 1 to 100 or keep"),
+        (["photo.png", "--quality", "high"], "'high' is not a whole number from 1 to 100 or keep"),
         (["photo.png", "--nonsense"], "No such option"),
         (["photo.png", "--tile", "4"], "tile is 4 pixels, but a halo of 4 and a stride of 2 need at least 11"),
-        (["photo.png", "--report", "photo.png"], "--report photo.png is an input or a result too"),
+        (["photo.png", "--report", "photo.png"], "--report photo.png is also an input or an output"),
         (["photo.png", "--report", "no/such/folder.jsonl"], "cannot be written"),
     ],
 )
@@ -461,7 +461,7 @@ def test_usage_errors(run: Run, arguments: list[str], text: str) -> None:
 
 def test_commands_and_version() -> None:
     runner = CliRunner()
-    failed(runner.invoke(cli.main, ["clean"]), 2, "no command 'clean': give one of")
+    failed(runner.invoke(cli.main, ["clean"]), 2, "no command 'clean'; use one of")
     assert runner.invoke(cli.main, ["--version"]).stdout == "skipae 0.1.0\n"
     result = runner.invoke(cli.main, [])
     assert result.exit_code == 2 and "denoise" in result.stderr
@@ -477,7 +477,7 @@ def test_defaults_are_those_of_the_library() -> None:
 
 def test_a_misspelled_command_or_option(folder: Path) -> None:
     failed(CliRunner().invoke(cli.main, ["denois", "photo.png"]), 2, "no command 'denois' (did you mean denoise?)")
-    failed(CliRunner().invoke(cli.main, ["zzz"]), 2, "no command 'zzz': give one of denoise, inpaint, features")
+    failed(CliRunner().invoke(cli.main, ["zzz"]), 2, "no command 'zzz'; use one of denoise, inpaint, features")
     failed(CliRunner().invoke(cli.main, ["denoise", "photo.png", "--overwirte"]), 2, "--overwrite")
 
 

@@ -58,12 +58,12 @@ def test_the_package_for_darktable_holds_a_graph_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "give --size HxW or --darktable, one of them"),
-        (["--size", "9", "--darktable"], 2, "give --size HxW or --darktable, one of them"),
+        ([], 2, "use either --size HxW or --darktable"),
+        (["--size", "9", "--darktable"], 2, "use either --size HxW or --darktable"),
         (["--size", "9x"], 2, "'9x' is not a size in pixels"),
         (["--size", "9", "-o", "a.bin"], 2, "-o a.bin must end in .onnx"),
         (["--darktable", "-o", "a.onnx"], 2, "-o a.onnx must end in .dtmodel"),
-        (["--size", "9", "-o", "there.onnx"], 1, "there.onnx exists already: give --overwrite"),
+        (["--size", "9", "-o", "there.onnx"], 1, "there.onnx already exists; use --overwrite"),
         (["--size", "64", "--model", "FEATURES"], 4, "lists no onnx/model.onnx"),
         (["--darktable", "--model", "skipae-camvid-seg"], 4, "is for segmentation and cannot denoise"),
     ],

@@ -199,8 +199,8 @@ def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"], "new", "all.npz.manifest.jsonl"), paths)
     failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
     failed(run("in", "-o", "f.npz", "--precision", "int8"), 2, "--precision int8: features are computed in fp32")
-    failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file: give a folder, or a name in .npz, .npy")
-    failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features are not written as .hdf5: give .npz, .npy, .safetensors")
+    failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file; use a folder, or a name in .npz, .npy")
+    failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features are not written as .hdf5; use .npz, .npy, .safetensors")
     failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")
 
 
@@ -235,7 +235,7 @@ def test_unreadable_files_in_the_middle(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"]), good, crop=8)
     errors = {entry["file"]: entry["error"] for entry in manifest() if "error" in entry}
     assert set(errors) == {paths[10], paths[20], paths[25]}
-    assert errors[paths[25]] == "is 3 x 3 pixels, less than the crop of 8: give a larger resize"
+    assert errors[paths[25]] == "is 3 x 3 pixels, less than the crop of 8; use a larger resize"
     report = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert sorted(line["input"] for line in report if line["status"] == "failed") == sorted(errors)
     assert sorted(line["input"] for line in report if line["status"] == "done") == good
@@ -276,7 +276,7 @@ def test_fail_fast(run: Run, checkpoint: Path) -> None:
 def test_resume(run: Run, checkpoint: Path) -> None:
     paths = photos(10)
     assert run(*paths[:4], "-o", "out", "--shard-size", 2).exit_code == 0
-    failed(run("in", "-o", "out"), 2, "-o out holds features already: give --resume to go on, or --overwrite")
+    failed(run("in", "-o", "out"), 2, "-o out already holds features; use --resume to continue, or --overwrite")
     # What a kill leaves behind: a shard without lines, lines without the closing one, half a line.
     Path("out/00002.npz").write_bytes(b"half")
     with Path("out/_manifest.jsonl").open("a") as file:
@@ -291,7 +291,7 @@ def test_resume(run: Run, checkpoint: Path) -> None:
     before = Path("out/_manifest.jsonl").read_bytes()
     assert run("in", "-o", "out", "--resume").exit_code == 0  # nothing is left to do
     assert Path("out/_manifest.jsonl").read_bytes() == before
-    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "give one of them")
+    failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "use only one of them")
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -338,7 +338,7 @@ def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
     text = f"{paths[1]} changed since its features were made"
     before = stored(["enc2"])
     result = run(paths[1], *words, "--resume")  # the others of its shard would be lost
-    assert result.exit_code == 0 and f"{text}, which are kept: give all images of 00000.npz" in result.stderr
+    assert result.exit_code == 0 and f"{text}, which are kept; pass all images of 00000.npz" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and stored(["enc2"]).keys() == before.keys()
     result = run("in", *words, "--resume", "--report", "report.jsonl")
     assert (result.exit_code, result.stderr) == (0, f"skipae: {text}: 00000.npz is made again\n")
@@ -384,7 +384,7 @@ def test_resume_does_not_mix(run: Run, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other" / "tiny", tiny_graph(1), tiny_features(1))
     failed(run(*words, "--resume", model=other), 2, "-o out holds features with checkpoint ")
     for option, text in {
-        "--layer=enc1": "layers enc2, not enc2, enc1: they are not mixed; give another -o, or --overwrite",
+        "--layer=enc1": "layers enc2, not enc2, enc1: which cannot be mixed; use another -o, or --overwrite",
         "--pool=max": "pool avg, not max",
         "--l2": "l2 False, not True",
         "--dtype=float16": "dtype float32, not float16",
@@ -486,9 +486,9 @@ def test_a_file_that_is_in_the_way(run: Run, checkpoint: Path) -> None:
     Path("out").mkdir()
     mine = Path("out/00000.npz")
     mine.write_text("mine")
-    text = "out/00000.npz exists already: give --overwrite to replace it"
+    text = "out/00000.npz already exists; use --overwrite to replace it"
     for words in ([], ["--resume"], ["--dry-run"]):  # said before any work; without a manifest nothing there is ours
-        failed(run("in", "-o", "out", *words), 2, f"-o out: {text}, or give another -o")
+        failed(run("in", "-o", "out", *words), 2, f"-o out: {text}, or another -o")
     assert mine.read_text() == "mine" and names("out") == ["00000.npz"]
     mine.rename("out/00001.npz")
     failed(run("in", "-o", "out", "--shard-size", 2), 1, f"{paths[2]}: {text.replace('00000', '00001')}")
@@ -620,7 +620,7 @@ def test_inputs(run: Run, checkpoint: Path) -> None:
     (entry,) = [entry for entry in manifest("stream.npz.manifest.jsonl") if "row" in entry]
     assert (entry["file"], entry["sha256"]) == ("-", None)
     result = run("-", "-o", "stream.npz", "--resume", input=Path(paths[2]).read_bytes())  # another image
-    failed(result, 2, "--resume knows images by their names, and - (standard input) has none")
+    failed(result, 2, "--resume identifies images by name, and - (standard input) has none")
     os.mkfifo("pipe")
     with ThreadPoolExecutor(1) as writer:
         writer.submit(Path("pipe").write_bytes, Path(paths[1]).read_bytes())
@@ -637,11 +637,11 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     Path("empty").mkdir()
     failed(run("empty", "-o", "out"), 5, "empty: holds no images (PNG, JPEG")
     failed(run("none.png", "-o", "out"), 5, "none.png: no such file")
-    failed(run("in", "-o", "out", "--layer", "enc12"), 2, "no layer 'enc12' (did you mean enc2?): give enc1, enc2")
+    failed(run("in", "-o", "out", "--layer", "enc12"), 2, "no layer 'enc12' (did you mean enc2?); use any of enc1")
     failed(run("in", "-o", "out", "--pool", "mean"), 2, "pool must be none, avg, max or spatial:N")
-    failed(run("-o", "out"), 2, "no input: give images")
+    failed(run("-o", "out"), 2, "no input; pass images")
     failed(run("in"), 2, "Missing option '-o'")
-    failed(run("in", "-o", "out", model=Path("/nowhere/tiny")), 4, "does not exist: give the folder")
+    failed(run("in", "-o", "out", model=Path("/nowhere/tiny")), 4, "does not exist; use the folder")
     assert not Path("out").exists()
     damaged = write_checkpoint(tmp_path / "damaged", tiny_graph(), tiny_features())
     with (damaged / "onnx" / "features.onnx").open("ab") as file:
@@ -731,8 +731,8 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         terminal = SimpleNamespace(isatty=lambda: True)
         patch.setattr(options, "sys", SimpleNamespace(stdout=terminal, stderr=sys.stderr))
-        failed(draw("--layer", "enc1", "-o", "-"), 2, "standard output is a terminal: give a file after -o")
-    failed(draw("--layer", "enc1", "-o", "a.png"), 1, "a.png exists already: give --overwrite")
+        failed(draw("--layer", "enc1", "-o", "-"), 2, "standard output is a terminal; use -o FILE")
+    failed(draw("--layer", "enc1", "-o", "a.png"), 1, "a.png already exists; use --overwrite")
     failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
     failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")
     failed(draw("--layer", "enc1", "-o", "d.png", image="none.png"), 5, "none.png: no such file")

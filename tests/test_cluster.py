@@ -205,9 +205,9 @@ def test_a_worker(checkpoint: Path) -> None:
     assert [found[f"bucket/{k}"][0] for k in (0, 2)] == [hashlib.sha256(contents[k]).hexdigest() for k in (0, 2)]
     expected = from_pretrained(checkpoint, device="cpu").features(paths[0])["enc2"][0]
     np.testing.assert_allclose(found["bucket/0"][1]["enc2"], expected, rtol=0, atol=1e-6)
-    assert str(found["bucket/2"][1]) == "is 5 x 5 pixels, less than the crop of 8: give a larger resize"
+    assert str(found["bucket/2"][1]) == "is 5 x 5 pixels, less than the crop of 8; use a larger resize"
     assert found["bucket/3"][0] is None and "not a supported image" in str(found["bucket/3"][1])
-    assert "more than 63: give a larger max_pixels" in str(
+    assert "more than 63; use a larger max_pixels" in str(
         ask(worker(checkpoint, max_pixels=63), path=["a"], bytes=contents[:1])[1][0][1]
     )
     assert found["bucket/4"][0] is None and str(found["bucket/4"][1]) == "no such file"  # the path, without bytes

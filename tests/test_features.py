@@ -234,7 +234,7 @@ def test_files_that_are_too_large(model: Model, checkpoint: Path, tmp_path: Path
 
     path = str(tmp_path / "photo.png")
     Image.fromarray(photos(1, (9, 8))[0]).save(path)
-    message = "has 8 x 9 = 72 pixels, more than 71: give a larger max_pixels"
+    message = "has 8 x 9 = 72 pixels, more than 71; use a larger max_pixels"
     with pytest.raises(ImageError, match=message):
         model.features(path, max_pixels=71)
     with pytest.raises(ImageError, match=message):
@@ -286,9 +286,9 @@ def test_resize_and_crop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": ["enc1", "enc12"]}, r"tiny has no layer 'enc12' \(did you mean enc2\?\): give enc1, enc2"),
-        ({"layers": "last"}, "tiny has no layer 'last': give enc1, enc2"),
-        ({"layers": []}, "layers is empty: give some of enc1, enc2"),
+        ({"layers": ["enc1", "enc12"]}, r"tiny has no layer 'enc12' \(did you mean enc2\?\); use any of enc1, enc2"),
+        ({"layers": "last"}, "tiny has no layer 'last'; use any of enc1, enc2"),
+        ({"layers": []}, "layers is empty; use any of enc1, enc2"),
         ({"pool": "mean"}, "pool must be none, avg, max or spatial:N .*, not 'mean'"),
         ({"pool": "spatial:0"}, "not 'spatial:0'"),
         ({"dtype": "float64"}, "dtype must be float32 or float16, not 'float64'"),
@@ -355,7 +355,7 @@ def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
     pipeline = make_pipeline(clone(extractor), LogisticRegression()).fit(paths, labels)
     assert pipeline.set_params(featureextractor__layers="enc2").fit(paths, labels).predict(paths).shape == (6,)
     assert extractor.set_params(pool="spatial:2").transform([]).shape == (0, 16)
-    with pytest.raises(UsageError, match="pool none gives no rows of one length"):
+    with pytest.raises(UsageError, match="with pool none, rows differ in length"):
         FeatureExtractor(str(checkpoint), pool="none").fit(paths)
     with pytest.raises(UsageError, match="no layer 'enc3'"):
         FeatureExtractor(str(checkpoint), layers="enc3").fit(paths)

@@ -66,7 +66,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pyte
         file.write(b"ours")
         path.write_bytes(b"theirs")
 
-    with pytest.raises(ExistsError, match=r"x\.png exists already: give overwrite=True"):
+    with pytest.raises(ExistsError, match=r"x\.png already exists; use overwrite=True"):
         write_atomically(path, meanwhile, overwrite=False)
     assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
     write_atomically(path, meanwhile)

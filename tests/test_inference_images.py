@@ -702,7 +702,7 @@ def broken() -> list[tuple[bytes, str]]:
         (b"\0\0\0\x1cftypavif\0\0\0\0", "is damaged and cannot be decoded as AVIF"),
         (
             png(8, 2, 100_000, 100_000),
-            "has 100000 x 100000 = 10000000000 pixels, more than 178956970: give a larger max_pixels",
+            "has 100000 x 100000 = 10000000000 pixels, more than 178956970; use a larger max_pixels",
         ),
         (b"P6 100000 100000 255\n", "more than 178956970"),
     ]
@@ -760,7 +760,7 @@ def test_photoshop_data_cut_anywhere_loses_the_cut_resource_alone() -> None:
 
 def test_samples_of_a_tiff_count_as_pixels() -> None:
     data = tiff(np.zeros((30, 20, 60), np.uint16), planarconfig=1, photometric="rgb", extrasamples=[0] * 57)
-    message = "has 20 x 30 = 600 pixels of 60 samples, which count as 9000, more than 8999: give a larger max_pixels"
+    message = "has 20 x 30 = 600 pixels of 60 samples, which count as 9000, more than 8999; use a larger max_pixels"
     with pytest.raises(ImageError, match=message):
         read_header(data, max_pixels=8999)
     with read_header(data, max_pixels=9000) as opened:

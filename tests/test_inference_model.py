@@ -201,10 +201,10 @@ def test_examples_of_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_errors_name_arguments_in_python_and_options_on_the_command_line() -> None:
-    error = UsageError("{path!s}: {batch_size} and {overwrite} do not suit {output}, give another {output:name}",
+    error = UsageError("{path!s}: {batch_size} and {overwrite} do not suit {output}, use another {output:name}",
                        path="{a}.png", batch_size=3, overwrite=True, output="x y")  # fmt: skip
-    assert str(error) == "{a}.png: batch_size=3 and overwrite=True do not suit output='x y', give another output"
-    assert error.command_line() == "{a}.png: --batch-size 3 and --overwrite do not suit -o x y, give another -o"
+    assert str(error) == "{a}.png: batch_size=3 and overwrite=True do not suit output='x y', use another output"
+    assert error.command_line() == "{a}.png: --batch-size 3 and --overwrite do not suit -o x y, use another -o"
     assert UsageError("{not} a template").command_line() == "{not} a template"
     again = pickle.loads(pickle.dumps(error))  # workers send them
     assert (str(again), again.command_line()) == (str(error), error.command_line())

@@ -209,7 +209,7 @@ def test_a_gpu_that_works(
 
 def test_a_gpu_whose_libraries_do_not_load(gpu: FakeRuntime) -> None:
     gpu.loads = False
-    with pytest.raises(DeviceError, match=r"cuda:0 cannot run .*: its libraries .* or give the device cpu"):
+    with pytest.raises(DeviceError, match=r"cuda:0 cannot run .*: its libraries .* or use the device cpu"):
         choose_device("cuda")
     lines: list[str] = []
     assert choose_device("auto", 2, lines.append) == Device("cpu", 0, 2)
@@ -340,17 +340,17 @@ def test_any_provider_of_the_runtime_by_its_name(many: FakeRuntime, checkpoint: 
 @pytest.mark.parametrize("device", ["directml", "dnnl"])
 def test_a_provider_that_computes_wrong_values_is_refused(many: FakeRuntime, device: str) -> None:
     many.factor = np.where(np.arange(49).reshape(7, 7) == 48, 1.01, 1)  # in a corner alone
-    with pytest.raises(DeviceError, match=rf"{device}.* off by 0\.01, .* or give|give the device cpu") as caught:
+    with pytest.raises(DeviceError, match=rf"{device}.* off by 0\.01, .* or use|use the device cpu") as caught:
         choose_device(device)
     assert caught.value.exit_code == 3
 
 
 def test_a_provider_that_the_runtime_does_not_have(many: FakeRuntime) -> None:
-    with pytest.raises(DeviceError, match=r"device npu is not in .* which has tensorrt, directml, dnnl, cpu: give one"):
+    with pytest.raises(DeviceError, match=r"device npu is not in .* which has tensorrt, directml, dnnl, cpu; use one"):
         choose_device("npu")
     with pytest.raises(DeviceError, match=r"device migraphx is not in .*uninstall.* pip install onnxruntime-migraphx"):
         choose_device("migraphx")
-    with pytest.raises(DeviceError, match=r"device webgpu is not in .*: pip install \"[^\"]*\[webgpu\]\", or give"):
+    with pytest.raises(DeviceError, match=r"device webgpu is not in .*: pip install \"[^\"]*\[webgpu\]\", or use"):
         choose_device("webgpu")
 
 

@@ -518,7 +518,7 @@ def test_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.open("mask.png" if "masks" in name else "photo.png").save(name)
     result = run("in", "--mask", "in/masks", "-o", "out")
-    failed(result, 1, "in/b/d.png: there is no in/masks/b/d.png as its mask: give one of that name in in/masks")
+    failed(result, 1, "in/b/d.png: there is no in/masks/b/d.png as its mask; use one of that name in in/masks")
     names = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
     assert names == ["a.png", "b/c.jpg"]
     assert not (changed("out/a.png") & ~cross(20, 30)).any()

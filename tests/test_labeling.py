@@ -216,7 +216,7 @@ def test_bad_arguments(classifier: Path, segmenter: Path) -> None:
         model.segment(stripes(), tile=3)
     with pytest.raises(UsageError, match=r"floats must be in \[0, 1\]"):
         model.segment(stripes() * 1.0)
-    with pytest.raises(ImageError, match=r"more than 10: give a larger max_pixels"):
+    with pytest.raises(ImageError, match=r"more than 10; use a larger max_pixels"):
         buffer = io.BytesIO()
         Image.fromarray(stripes()).save(buffer, "PNG")
         model.segment(buffer.getvalue(), max_pixels=10)

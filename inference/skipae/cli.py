@@ -134,7 +134,7 @@ class _Commands(CommandGroup):
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            context.fail(f"no command {args[0]!r}{hint}: give one of {', '.join(COMMANDS)}")
+            context.fail(f"no command {args[0]!r}{hint}; use one of {', '.join(COMMANDS)}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

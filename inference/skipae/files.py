@@ -133,7 +133,7 @@ def lock(path: Path, **argument: str) -> Iterator[None]:
                 holder = file.read(200).decode(errors="replace").strip() or "that has just started"
             raise UsageError(
                 f"{{{name}}} is being written by another run, process {{holder!s}}: "
-                f"wait until it ends, or give another {{{name}:name}}",
+                f"wait until it ends, or use another {{{name}:name}}",
                 holder=holder,
                 **argument,
             ) from None

@@ -120,10 +120,11 @@ class FeatureSpec:
         if names is None:
             names = (config.default_layer or config.architecture.layers[-1].name,)
         if not names:
-            raise UsageError(f"layers is empty: give some of {', '.join(known)}")
+            raise UsageError(f"layers is empty; use any of {', '.join(known)}")
         for name in names:
             if name not in known:
-                raise UsageError(f"{config.name} has no layer {name!r}{_nearest(name, known)}: give {', '.join(known)}")
+                near = _nearest(name, known)
+                raise UsageError(f"{config.name} has no layer {name!r}{near}; use any of {', '.join(known)}")
         stored = config.preprocessing
         return replace(
             self,

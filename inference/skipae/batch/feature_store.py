@@ -78,7 +78,7 @@ class Store:
         if extension in _OTHERS and not self.output.is_dir() and not str(output).endswith(("/", os.sep)):
             known = ", ".join(EXTENSIONS.values())
             raise UsageError(
-                "{output}: features are not written as {extension!s}: give {known!s}, or a folder",
+                "{output}: features cannot be written as {extension!s}; use {known!s}, or a folder",
                 output=str(output),
                 extension=extension,
                 known=known,
@@ -86,11 +86,11 @@ class Store:
         self._single = named is not None and not self.output.is_dir()
         if self._single and format not in (None, named):
             raise UsageError(
-                "{format} does not suit {output}: leave one out, or give a folder", format=format, output=str(output)
+                "{format} does not suit {output}: leave one out, or use a folder", format=format, output=str(output)
             )
         if not self._single and self.output.exists() and not self.output.is_dir():
             raise UsageError(
-                "{output} is a file: give a folder, or a name in {known!s}",
+                "{output} is a file; use a folder, or a name in {known!s}",
                 output=str(output),
                 known=", ".join(EXTENSIONS.values()),
             )
@@ -123,7 +123,7 @@ class Store:
         if os.path.lexists(self.manifest):
             if not (overwrite or resume):
                 raise UsageError(
-                    "{output} holds features already: give {resume} to go on, or {overwrite} to replace them",
+                    "{output} already holds features; use {resume} to continue, or {overwrite} to replace them",
                     output=str(output),
                     resume=True,
                     overwrite=True,
@@ -134,7 +134,7 @@ class Store:
             self._replaced += there  # of a shard without its lines, at which the run was killed
         elif there and not overwrite:
             raise UsageError(
-                "{output}: {path!s} exists already: give {overwrite} to replace it, or give another {output:name}",
+                "{output}: {path!s} already exists; use {overwrite} to replace it, or another {output:name}",
                 output=str(output),
                 path=there[0],
                 overwrite=True,
@@ -240,11 +240,11 @@ class Store:
         for shard, names in sorted(changed.items()):
             for name in sorted(names):
                 if held[shard] == found[shard]:
-                    self.notes.append(f"{name} changed since its features were made: {shard} is made again")
+                    self.notes.append(f"{name} changed since its features were extracted: {shard} is extracted again")
                 else:
                     self.notes.append(
-                        f"{name} changed since its features were made, which are kept: give all images of {shard} to "
-                        "make it again"
+                        f"{name} changed since its features were extracted, which are kept; pass all images of {shard} "
+                        "to extract them again"
                     )
             if held[shard] == found[shard]:
                 self._lose(shard)
@@ -326,7 +326,7 @@ class Store:
                 else error
             )
             raise UsageError(
-                "{manifest!s} is not a manifest of skipae: {reason!s}; remove it, or give another {output:name}",
+                "{manifest!s} is not a skipae manifest: {reason!s}; remove it, or use another {output:name}",
                 manifest=self.manifest,
                 reason=reason,
                 output=str(self.output),
@@ -359,7 +359,7 @@ class Store:
         for key in _SAME:
             if there[key] != self.run[key]:
                 raise UsageError(
-                    "{output} holds features with {key!s} {found!s}, not {asked!s}: they are not mixed; give another "
+                    "{output} holds features with {key!s} {found!s}, not {asked!s}, which cannot be mixed; use another "
                     "{output:name}, or {overwrite}",
                     output=str(self.output),
                     key=key,

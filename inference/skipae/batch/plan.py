@@ -156,7 +156,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             if one is not None and two is not None and identity(one) == identity(two):
                 raise UsageError(f"{job.name} is given twice")
             beside = one is not None and two is not None and one.parent == two.parent
-            way = "rename one" if beside else "give their folder as the input"
+            way = "rename one" if beside else "pass their folder as the input"
             raise UsageError(
                 "{one!s} and {two!s} would both write {target!s}: {way!s} or use separate {output:name} folders",
                 one=other.name,

@@ -390,7 +390,7 @@ def reason(error: Exception, source: Source, file: str) -> str:
         if isinstance(error, errors.RepositoryNotFoundError):
             return f"{where} does not exist or is private, and is no folder here: check the name; if private, {log_in}"
         if isinstance(error, errors.RevisionNotFoundError):
-            return f"{where} has no revision {source.revision}: give a commit sha, branch or tag that it has"
+            return f"{where} has no revision {source.revision}; use a commit sha, branch or tag that it has"
     if status == 404:
         return f"{where} holds no {file}: it is not a whole skipae checkpoint"
     if status in (401, 403):

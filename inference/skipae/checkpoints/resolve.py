@@ -85,7 +85,7 @@ def find_folder(
     if not bare and repo is None:
         what = "is not a folder" if path.exists() else "does not exist"
         raise ModelError(
-            f"model {text!r} {what}: give the folder that holds its config.json, or one of {', '.join(list_models())}"
+            f"model {text!r} {what}; use the folder that contains its config.json, or one of {', '.join(list_models())}"
         )
     if revision is None and bare and _holds(BUNDLED / text, files):
         return BUNDLED / text
@@ -99,7 +99,7 @@ def find_folder(
         close = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelError(
-            f"unknown model {text!r}{hint}: give a checkpoint folder, org/name of the Hub, or one of "
+            f"unknown model {text!r}{hint}; use a checkpoint folder, org/name of the Hub, or one of "
             f"{', '.join(list_models())}{looked}"
         )
     published = entry.published if entry else None

@@ -85,7 +85,7 @@ def examine() -> Report:
     report.facts["threads"] = _threads()
     report.facts["memory"] = memory = _memory()
     if 0 < (memory.get("available") or LEAST_MEMORY) < LEAST_MEMORY:
-        report.problem("less than 1 GiB of memory is free", "end other programs, or give a smaller --tile")
+        report.problem("less than 1 GiB of memory is free", "end other programs, or use a smaller --tile")
     _look_at_folders(report)
     if not any(said == "works" for said in report.devices.values()):
         report.exit_code = DeviceError.exit_code

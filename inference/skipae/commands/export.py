@@ -45,7 +45,7 @@ def command(
     from skipae.files import ExistsError
 
     if (size is None) != darktable:
-        raise UsageError("give --size HxW or --darktable, one of them")
+        raise UsageError("use either --size HxW or --darktable")
     folder = resolve.find_folder(model)
     config = resolve.load_config(folder)
     if size is None:

@@ -98,10 +98,10 @@ def command(
     from skipae.tasks.features import SizeBatcher
 
     if output == STREAM:
-        raise UsageError("-o - (standard output) cannot hold features: give a folder or a file")
+        raise UsageError("-o - (standard output) cannot hold features; use a folder or a file")
     if checkpoint.precision not in ("auto", "fp32"):
         raise UsageError(
-            f"--precision {checkpoint.precision}: features are computed in fp32; give fp32, or leave it out"
+            f"--precision {checkpoint.precision}: features are always computed in fp32; use fp32 or omit it"
         )
     folder = checkpoint.find(console)
     config = resolve.load_config(folder)
@@ -113,7 +113,7 @@ def command(
     found = find(inputs, batch.lists, results=Path(output))
     if resume and None in found.single:
         raise UsageError(
-            "--resume knows images by their names, and - (standard input) has none: give a file, or leave --resume out"
+            "--resume identifies images by name, and - (standard input) has none; use a file, or omit --resume"
         )
     paths = dict.fromkeys([*found.single, *(path for _, files in found.trees for path in files)])
     if resume:

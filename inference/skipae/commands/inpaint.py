@@ -169,7 +169,7 @@ class _Masks:
             if mask.shape != size[::-1]:
                 raise UsageError(
                     f"--mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, but {job.name} (upright) "
-                    f"{size[0]} x {size[1]}: give a mask of the image's size"
+                    f"{size[0]} x {size[1]}; use a mask of the image's size"
                 )
         for x, y, width, height in self._boxes:
             if x + width > size[0] or y + height > size[1]:
@@ -188,7 +188,7 @@ def _find_mask(masks: Path, job: Job) -> Path:
     if not masks.is_dir():
         return masks
     if job.source is None:
-        raise UsageError(f"--mask {masks} is a folder, but standard input has no name: give a file")
+        raise UsageError(f"--mask {masks} is a folder, but standard input has no name; use a mask file")
     place = masks / (job.source.name if job.tree is None else job.source.relative_to(job.tree))
     if place.is_file():
         return place
@@ -199,7 +199,7 @@ def _find_mask(masks: Path, job: Job) -> Path:
     )
     if len(found) != 1:
         several = f"{' and '.join(str(path) for path in found)} could both be" if found else f"there is no {place} as"
-        raise UsageError(f"{several} its mask: give one of that name in {masks}")
+        raise UsageError(f"{several} its mask; use one of that name in {masks}")
     return found[0]
 
 
@@ -216,4 +216,4 @@ def _set_masks_apart(work: Work, masks: Path) -> None:
         raise UsageError(f"--mask {masks} leaves no input: the images must not lie among the masks")
     for job in work.jobs:
         if is_mask(job.target):
-            raise UsageError(f"the result of {job.name} would be {job.target}, among the masks: give another -o")
+            raise UsageError(f"the output of {job.name} would be {job.target}, among the masks; use another -o")

@@ -36,7 +36,7 @@ def command(name: str | None, model: str, size: tuple[int, int] | None, as_json:
 
     source = click.get_current_context().get_parameter_source("model")
     if name is not None and source is not ParameterSource.DEFAULT:
-        raise click.UsageError(f"{name} and --model {model} both name a checkpoint: give one")
+        raise click.UsageError(f"{name} and --model {model} both name a checkpoint; use only one")
     config = resolve.load_config(resolve.find_folder(name or model))
     default = config.default_layer or config.architecture.layers[-1].name
     height, width = size or (config.preprocessing.crop or 224,) * 2

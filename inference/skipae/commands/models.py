@@ -276,5 +276,5 @@ def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
             with (folder / file).open("rb") as source:
                 replace_file(target / file, partial(shutil.copyfileobj, source))
     except OSError as error:
-        raise ModelError(f"{target} cannot be written: {error.strerror}; give another folder after --to") from error
+        raise ModelError(f"{target} cannot be written: {error.strerror}; use --to with another folder") from error
     return target

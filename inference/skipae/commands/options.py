@@ -278,7 +278,7 @@ def parse_size(context: click.Context, option: click.Parameter, text: str | None
         return None
     match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a size in pixels: give 224 or 480x640 (height x width)")
+        raise click.BadParameter(f"{text!r} is not a size in pixels; use 224 or 480x640 (height x width)")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -287,7 +287,7 @@ def _quality(context: click.Context, option: click.Parameter, text: str | None) 
         return text
     if text.isdecimal() and 1 <= int(text) <= 100:
         return int(text)
-    raise click.BadParameter(f"{text!r} is not a whole number from 1 to 100, nor keep")
+    raise click.BadParameter(f"{text!r} is not a whole number from 1 to 100 or keep")
 
 
 quality_option = click.option(
@@ -307,7 +307,7 @@ def _format(context: click.Context, option: click.Parameter, text: str | None) -
 
     found = SUFFIXES.get(f".{text.lower().removeprefix('.')}")
     if found is None:
-        raise click.BadParameter(f"{text!r} is not written: give one of {', '.join(s[1:] for s in SUFFIXES)}")
+        raise click.BadParameter(f"{text!r} is not a supported format; use one of {', '.join(s[1:] for s in SUFFIXES)}")
     return found
 
 
@@ -423,4 +423,4 @@ def refuse_terminal(streams: bool) -> None:
     if streams and sys.stdout is not None and sys.stdout.isatty():
         from skipae.errors import UsageError
 
-        raise UsageError("standard output is a terminal: give a file after -o, or redirect it")
+        raise UsageError("standard output is a terminal; use -o FILE or redirect it")

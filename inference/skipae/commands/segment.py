@@ -94,7 +94,7 @@ def command(
     if writing.dry_run:
         return options.show(work, console)
     if as_json and any(job.target is None for job in work.jobs):
-        raise UsageError("--json and the label map would both go to standard output: give a file after -o")
+        raise UsageError("--json and the label map would both go to standard output; use -o FILE")
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     folder = checkpoint.find(console, "segmentation", "segment")
 

@@ -221,10 +221,10 @@ def check_device(device: Device) -> None:
         if kind not in PROVIDERS:
             raise DeviceError(
                 f"device {kind} is not in the installed onnxruntime {runtime.__version__}, which has "
-                f"{', '.join(available)}: give one of these"
+                f"{', '.join(available)}; use one of those"
             )
         raise DeviceError(
-            f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair(kind)}, or give "
+            f"device {kind} is not in the installed onnxruntime {runtime.__version__}: {repair(kind)}, or use "
             "the device cpu"
         )
     provider = find_provider(kind, runtime.get_available_providers())
@@ -253,7 +253,7 @@ def check_device(device: Device) -> None:
             reason += " (the NVIDIA driver is too old for this CUDA: update it)"
         look = "check nvidia-smi, " if kind == "cuda" else ""
         again = f"install again with {repair(kind)}, or " if kind in PROVIDERS else ""
-        raise DeviceError(f"{device} cannot run a convolution: {reason}; {look}{again}give the device cpu") from error
+        raise DeviceError(f"{device} cannot run a convolution: {reason}; {look}{again}use the device cpu") from error
 
 
 SMOKE_TOLERANCE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 5e-3}

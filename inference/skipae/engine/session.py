@@ -191,7 +191,7 @@ class Session:
             ) from error
         provider = find_provider(self.device.kind, runtime.get_available_providers())
         if session.get_providers()[0] != provider.name:
-            raise DeviceError(f"{self.device} did not take {path}; give the device cpu")
+            raise DeviceError(f"{self.device} did not take {path}; use the device cpu")
         return session
 
 

@@ -148,7 +148,7 @@ class Tiling:
                 smallest = 2 * self.halo + 2 * self.stride - 1
                 raise UsageError(
                     f"tile is {self.tile} pixels, but a halo of {self.halo} and a stride of {self.stride} need at "
-                    f"least {smallest}: give a larger tile or a smaller halo"
+                    f"least {smallest}; use a larger tile or a smaller halo"
                 )
         plans = [Plan(row, column) for row in rows for column in columns]
         if self.tile is None:
@@ -270,7 +270,7 @@ def sweep(
             if smaller is None:
                 raise ImageError(
                     f"not enough memory for a window of {windows.columns.size} x {windows.rows.size} pixels: "
-                    "free some memory, or give a smaller halo"
+                    "free some memory, or use a smaller halo"
                 ) from None
             windows = smaller
             if shrunk is not None:
@@ -321,12 +321,12 @@ def check_range(pixels: NDArray[Any]) -> None:
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
         if not np.isfinite([low, high]).all():
-            raise UsageError("image: floats must be in [0, 1], but some are NaN or infinite: give them a value first")
+            raise UsageError("image: floats must be in [0, 1], but some are NaN or infinite; replace them first")
         # Noise may leave [0, 1] by a little; values of another scale are a mistake worth naming.
         if not (low >= -2 and high <= 3):
             raise UsageError(
                 f"image: floats must be in [0, 1], but these go from {low:g} to {high:g}: divide them by their "
-                "maximum, or give uint8 or uint16"
+                "maximum, or use uint8 or uint16"
             )
 
 

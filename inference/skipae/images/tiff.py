@@ -125,7 +125,7 @@ def _is_deep(reader: Reader, page: Directory) -> bool:
         what = what or "16-bit palette or Lab"
     if what is not None:
         raise ImageError(
-            f"holds {what} pixels, which skipae does not read: convert it to 8 or 16 bits, or give an array in "
+            f"holds {what} pixels, which skipae does not read: convert it to 8 or 16 bits, or pass an array in "
             "[0, 1] to Model.denoise"
         )
     return bits == 16 and (photometric != 1 or _value(reader, page, 277, 1) > 1)

@@ -171,7 +171,7 @@ def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outco
     found = find([os.fspath(source) for source in named], results=output)
     paths = [*found.single, *(path for _, files in found.trees for path in files)]
     if None in paths:
-        raise UsageError("- (standard input) is not seen by a cluster: give files, folders or patterns")
+        raise UsageError("a cluster cannot see - (standard input); use files, folders or patterns")
     for failure in found.failed:
         store.fail(failure.name, str(failure.error))
     outcome.failed += len(found.failed)
@@ -286,8 +286,8 @@ class _Worker:
             net = Net.load(folder, device=self.device, threads=self.threads)
             if net.config.files.get(FEATURES, "") != self.checkpoint:
                 raise ModelError(
-                    f"model {self.model} of a worker, in {folder}, is not the one where the run was started: give "
-                    "all machines the same"
+                    f"model {self.model} of a worker, in {folder}, differs from the one where the run was started; "
+                    "use the same on all machines"
                 )
             self.net = net
         return self.net

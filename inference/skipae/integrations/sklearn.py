@@ -126,7 +126,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _spec(self) -> FeatureSpec:
         if self.pool == "none":
-            raise UsageError("pool none gives no rows of one length: give avg, max or spatial:N")
+            raise UsageError("with pool none, rows differ in length; use avg, max or spatial:N")
         check_max_pixels(self.max_pixels)
         spec = FeatureSpec(self.layers, self.pool, self.l2, self.dtype, self.resize, self.crop)
         return spec.resolve(self._config())

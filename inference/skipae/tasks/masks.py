@@ -109,7 +109,7 @@ def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> in
     if mask.shape != size[::-1]:
         raise UsageError(
             f"mask: it has {mask.shape[1]} x {mask.shape[0]} pixels, but the image {size[0]} x {size[1]} (upright): "
-            "give one of the image's size"
+            "use one of the image's size"
         )
     count = int(mask.sum())
     if count == mask.size:

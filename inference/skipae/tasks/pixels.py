@@ -120,7 +120,7 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
         pixels = _scaled(pixels, height, width)
     if crop:
         if min(height, width) < crop:
-            raise ImageError(f"is {width} x {height} pixels, less than the crop of {crop}: give a larger resize")
+            raise ImageError(f"is {width} x {height} pixels, less than the crop of {crop}; use a larger resize")
         top, left = (height - crop) // 2, (width - crop) // 2
         pixels = pixels[top : top + crop, left : left + crop]
     return pixels
