@@ -241,7 +241,7 @@ def test_nothing_is_overwritten(run: Run, folder: Path) -> None:
     result = run("a.png", "b.png")
     failed(result, 1, "a.png: a.denoised.png already exists; use --overwrite to replace it")
     assert Path("a.denoised.png").read_text() == "precious" and Path("b.denoised.png").is_file()
-    failed(run("a.png"), 1, "exists already")
+    failed(run("a.png"), 1, "already exists")
     assert run("a.png", "--overwrite").exit_code == 0
     assert Image.open("a.denoised.png").format == "PNG"
 
@@ -524,7 +524,7 @@ def test_a_mistyped_model_is_told_before_a_result_that_exists(run: Run) -> None:
     write("photo.png"), write("photo.denoised.png")
     result = CliRunner().invoke(cli.main, ["denoise", "photo.png", "--model", "skipae-natral"])
     failed(result, 4, "did you mean skipae-natural?")
-    failed(run("photo.png"), 1, "photo.denoised.png exists already")
+    failed(run("photo.png"), 1, "photo.denoised.png already exists")
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_model_runs(
@@ -764,7 +764,7 @@ def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert Path("out/a.png").read_bytes() == before
     assert tree(folder / "out") == ["a.png", "b.png"]
-    failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png exists already", "in/b.png: out/b.png exists already")
+    failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png already exists", "in/b.png: out/b.png already exists")
     failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing outputs and --overwrite")
 
 

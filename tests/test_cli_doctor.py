@@ -142,5 +142,5 @@ def test_a_damaged_model_and_a_missing_mirror(machine: Machine, capsys: pytest.C
     machine.patch.setattr(resolve, "BUNDLED", damaged.parent)
     machine.patch.setenv(resolve.MIRROR, str(machine.folder / "none"))
     code, text = run(capsys)
-    assert code == 4 and "is not the file its config.json describes" in text
+    assert code == 4 and "does not match its config.json" in text
     assert f"{resolve.MIRROR}={machine.folder / 'none'} is not a folder" in text

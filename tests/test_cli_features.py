@@ -198,7 +198,7 @@ def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"], "new", "all.parquet.manifest.jsonl"), paths[:1])
     check(checkpoint, stored(["enc2"], "new", "all.npz.manifest.jsonl"), paths)
     failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
-    failed(run("in", "-o", "f.npz", "--precision", "int8"), 2, "--precision int8: features are computed in fp32")
+    failed(run("in", "-o", "f.npz", "--precision", "int8"), 2, "--precision int8: features are always computed in fp32")
     failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file; use a folder, or a name in .npz, .npy")
     failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features are not written as .hdf5; use .npz, .npy, .safetensors")
     failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")
@@ -335,7 +335,7 @@ def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
     assert run("in", *words).exit_code == 0
     Image.new("RGB", (9, 12), "red").save(paths[1])
     Path(paths[5]).touch()  # the same bytes
-    text = f"{paths[1]} changed since its features were made"
+    text = f"{paths[1]} changed since its features were extracted"
     before = stored(["enc2"])
     result = run(paths[1], *words, "--resume")  # the others of its shard would be lost
     assert result.exit_code == 0 and f"{text}, which are kept; pass all images of 00000.npz" in result.stderr
@@ -384,7 +384,7 @@ def test_resume_does_not_mix(run: Run, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other" / "tiny", tiny_graph(1), tiny_features(1))
     failed(run(*words, "--resume", model=other), 2, "-o out holds features with checkpoint ")
     for option, text in {
-        "--layer=enc1": "layers enc2, not enc2, enc1: which cannot be mixed; use another -o, or --overwrite",
+        "--layer=enc1": "layers enc2, not enc2, enc1, which cannot be mixed; use another -o, or --overwrite",
         "--pool=max": "pool avg, not max",
         "--l2": "l2 False, not True",
         "--dtype=float16": "dtype float32, not float16",
@@ -447,7 +447,7 @@ def test_a_manifest_names_no_other_files_to_delete(run: Run, checkpoint: Path, f
             before = tree(folder)
             for mode in ("--overwrite", "--resume"):
                 result = run("in/000.png", "-o", "out", "--format", kind, mode)
-                failed(result, 2, "out/_manifest.jsonl is not a manifest of skipae: ")
+                failed(result, 2, "out/_manifest.jsonl is not a skipae manifest: ")
                 assert len(result.stderr) < 400 and result.stderr.rstrip("\n").isprintable()
             assert tree(folder) == before
 
@@ -460,7 +460,7 @@ def test_a_file_that_is_no_manifest_is_kept(run: Run, folder: Path) -> None:
     for text in lines:
         Path("out/_manifest.jsonl").write_bytes(text)
         for mode in ("--overwrite", "--resume"):
-            failed(run("in", "-o", "out", mode), 2, "out/_manifest.jsonl is not a manifest of skipae: ")
+            failed(run("in", "-o", "out", mode), 2, "out/_manifest.jsonl is not a skipae manifest: ")
         assert Path("out/_manifest.jsonl").read_bytes() == text and names("out") == ["_manifest.jsonl"]
 
 
@@ -470,7 +470,7 @@ def test_symbolic_links_in_the_folder_are_not_followed(run: Run, folder: Path) -
     Path("list.jsonl").write_text("")  # what an interrupted run leaves is empty too
     Path("out/_manifest.jsonl").symlink_to(folder / "list.jsonl")
     for mode in ("--overwrite", "--resume"):
-        failed(run("in", "-o", "out", mode), 2, "is not a manifest of skipae: it is not a regular file")
+        failed(run("in", "-o", "out", mode), 2, "is not a skipae manifest: it is not a regular file")
     Path("out/_manifest.jsonl").unlink()
     Path("victim.npz").write_text("mine")
     Path("out/00000.npz").symlink_to(folder / "victim.npz")
@@ -646,7 +646,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     damaged = write_checkpoint(tmp_path / "damaged", tiny_graph(), tiny_features())
     with (damaged / "onnx" / "features.onnx").open("ab") as file:
         file.write(b"x")
-    failed(run("in", "-o", "out", model=damaged), 4, "is not the file its config.json describes (sha256 ")
+    failed(run("in", "-o", "out", model=damaged), 4, "does not match its config.json (sha256 ")
     bare = write_checkpoint(tmp_path / "bare", tiny_graph())
     failed(run("in", "-o", "out", model=bare), 4, "lists no onnx/features.onnx: this checkpoint does not have it")
 

@@ -475,7 +475,7 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     errors = checked.stderr.splitlines()
     assert len(errors) == 2 and all(line.startswith("skipae: error: ") for line in errors)
     assert "features.onnx cannot be read" in checked.stderr
-    assert "model.safetensors is not the file its config.json describes" in checked.stderr
+    assert "model.safetensors does not match its config.json" in checked.stderr
     # A copy elsewhere is its owner's: it is refused, not changed.
     assert run("models", "pull", copy).exit_code == 4
     assert (copy / "model.safetensors").read_bytes() == b"damaged"

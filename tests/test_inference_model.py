@@ -411,7 +411,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         from_pretrained(tmp_path)
     (tmp_path / "recipe.json").touch()
-    with pytest.raises(ModelError, match=r"that of a training run: make one of it with 'skipae-train export'"):
+    with pytest.raises(ModelError, match=r"the folder of a training run: export it with 'skipae-train export'"):
         from_pretrained(tmp_path)
     with pytest.raises(UsageError, match="not int"):
         from_pretrained(3)  # type: ignore[arg-type]
@@ -457,7 +457,7 @@ def test_damaged_weights(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=r"is not the file its config\.json describes"):
+    with pytest.raises(ModelError, match=r"does not match its config\.json"):
         from_pretrained(folder, device="cpu")
     path.unlink()
     with pytest.raises(ModelError, match="cannot be read"):

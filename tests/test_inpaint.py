@@ -483,7 +483,7 @@ def test_a_wrong_mask_is_told_before_a_result_that_exists(run: Run) -> None:
     Image.new("L", (29, 20), 1).save("small.png")
     failed(run("photo.png", "--mask", "small.png"), 2, "--mask small.png has 29 x 20 pixels")
     failed(run("photo.png", "--box", "25,2,6,4"), 2, "--box 25,2,6,4 goes beyond photo.png")
-    failed(run("photo.png", "--mask", "mask.png"), 1, "photo.inpainted.png exists already")
+    failed(run("photo.png", "--mask", "mask.png"), 1, "photo.inpainted.png already exists")
 
 
 def test_bad_masks(run: Run) -> None:

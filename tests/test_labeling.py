@@ -415,4 +415,4 @@ def test_a_damaged_checkpoint(run: Run, segmenter: Path, tmp_path: Path) -> None
     write_config(tmp_path / "model", config)
     save("a.png")
     result = run("segment", tmp_path / "model", "a.png")
-    assert result.exit_code == 4 and "is not the file its config.json describes" in result.stderr
+    assert result.exit_code == 4 and "does not match its config.json" in result.stderr

@@ -218,7 +218,7 @@ def replace_notes(old: str, new: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "onnx" / "model.onnx").write_bytes(b"x"), r"model\.onnx is not the file its config"),
+        (lambda f: (f / "onnx" / "model.onnx").write_bytes(b"x"), r"model\.onnx does not match its config"),
         (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors cannot be read"),
         (change_weights, r"the ONNX files and model\.safetensors differ"),
         (lambda f: (f / "README.md").unlink(), "the card of decoder is missing or outdated: run 'skipae-train card"),

@@ -248,7 +248,7 @@ def test_a_damaged_log_is_named(run, data, capfd):
 def test_a_run_folder_is_no_checkpoint(run, capfd):
     for words in (["evaluate", run, "--clean", run], ["card", run]):
         code, error = fails(capfd, *words)
-        assert code == 4 and "make one of it with 'skipae-train export'" in error
+        assert code == 4 and "export it with 'skipae-train export'" in error
 
 
 def test_a_state_is_on_the_disk_before_the_one_before_it_goes(run, monkeypatch):

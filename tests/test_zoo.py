@@ -268,7 +268,7 @@ def test_a_changed_file_is_noticed(tmp_path):
     checked = replace(config(network_2(4)), files={"a.onnx": sha256(tmp_path / "a.onnx")})
     assert verified_file(tmp_path, checked, "a.onnx") == tmp_path / "a.onnx"
     (tmp_path / "a.onnx").write_bytes(b"weighTs")
-    with pytest.raises(ConfigError, match="is not the file its config"):
+    with pytest.raises(ConfigError, match="does not match its config"):
         verified_file(tmp_path, checked, "a.onnx")
     with pytest.raises(ConfigError, match=r"lists no b\.onnx"):
         verified_file(tmp_path, checked, "b.onnx")

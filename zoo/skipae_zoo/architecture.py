@@ -19,10 +19,10 @@ Topology = Literal["pre", "post"]
 
 
 MAX_LAYERS = 64
-"""Most encoder convolutions: four times the paper's deepest."""
+"""Maximum number of encoder convolutions: four times the paper's deepest."""
 
 MAX_CHANNELS = 4096
-"""Most channels of the first layer."""
+"""Maximum number of channels of the first layer."""
 
 
 class ArchitectureError(ValueError):
@@ -41,14 +41,14 @@ class Layer:
     kernel: int
     """Side of the square kernel, 3 or 1; it pads by ``kernel // 2``."""
     stride: int
-    """1 or 2, of this convolution alone."""
+    """Stride of this convolution alone, 1 or 2."""
     total_stride: int
-    """Input pixels from one output pixel to the next: the strides up to here multiplied."""
+    """Input pixels from one output pixel to the next: the product of the strides up to here."""
     receptive_field: int
-    """Side in input pixels of the square that one output pixel sees."""
+    """Side in input pixels of the square that one output pixel depends on."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of this layer's output for an image of ``height x width`` pixels."""
+        """Return the height and width of this layer's output for an image of ``height x width`` pixels."""
         return -(-height // self.total_stride), -(-width // self.total_stride)
 
 
@@ -75,7 +75,7 @@ class Architecture:
     (figure 1b, pre-activation); ``post`` adds the outputs of both ReLUs."""
 
     def __post_init__(self) -> None:
-        """Refuse what is outside the family."""
+        """Reject an architecture outside the family."""
         _one_of("network", self.network, get_args(NetworkName))
         _one_of("shortcuts", self.shortcuts, get_args(Shortcuts))
         _one_of("topology", self.topology, get_args(Topology))
@@ -130,7 +130,7 @@ class Architecture:
         return encoder + decoder
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values, as they stand in ``config.json``."""
+        """Return the fields as JSON values, as in ``config.json``."""
         return {
             "network": self.network,
             "n": self.n,
@@ -141,12 +141,16 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """Read what :meth:`to_dict` wrote; :class:`ArchitectureError` names the key that is wrong."""
+        """Read the output of :meth:`to_dict`.
+
+        Raises:
+            ArchitectureError: A key is wrong; the message names it.
+        """
         known = {"network", "n", "m", "shortcuts", "topology"}
         if set(data) != known:
             wrong = ", ".join(sorted(set(data) ^ known))
             raise ArchitectureError(
-                f"architecture must have the keys {', '.join(sorted(known))}; look at: {shown(wrong)[1:-1]}"
+                f"architecture must have the keys {', '.join(sorted(known))}; check {shown(wrong)[1:-1]}"
             )
         if not isinstance(data["m"], list):
             raise ArchitectureError(f"m must be a list of whole numbers, not {shown(data['m'])}")
@@ -176,17 +180,17 @@ class Architecture:
 
 
 def network_1(m: tuple[int, int, int, int], n: int, **options: Any) -> Architecture:
-    """Network-1 of supplement A: CIFAR uses m = (5, 5, 5, 0), n = 128; STL-10 m = (2, 2, 3, 3), n = 64."""
+    """Return Network-1 of supplement A: CIFAR uses m = (5, 5, 5, 0), n = 128; STL-10 m = (2, 2, 3, 3), n = 64."""
     return Architecture("network-1", n, m, **options)
 
 
 def network_2(n: int = 96, **options: Any) -> Architecture:
-    """Network-2 of supplement A: All-CNN-C without pooling, for CIFAR-10 with 4,000 labels."""
+    """Return Network-2 of supplement A: All-CNN-C without pooling, for CIFAR-10 with 4,000 labels."""
     return Architecture("network-2", n, **options)
 
 
 def network_3(n: int = 64, **options: Any) -> Architecture:
-    """Network-3 of supplement A: VGG-16 without pooling, for ImageNet and VOC."""
+    """Return Network-3 of supplement A: VGG-16 without pooling, for ImageNet and VOC."""
     return Architecture("network-3", n, **options)
 
 

@@ -1,4 +1,4 @@
-"""The named checkpoints of the zoo: what each is for, and the recipe that makes it."""
+"""The named checkpoints of the zoo: the purpose of each, and the recipe that trains it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ OWNER = "skipae"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A checkpoint's repository on the Hub as this release of skipae uses it; ``skipae-train publish`` prints it."""
+    """A checkpoint's repository on the Hub at the revision that this release pins; ``skipae-train publish`` prints it."""
 
     revision: str
     """Commit sha."""
     config: str
-    """sha256 of its ``config.json``, which holds those of the weights."""
+    """sha256 of its ``config.json``, which in turn lists the sha256 of each weight file."""
     size: int
     """Bytes of the ONNX files."""
     license: str
@@ -33,11 +33,11 @@ class NamedCheckpoint:
     task: Task
     summary: str
     recipe: str
-    """``skipae-train`` recipe that makes it."""
+    """Name of the ``skipae-train`` recipe that trains it."""
     base_model: str | None = None
     """The auto-encoder it was fine-tuned from."""
     published: Published | None = None
-    """None while there are no weights on the Hub."""
+    """None until weights are on the Hub."""
 
     @property
     def repo(self) -> str:
@@ -46,7 +46,7 @@ class NamedCheckpoint:
 
     @property
     def command(self) -> str:
-        """The command that makes it."""
+        """The command that trains it."""
         return f"skipae-train {'pretrain' if self.task == 'restoration' else 'finetune'} {self.recipe}"
 
 
@@ -85,9 +85,9 @@ DEFAULTS: dict[Task | Literal["features"], str] = {
     "classification": "skipae-cifar10-4k",
     "segmentation": "skipae-camvid-seg",
 }
-"""The checkpoint that a task or features use unless another is named; its weights come with skipae."""
+"""Default checkpoint of each task and of features; its weights are bundled with skipae."""
 
 
 def find_checkpoint(name: str) -> NamedCheckpoint | None:
-    """The entry with this name, or None."""
+    """Return the entry with this name, or None."""
     return next((entry for entry in CHECKPOINTS if entry.name == name), None)

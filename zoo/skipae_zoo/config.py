@@ -1,4 +1,4 @@
-"""``config.json``: what a checkpoint folder says about itself, read and written with a version; names of its graphs."""
+"""``config.json``, the versioned description in a checkpoint folder, and the names of the folder's graphs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from skipae_zoo.files import read_text_file, sha256
 from skipae_zoo.text import MAX_LABEL, flaw_of_name, flaw_of_path, flaw_of_text, shown
 
 VERSION = 1
-"""Version of the format of ``config.json``; a reader refuses later ones."""
+"""Version of the format of ``config.json``; readers reject later versions."""
 
 MAX_SIDE = 8192
-"""Most pixels of ``resize``, ``crop`` and ``halo``."""
+"""Maximum of ``resize``, ``crop`` and ``halo``, in pixels."""
 
 MAX_LABELS = MAX_HIDDEN = 1 << 16
-"""Most classes, and most channels of a hidden fully connected layer."""
+"""Maximum number of classes, and of channels in a hidden fully connected layer."""
 
 MAX_COLOR = 1000.0
 """Largest magnitude of ``mean``, ``std`` and ``fill``, whose values are about 1."""
 
 BICUBIC = 3
-"""Number of the filter of ``resize`` in ``preprocessor_config.json``, that of Pillow."""
+"""Pillow's number for the bicubic filter of ``resize``, as in ``preprocessor_config.json``."""
 
 MAX_FILES = 64
-"""Most entries of ``files``."""
+"""Maximum number of entries in ``files``."""
 
 MAX_SEGMENTS = 255
-"""Most classes of a segmenter: label maps have 8 bits, and 255 stands for pixels that have no class."""
+"""Maximum number of classes of a segmenter: label maps have 8 bits, and 255 marks pixels without a class."""
 
 Task = Literal["restoration", "classification", "segmentation"]
 
@@ -43,19 +43,19 @@ OUTPUT: dict[Task, str] = {"restoration": "reconstruction", "classification": "l
 """Name of the output of each task's graph."""
 
 QUANTIZED = "onnx/model_quantized.onnx"
-"""The task's graph in int8, of checkpoints that have one; transformers.js asks for this name."""
+"""The task's graph in int8, for checkpoints that have one; the name is the one transformers.js expects."""
 
 HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
 Scores = Literal["softmax", "sigmoid"]
 
 
 class ConfigError(ValueError):
-    """A ``config.json`` or checkpoint folder that cannot be used; the message names the file and the key."""
+    """An unusable ``config.json`` or checkpoint folder; the message names the file and the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What is done to pixels, RGB in [0, 1].  ``mean`` and ``std`` are applied inside the ONNX graphs."""
+    """Preprocessing of pixels, RGB in [0, 1].  ``mean`` and ``std`` are applied inside the ONNX graphs."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -65,12 +65,12 @@ class Preprocessing:
     """Short side in pixels that images are scaled to (bicubic, antialiased) before ``features``, ``classify`` and
     ``segment``, whose label map is scaled back; None leaves the size."""
     crop: int | None = None
-    """Side of the center crop after it, not for ``segment``; None takes the whole image."""
+    """Side of the center crop after scaling, in pixels, ignored by ``segment``; None takes the whole image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What stands on the encoder of a classifier or segmenter (supplement A, table 1)."""
+    """The layers on top of the encoder in a classifier or segmenter (supplement A, table 1)."""
 
     kind: HeadKind
     """``pool-fc``: global average pooling and one fully connected layer (Network-1).  ``conv-pool``: a 1x1
@@ -97,16 +97,16 @@ class CheckpointConfig:
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty for restoration."""
     colors: tuple[tuple[int, int, int], ...] = ()
-    """Color that a segmenter's data set shows each class in, RGB from 0 to 255; empty for those of PASCAL VOC."""
+    """Color of each class of a segmenter, RGB from 0 to 255; empty for the colors of PASCAL VOC."""
     head: Head | None = None
     """None for restoration."""
     default_layer: str | None = None
-    """Layer that features are taken of where none is asked for; None for the last."""
+    """Default layer for features; None for the last one."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each weight file, by path relative to the folder."""
 
     def to_dict(self, *, with_files: bool = True) -> dict[str, Any]:
-        """JSON values; without ``files`` it is what the ONNX metadata holds."""
+        """Return the contents as JSON values; without ``files``, as stored in the ONNX metadata."""
         data: dict[str, Any] = {
             "version": VERSION,
             "name": self.name,
@@ -145,7 +145,7 @@ class CheckpointConfig:
         return data
 
     def to_preprocessor(self) -> dict[str, Any]:
-        """``preprocessor_config.json``: what is done to an image before the graph, in the Hub's convention."""
+        """Return ``preprocessor_config.json``: preprocessing outside the graph, in the Hub's convention."""
         resize, crop = self.preprocessing.resize, self.preprocessing.crop
         if self.task == "segmentation":  # takes whole images
             crop = None
@@ -166,7 +166,15 @@ class CheckpointConfig:
 
     @classmethod
     def from_dict(cls, data: object, *, source: str) -> CheckpointConfig:
-        """Check and read what :meth:`to_dict` wrote; ``source`` names the file in errors."""
+        """Check and read the output of :meth:`to_dict`.
+
+        Args:
+            data: The JSON values.
+            source: Name of the file, for messages.
+
+        Raises:
+            ConfigError: A value is missing, of the wrong type or out of range.
+        """
         if not isinstance(data, dict):
             raise ConfigError(f"{source} must hold a JSON object, not {type(data).__name__}")
         version = data.get("version")
@@ -212,7 +220,7 @@ class CheckpointConfig:
         except TypeError as error:
             raise ConfigError(f"{source} has a value of the wrong type: {error}") from None
         if data.get("layers") != config.to_dict()["layers"]:
-            raise ConfigError(f"{source}: 'layers' does not agree with 'architecture'; export the checkpoint anew")
+            raise ConfigError(f"{source}: 'layers' does not agree with 'architecture'; export the checkpoint again")
         if (task == "restoration") != (config.head is None) or (task == "segmentation") != (
             config.head is not None and config.head.kind == "decoder"
         ):
@@ -220,7 +228,7 @@ class CheckpointConfig:
         if (task == "restoration") != (not config.labels):
             raise ConfigError(f"{source}: a {task} checkpoint cannot have {len(config.labels)} labels")
         if task == "segmentation" and len(config.labels) > MAX_SEGMENTS:
-            raise ConfigError(f"{source}: label maps hold {MAX_SEGMENTS} classes, not {len(config.labels)}")
+            raise ConfigError(f"{source}: label maps hold at most {MAX_SEGMENTS} classes, not {len(config.labels)}")
         if config.colors and (task != "segmentation" or len(config.colors) != len(config.labels)):
             raise ConfigError(
                 f"{source}: colors must be one of each of a segmenter's {len(config.labels)} labels, not "
@@ -232,12 +240,16 @@ class CheckpointConfig:
 
 
 def read_config(folder: Path) -> CheckpointConfig:
-    """Read ``config.json`` of a checkpoint folder; :class:`ConfigError` says what is wrong with it."""
+    """Read ``config.json`` of a checkpoint folder.
+
+    Raises:
+        ConfigError: It is missing or invalid; the message explains why.
+    """
     path = folder / "config.json"
     try:
         data = json.loads(read_text_file(path))
     except FileNotFoundError:
-        run = ", but that of a training run: make one of it with 'skipae-train export'"
+        run = ", but the folder of a training run: export it with 'skipae-train export'"
         told = run if (folder / "recipe.json").exists() else ": it has no config.json"
         raise ConfigError(f"{folder} is not a checkpoint folder{told}") from None
     except OSError as error:
@@ -257,18 +269,22 @@ def write_config(folder: Path, config: CheckpointConfig) -> None:
 
 
 def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
-    """Path of a weight file whose sha256 is the one ``config.json`` gives; else :class:`ConfigError`."""
+    """Return the path of a weight file after checking its sha256 against ``config.json``.
+
+    Raises:
+        ConfigError: The file is not listed, cannot be read, or has another sha256.
+    """
     path = folder / name
     expected = config.files.get(name)
     if expected is None:
-        raise ConfigError(f"{folder / 'config.json'} lists no {name}: this checkpoint does not have it")
+        raise ConfigError(f"{folder / 'config.json'} does not list {name}: this checkpoint does not have it")
     try:
         found = sha256(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): fetch the checkpoint again") from None
     if found != expected:
         raise ConfigError(
-            f"{path} is not the file its config.json describes (sha256 {found[:12]}..., expected "
+            f"{path} does not match its config.json (sha256 {found[:12]}..., expected "
             f"{expected[:12]}...): fetch the checkpoint again"
         )
     return path
@@ -313,7 +329,7 @@ def _files(value: object, source: str) -> dict[str, Any]:
 
 
 def _relative(value: object, source: str) -> str:
-    """A path that stays inside the folder, wherever the folder came from."""
+    """Return a path that is known to stay inside the folder; the folder may come from anyone."""
     path = _string(value, "files", source)
     return _without(flaw_of_path(path), path, "a path in files", source)
 

@@ -1,4 +1,4 @@
-"""Reading the files of a checkpoint folder, which may hold links, pipes and files of any size."""
+"""Read the files of a checkpoint folder, which may contain links, pipes and files of any size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from io import BufferedReader
 from pathlib import Path
 
 MAX_TEXT = 4 << 20
-"""Most bytes of ``config.json`` and of a card."""
+"""Maximum size of ``config.json`` and of a card, in bytes."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading; :class:`OSError` where it is a folder, pipe or device, or leads to one."""
-    # O_NONBLOCK: to open a pipe would wait for a writer.
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: It cannot be opened, or it is, or links to, a folder, pipe or device.
+    """
+    # O_NONBLOCK: opening a pipe would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -25,7 +29,12 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_text_file(path: Path) -> str:
-    """The UTF-8 text of a small file; :class:`OSError` or :class:`UnicodeDecodeError` where it is none."""
+    """Return the UTF-8 text of a small file.
+
+    Raises:
+        OSError: It cannot be read or is larger than :data:`MAX_TEXT`.
+        UnicodeDecodeError: It is not UTF-8.
+    """
     with open_regular(path) as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
@@ -34,6 +43,6 @@ def read_text_file(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a regular file."""
+    """Return the sha256 of a regular file, in hexadecimal."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Text that comes with a checkpoint: names, labels and paths of files, which a stranger may have chosen."""
+"""Check text from a checkpoint (names, labels, file paths), which is untrusted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ UNSAFE = re.compile(
     "\u2028\u2029"  # line and paragraph separators
     "\ud800-\udfff]+"  # halves of a pair: not text
 )
-"""Characters that no name holds and no terminal is sent."""
+"""Characters that are not allowed in names and never sent to a terminal."""
 
 MAX_NAME = 96
-"""Most characters of a checkpoint's name, as on the Hub."""
+"""Maximum length of a checkpoint's name, as on the Hub."""
 
 MAX_LABEL = 200
-"""Most characters of a class name."""
+"""Maximum length of a class name."""
 
 MAX_PATH = 200
-"""Most characters of the path of a file in a checkpoint folder."""
+"""Maximum length of a file's path in a checkpoint folder."""
 
 
 def flaw_of_text(text: str, longest: int) -> str | None:
-    """What is wrong with one line of text, or None."""
+    """Return what is wrong with one line of text, or None."""
     if not text.strip():
         return "is empty"
     if len(text) > longest:
@@ -32,20 +32,20 @@ def flaw_of_text(text: str, longest: int) -> str | None:
 
 
 def flaw_of_name(name: str) -> str | None:
-    """What is wrong with a checkpoint's name, or None; a name that has no flaw is safe as the name of a folder."""
+    """Return what is wrong with a checkpoint's name, or None; a name without a flaw is safe as a folder name."""
     if re.search(r"[/\\:]", name) or name in (".", ".."):
         return "is a path; a name has no '/', '\\' or ':'"
     return flaw_of_text(name, MAX_NAME)
 
 
 def flaw_of_path(path: str) -> str | None:
-    """What is wrong with a file's path, or None; one that has no flaw stays in the folder that it is relative to."""
+    """Return what is wrong with a file's path, or None; a path without a flaw stays in the folder it is relative to."""
     if re.search(r"[\\:]", path) or {"", ".", ".."} & set(path.split("/")):
         return "does not name a file inside the folder"
     return flaw_of_text(path, MAX_PATH)
 
 
 def shown(value: object) -> str:
-    """A stranger's value in a message: escaped, and short."""
+    """Return an untrusted value for a message: escaped and shortened."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

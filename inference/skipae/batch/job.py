@@ -68,6 +68,6 @@ class Work:
     failed: list[Failure] = field(default_factory=list)
     """Inputs that cannot be jobs."""
     skipped: list[Job] = field(default_factory=list)
-    """Inputs whose result exists already."""
+    """Inputs whose result already exists."""
     left_out: int = 0
     """Results of earlier runs in the folders."""

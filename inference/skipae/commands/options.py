@@ -411,7 +411,7 @@ def show(work: Work, console: Console) -> int:
     for job in work.jobs:
         echo(f"{job.name} -> {'-' if job.target is None else job.target}")
     for job in work.skipped:
-        console.remark(f"{job.name}: {job.target} exists already, left out")
+        console.remark(f"{job.name}: {job.target} already exists, left out")
     for failure in work.failed:
         console.error(f"{failure.name}: {failure.error.command_line()}")
     unread = sum(failure.unread for failure in work.failed)
