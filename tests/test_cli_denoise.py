@@ -139,7 +139,7 @@ def test_output_folder(run: Run, folder: Path) -> None:
     assert run("a.png", "b.jpg", "-o", "out").exit_code == 0
     assert run("a.png", "b.jpg", "-o", "made").exit_code == 0
     assert tree(folder) == ["a.png", "b.jpg", "made/a.png", "made/b.jpg", "out/a.png", "out/b.jpg"]
-    failed(run("a.png", "b.jpg", "-o", "made/a.png"), 2, "made/a.png is a file, but several inputs or a folder need")
+    failed(run("a.png", "b.jpg", "-o", "made/a.png"), 2, "made/a.png is a file; several inputs or a folder need")
 
 
 def test_a_folder_s_tree_goes_below_the_output(run: Run, folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_streams(run: Run, checkpoint: Path) -> None:
     assert Image.open("x.webp").format == "WEBP"
     failed(run("-", "-", input=data), 2, "can be given once")
     failed(run("-", "photo.png", "-o", "out/", input=data), 2, "- (standard input) has no name")
-    failed(run("photo.png", "x.webp", "-o", "-"), 2, "-o - (standard output) takes one input")
+    failed(run("photo.png", "x.webp", "-o", "-"), 2, "-o - (standard output) works with a single input")
     failed(run("-", input=b""), 5, "-: is empty (zero bytes)")
 
 
@@ -262,7 +262,7 @@ def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
     both = "x/a.png and y/a.png would both write out/a.png: pass their folder as the input or use separate"
     failed(run("x/a.png", "y/a.png", "-o", "out"), 2, both)
     failed(run("x", "y", "-o", "out"), 2, "x/a.png and y/a.png would both write")
-    failed(run("x/a.png", "./x/a.png"), 2, "is given twice")
+    failed(run("x/a.png", "./x/a.png"), 2, "is listed twice")
     assert tree(folder) == ["x/a.png", "y/a.png"]
 
 
@@ -645,7 +645,7 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
 
 def test_memory_that_one_image_exhausts(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(write(f"{k}.png", k)) for k in range(4)]
-    text = "1.png: needs more memory than there is"
+    text = "1.png: needs more memory than is available"
     for owner, method in ((images.Picture, "restore"), (images, "read_header")):
         calls: list[int] = []
         original = getattr(owner, method)
@@ -781,18 +781,18 @@ def test_resume_makes_results_again_that_are_not_whole(run: Run, folder: Path, f
     images.from_pil(Image.new("RGB", (5, 5))).encode(other, format=format)
     size = open_image(source).size
     for damaged, text in {
-        b"": "is not a whole image",
-        b"a text": "is not a whole image",
-        whole[:100]: "is not a whole image",
-        whole[: len(whole) * 3 // 4]: "is not a whole image",
-        other.getvalue(): f"is of 5 x 5 pixels, not {size[0]} x {size[1]}",
+        b"": "is not a complete image",
+        b"a text": "is not a complete image",
+        whole[:100]: "is not a complete image",
+        whole[: len(whole) * 3 // 4]: "is not a complete image",
+        other.getvalue(): f"has 5 x 5 pixels, not {size[0]} x {size[1]}",
     }.items():
         target.write_bytes(damaged)
         shown = run("in", "-o", "out", "--resume", "--dry-run")
         assert shown.stdout == f"{source} -> {target}\n" and target.read_bytes() == damaged
         result = run("in", "-o", "out", "--resume")
         first, *_ = result.stderr.splitlines()
-        assert (result.exit_code, first) == (0, f"skipae: {target} {text}: it is made again")
+        assert (result.exit_code, first) == (0, f"skipae: {target} {text}: it is written again")
         assert target.read_bytes() == whole
 
 
@@ -999,7 +999,7 @@ def test_nothing_is_computed_that_cannot_be_printed(classifier: Path, folder: Pa
     assert result.returncode == 1 and len(tried) in (1, 2), result.stderr  # the second may be computed meanwhile
     assert errors == [f"skipae: error: {name}: cannot write to standard output: {reason}" for name in tried]
     left = len(names) - len(tried)
-    assert last == f"skipae: error: stopped since nothing more can be printed; {left} image(s) are left"
+    assert last == f"skipae: error: stopped because nothing more can be printed; {left} image(s) are left"
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [(line["input"], line["status"]) for line in lines] == [(name, "failed") for name in tried]
 

@@ -310,7 +310,7 @@ def test_resume_makes_shards_again_that_are_not_what_was_written(run: Run, check
     assert result.exit_code == 0
     assert len(result.stderr.splitlines()) == 3
     for line, k in zip(result.stderr.splitlines(), range(3), strict=True):
-        assert line.startswith(f"skipae: out/0000{k}.") and "is missing or is not the file that was written" in line
+        assert line.startswith(f"skipae: out/0000{k}.") and "is missing or has changed since it was written" in line
     assert names("out") == before
     check(checkpoint, stored(["enc2"]), paths)
     assert Path("report.jsonl").read_text().count('"skipped"') == 2
@@ -341,7 +341,7 @@ def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
     assert result.exit_code == 0 and f"{text}, which are kept; pass all images of 00000.npz" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and stored(["enc2"]).keys() == before.keys()
     result = run("in", *words, "--resume", "--report", "report.jsonl")
-    assert (result.exit_code, result.stderr) == (0, f"skipae: {text}: 00000.npz is made again\n")
+    assert (result.exit_code, result.stderr) == (0, f"skipae: {text}: 00000.npz is extracted again\n")
     check(checkpoint, stored(["enc2"]), paths)
     assert Path("report.jsonl").read_text().count('"skipped"') == 3
 
@@ -361,7 +361,7 @@ def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> 
     # Both looked before either wrote.
     second = feature_store.Store("out", ABOUT)
     assert run("in", "-o", "out").exit_code == 0
-    with pytest.raises(UsageError, match="output='out' was written by another run meanwhile"):
+    with pytest.raises(UsageError, match="another run has written output='out'"):
         second.begin({})
     second.end()
     check(checkpoint, stored(["enc2"]), paths)
@@ -573,7 +573,7 @@ def test_an_interrupt_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, interrupted)
         result = run("in", "-o", "out", "--shard-size", 4, "--batch-size", 1)
-    done = 5 if where == "process" else 6  # the net's sixth call is for an image taken in: it is made again
+    done = 5 if where == "process" else 6  # the net's sixth call is for an image already waiting: it is run again
     failed(result, 130, f"interrupted: {done} of 8 images are done")
     check(checkpoint, stored(["enc2"]), paths[:done])
     assert run("in", "-o", "out", "--resume").exit_code == 0
@@ -635,7 +635,7 @@ def test_inputs(run: Run, checkpoint: Path) -> None:
 def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
     photos(1)
     Path("empty").mkdir()
-    failed(run("empty", "-o", "out"), 5, "empty: holds no images (PNG, JPEG")
+    failed(run("empty", "-o", "out"), 5, "empty: contains no images (PNG, JPEG")
     failed(run("none.png", "-o", "out"), 5, "none.png: no such file")
     failed(run("in", "-o", "out", "--layer", "enc12"), 2, "no layer 'enc12' (did you mean enc2?); use any of enc1")
     failed(run("in", "-o", "out", "--pool", "mean"), 2, "pool must be none, avg, max or spatial:N")

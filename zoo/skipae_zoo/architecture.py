@@ -144,7 +144,7 @@ class Architecture:
         """Read the output of :meth:`to_dict`.
 
         Raises:
-            ArchitectureError: A key is wrong; the message names it.
+            ArchitectureError: a key is wrong; the message names it.
         """
         known = {"network", "n", "m", "shortcuts", "topology"}
         if set(data) != known:

@@ -13,7 +13,7 @@ OWNER = "skipae"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A checkpoint's repository on the Hub at the revision that this release pins; ``skipae-train publish`` prints it."""
+    """A checkpoint's repository on the Hub, as pinned by this release; ``skipae-train publish`` prints it."""
 
     revision: str
     """Commit sha."""

@@ -169,11 +169,11 @@ class CheckpointConfig:
         """Check and read the output of :meth:`to_dict`.
 
         Args:
-            data: The JSON values.
-            source: Name of the file, for messages.
+            data: the JSON values.
+            source: name of the file, for messages.
 
         Raises:
-            ConfigError: A value is missing, of the wrong type or out of range.
+            ConfigError: a value is missing, of the wrong type or out of range.
         """
         if not isinstance(data, dict):
             raise ConfigError(f"{source} must hold a JSON object, not {type(data).__name__}")
@@ -243,7 +243,7 @@ def read_config(folder: Path) -> CheckpointConfig:
     """Read ``config.json`` of a checkpoint folder.
 
     Raises:
-        ConfigError: It is missing or invalid; the message explains why.
+        ConfigError: it is missing or invalid; the message explains why.
     """
     path = folder / "config.json"
     try:
@@ -272,7 +272,7 @@ def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
     """Return the path of a weight file after checking its sha256 against ``config.json``.
 
     Raises:
-        ConfigError: The file is not listed, cannot be read, or has another sha256.
+        ConfigError: the file is not listed, cannot be read, or has another sha256.
     """
     path = folder / name
     expected = config.files.get(name)

@@ -17,7 +17,7 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:
-        OSError: It cannot be opened, or it is, or links to, a folder, pipe or device.
+        OSError: it cannot be opened, or it is, or links to, a folder, pipe or device.
     """
     # O_NONBLOCK: opening a pipe would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -32,8 +32,8 @@ def read_text_file(path: Path) -> str:
     """Return the UTF-8 text of a small file.
 
     Raises:
-        OSError: It cannot be read or is larger than :data:`MAX_TEXT`.
-        UnicodeDecodeError: It is not UTF-8.
+        OSError: it cannot be read or is larger than :data:`MAX_TEXT`.
+        UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path) as file:
         data = file.read(MAX_TEXT + 1)

@@ -1,4 +1,4 @@
-"""What PyInstaller asks a package for: where its hook is."""
+"""Entry point for PyInstaller, which asks a package where its hook is."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def get_hook_dirs() -> list[str]:
-    """The folder with ``hook-skipae.py``."""
+    """Return the folder of ``hook-skipae.py``."""
     return [str(Path(__file__).parent)]

@@ -1,1 +1,1 @@
-"""Many images: which there are, where results go, and the pipeline that reads, computes and writes at once."""
+"""Batches of images: finding inputs, naming outputs, and a pipeline that reads, computes and writes in parallel."""

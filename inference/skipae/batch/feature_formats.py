@@ -1,4 +1,4 @@
-"""Files of features: each format's extension, what it needs, and how it is written."""
+"""Formats of feature files: extension, required package and writer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTENSIONS = {"npz": ".npz", "npy": ".npy", "safetensors": ".safetensors", "parq
 """Each format's file name extension."""
 
 EXTRAS = {"safetensors": "safetensors", "parquet": "pyarrow", "hdf5": "h5py"}
-"""Module that a format needs; the extra of this package that brings it has the format's name."""
+"""Module that a format needs; the extra that installs it has the format's name."""
 
 
 def _write_npz(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ def _write_parquet(file: BinaryIO, arrays: Features, files: list[str], about: di
 def _write_hdf5(file: BinaryIO, arrays: Features, files: list[str], about: dict[str, str]) -> None:
     import h5py
 
-    buffer = io.BytesIO()  # the library reads what it writes
+    buffer = io.BytesIO()  # the library reads its own files
     with h5py.File(buffer, "w") as root:
         for layer, values in arrays.items():
             root[layer] = values
@@ -60,7 +60,7 @@ WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors, "parquet": _wri
 
 
 def need(format: str) -> None:
-    """Refuse a format whose package is not installed with a :class:`UsageError` that says what to install."""
+    """Raise :class:`UsageError` if a format's package is not installed; the message names the command to install it."""
     module = EXTRAS.get(format)
     if module is None:
         return

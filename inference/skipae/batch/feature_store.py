@@ -1,4 +1,4 @@
-"""Features on disk: files of many images each (shards), and a manifest that says what is where.
+"""Features on disk: files of many images each (shards), and a manifest that maps images to shards and rows.
 
 The manifest is text, a JSON object a line: first ``{"run": ...}`` with all that the values depend on, then for each
 shard its images ``{"file", "sha256", "size", "mtime", "shard", "row"}`` and a line ``{"shard", "rows", "files"}`` that
@@ -32,10 +32,10 @@ from skipae.options import FeatureSpec
 from skipae.tasks.features import Features
 
 _OTHERS = (".arrow", ".csv", ".feather", ".hdf5", ".json", ".jsonl", ".mat", ".pkl", ".pt", ".pth", ".txt")
-"""Extensions of files that somebody may hope for; other names with a dot are folders."""
+"""Extensions that users may expect but that are not supported; other names with a dot are folders."""
 
 _LAYER = re.compile(r"enc[1-9][0-9]{0,3}")
-"""Names of layers, which are parts of names of files."""
+"""Valid layer names; they become parts of file names."""
 
 Entry = dict[str, Any]
 """A line of the manifest."""
@@ -56,19 +56,18 @@ class Store:
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
-        """Look at what is there; nothing is written yet.
+        """Check what exists; nothing is written yet.
 
         Args:
-            output: a folder, or a file whose extension names the format; a second shard then has a number
-                in its name.
-            run: what the values depend on, for the manifest; JSON.
-            format: one of :data:`EXTENSIONS`; by default what ``output`` says, else npz.
-            overwrite: whether what an earlier run wrote there may be replaced.
-            resume: whether to add to it.
+            output: a folder, or a file whose extension names the format; later shards then have a number in their name.
+            run: the settings that the values depend on, for the manifest; JSON.
+            format: one of :data:`EXTENSIONS`; by default the format of ``output``, else npz.
+            overwrite: whether to replace the features of an earlier run.
+            resume: whether to add to the features of an earlier run.
 
         Raises:
-            UsageError: ``output`` does not suit, holds features already, or those of other settings, or another
-                file is where they go.
+            UsageError: ``output`` is unsuitable, already holds features (or features of other settings), or another
+                file has the name of a shard.
         """
         if format is not None and format not in EXTENSIONS:
             raise UsageError(f"format must be {', '.join(EXTENSIONS)}, not {format!r}")
@@ -97,20 +96,20 @@ class Store:
         self.format = (named if self._single else format) or "npz"
         need(self.format)
         self.folder = self.output.parent if self._single else self.output
-        # What reads a folder of Parquet files passes over names that start with _.
+        # Readers of Parquet folders ignore names that start with _.
         self.manifest = self.folder / (f"{self.output.name}.manifest.jsonl" if self._single else "_manifest.jsonl")
         self.run = run | {"format": self.format}
         self.done: dict[str, tuple[str, Entry]] = {}
-        """Images whose features are there, with the shard and the file that they were made of."""
+        """Images whose features exist, with their shard and the file they were extracted from."""
         self.notes: list[str] = []
-        """What ``resume`` found changed, a line each."""
+        """Changes that ``resume`` found, one line each."""
         self._failures: deque[Entry] = deque()
         self._shards: set[str] = set()
-        """Those that are whole."""
+        """Shards that are complete."""
         self._number = 0
-        """No earlier shard is missing."""
+        """All shards with smaller numbers exist."""
         self._lost: set[str] = set()
-        """Shards of the manifest that are made again."""
+        """Shards of the manifest that are extracted again."""
         self._replaced: list[Path] = []
         self._begun = False
         self._closed = 0  # bytes of the manifest up to the last closed shard
@@ -131,7 +130,7 @@ class Store:
             begun = self._read(resume)
         there = self._existing(self._name())
         if resume and begun:
-            self._replaced += there  # of a shard without its lines, at which the run was killed
+            self._replaced += there  # a shard without its lines: the run was killed
         elif there and not overwrite:
             raise UsageError(
                 "{output}: {path!s} already exists; use {overwrite} to replace it, or another {output:name}",
@@ -141,17 +140,20 @@ class Store:
             )
 
     def begin(self, versions: dict[str, str]) -> None:
-        """Start writing; ``versions`` of programs go into the manifest.
+        """Start writing.
+
+        Args:
+            versions: versions of programs, for the manifest.
 
         Raises:
-            UsageError: it cannot be written, or another process writes there.
+            UsageError: the output cannot be written, or another process is writing there.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._locked.enter_context(lock(self._lock, output=str(self.output)))
             if _state(self.manifest) != self._seen:
                 raise UsageError(
-                    "{output} was written by another run meanwhile: try again with {resume}",
+                    "another run has written {output} in the meantime; try again with {resume}",
                     output=str(self.output),
                     resume=True,
                 )
@@ -175,18 +177,18 @@ class Store:
         self._begun = True
 
     def fail(self, file: str, error: str) -> None:
-        """Note an image that has no features."""
+        """Record an image that failed."""
         self._failures.append({"file": file, "error": error})
 
     def add(self, entries: list[Entry], rows: list[Features]) -> str:
-        """Write a shard, and return its name.
+        """Write a shard and return its name.
 
         Args:
-            entries: of the images in the manifest.
-            rows: their features, the same shapes for all.
+            entries: entries of the images for the manifest.
+            rows: features of the images, with the same shapes for all.
 
         Raises:
-            ImageError: it cannot be written; nothing of it is left.
+            ImageError: the shard cannot be written; no part of it remains.
         """
         name = self._name()
         arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
@@ -212,10 +214,10 @@ class Store:
         return name
 
     def end(self) -> None:
-        """Write what is left for the manifest, if anything was begun; without any features there is none.
+        """Write the remaining lines of the manifest; nothing is written if no features were extracted.
 
         Raises:
-            ImageError: it cannot be written.
+            ImageError: the manifest cannot be written.
         """
         with self._locked:
             if self._begun and not self._shards:
@@ -224,10 +226,10 @@ class Store:
                 self._append([])
 
     def check(self, sources: Iterable[Path]) -> None:
-        """Find the images among ``sources`` that changed since their features were made, and make those again.
+        """Find the images among ``sources`` that changed since their features were extracted, to extract them again.
 
-        A file of features holds what the manifest says of it, so that all its images are made again.  Where some of
-        them are not among ``sources``, it is kept, and :attr:`notes` names the image that changed.
+        All images of their shard are extracted again, because a shard must match the manifest.  If some of those are
+        not among ``sources``, the shard is kept, and :attr:`notes` names the changed image.
         """
         given = {str(source): source for source in sources}
         changed: dict[str, list[str]] = {}
@@ -257,7 +259,7 @@ class Store:
         self.done = {name: value for name, value in self.done.items() if value[0] != shard}
 
     def _drop(self) -> None:
-        """Write the manifest without the lines of lost shards."""
+        """Rewrite the manifest without the lines of lost shards."""
         with self.manifest.open("rb") as file:
             lines = file.read(self._closed).splitlines(keepends=True)
         kept = [line for line in lines if json.loads(line).get("shard") not in self._lost]
@@ -265,7 +267,7 @@ class Store:
         self._closed = sum(map(len, kept))
 
     def _read(self, resume: bool) -> bool:
-        """Read the manifest; whether it says that a run of skipae began.
+        """Read the manifest and return whether it records a run of skipae.
 
         The folder may come from anywhere, and what the manifest names is deleted by ``overwrite``: only names that
         this program writes are taken.
@@ -281,7 +283,7 @@ class Store:
                 for number, line in enumerate(file, 1):
                     size += len(line)
                     if not line.endswith(b"\n"):
-                        break  # half a line, at which the run was killed
+                        break  # an incomplete line: the run was killed
                     try:
                         entry = json.loads(line)
                     except (ValueError, RecursionError):
@@ -303,8 +305,8 @@ class Store:
                             if not whole:
                                 broken.append(shard)
                                 self.notes.append(
-                                    f"{self.folder / shard} is missing or is not the file that was written: its "
-                                    f"{len(waiting)} image(s) are to be made again"
+                                    f"{self.folder / shard} is missing or has changed since it was written: its "
+                                    f"{len(waiting)} image(s) are extracted again"
                                 )
                             self._shards.add(shard)
                             self.done.update((image["file"], (shard, image)) for image in waiting)
@@ -345,14 +347,18 @@ class Store:
         )
 
     def _paths_of(self, shard: object, about: dict[str, Any]) -> list[Path]:
-        """Files of a shard that a manifest names; :class:`ValueError` if this program would not name it so."""
+        """Return the files of a shard that a manifest names.
+
+        Raises:
+            ValueError: this program would not use the name.
+        """
         stem = re.escape(self.output.stem) + r"(-\d{5,9})?" if self._single else r"\d{5,9}"
         layer = r"\.\{layer\}" if about["format"] == "npy" else ""
         if self._single and about["format"] != self.format:
-            raise ValueError(f"it names files of the format {about['format']}")
+            raise ValueError(f"it names files of format {about['format']}")
         pattern = f"{stem}{layer}{re.escape(EXTENSIONS[about['format']])}"
         if not isinstance(shard, str) or re.fullmatch(pattern, shard, re.ASCII) is None:
-            raise ValueError(f"{_short(repr(shard))} is not the name of a file of features")
+            raise ValueError(f"{_short(repr(shard))} is not the name of a feature file")
         return self._paths(shard, about["layers"])
 
     def _compare(self, there: dict[str, Any]) -> None:
@@ -369,7 +375,11 @@ class Store:
                 )
 
     def _append(self, lines: list[Entry]) -> None:
-        """Add lines, after those of the failures, all or none; :class:`ImageError` where they cannot be written."""
+        """Append lines, after those of the failures, all or none.
+
+        Raises:
+            ImageError: they cannot be written.
+        """
         failures = list(self._failures)
         text = "".join(json.dumps(line) + "\n" for line in failures + lines)
         try:
@@ -384,11 +394,11 @@ class Store:
                 raise
         except OSError as error:
             raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
-        for _ in failures:  # not those that came meanwhile
+        for _ in failures:  # not those added in the meantime
             self._failures.popleft()
 
     def _name(self) -> str:
-        """Of the next shard."""
+        """Return the file names of the next shard."""
         while True:
             number = f"{self._number:05}"
             stem = number if not self._single else self.output.stem + (f"-{number}" if self._number else "")
@@ -398,17 +408,22 @@ class Store:
             self._number += 1
 
     def _existing(self, name: str) -> list[Path]:
-        """What lies where a shard's files go."""
+        """Return the existing files where a shard's files go."""
         return [path for path in self._paths(name) if os.path.lexists(path)]
 
     def _paths(self, name: str, layers: list[str] | None = None) -> list[Path]:
-        """Files of a shard."""
+        """Return the files of a shard."""
         named = self.run["layers"] if layers is None else layers
         return [self.folder / file for file in dict.fromkeys(name.replace("{layer}", layer) for layer in named)]
 
 
 def describe(spec: FeatureSpec, model: str, checkpoint: str) -> dict[str, Any]:
-    """What values depend on, for the manifest; ``spec`` is resolved, ``checkpoint`` is the sha256 of its features."""
+    """Return the settings that values depend on, for the manifest.
+
+    Args:
+        spec: resolved, see :meth:`skipae.FeatureSpec.resolve`.
+        checkpoint: sha256 of the features graph.
+    """
     return {
         "model": model,
         "checkpoint": checkpoint,
@@ -422,7 +437,7 @@ def describe(spec: FeatureSpec, model: str, checkpoint: str) -> dict[str, Any]:
 
 
 def versions(device: Device) -> dict[str, str]:
-    """Programs and device of this process, for the manifest."""
+    """Return the versions of programs and the device of this process, for the manifest."""
     import PIL
 
     from skipae import __version__
@@ -437,9 +452,13 @@ def versions(device: Device) -> dict[str, str]:
 
 
 def _about(run: object) -> dict[str, Any]:
-    """What a manifest says of a run; :class:`ValueError` if this program would not write it."""
+    """Return the settings of a run that a manifest contains.
+
+    Raises:
+        ValueError: this program would not write them.
+    """
     if not isinstance(run, dict) or not all(key in run for key in _SAME):
-        raise ValueError("a run does not say what its features depend on")
+        raise ValueError("the settings of a run are missing")
     if run["format"] not in list(EXTENSIONS):  # may be of any type
         raise ValueError(f"format {_short(repr(run['format']))}")
     layers = run["layers"]
@@ -452,7 +471,7 @@ def _about(run: object) -> dict[str, Any]:
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    """Tells whether another process wrote a file; None where there is none."""
+    """Return a stamp that changes when another process writes the file; None if it does not exist."""
     try:
         status = path.lstat()
     except OSError:

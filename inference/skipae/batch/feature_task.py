@@ -1,4 +1,4 @@
-"""Features of many images, from the network into a store, shard by shard."""
+"""Extract features of many images into a store, shard by shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skipae.errors import ImageError
 from skipae.tasks.features import Features, SizeBatcher
 
 SHARD_IMAGES = 10_000
-"""Images in a shard, unless their values reach :data:`SHARD_BYTES` before."""
+"""Maximum number of images in a shard; a shard also ends at :data:`SHARD_BYTES`."""
 
 SHARD_BYTES = 128 << 20
 
@@ -30,33 +30,37 @@ class Taken:
     entry: Entry
     """Its line in the manifest."""
     notes: list[str]
-    """What was changed or lost, a line each."""
+    """Changes and losses, one line each."""
 
 
 class Shards:
-    """Rows on their way into files, each of which holds images whose values have one shape."""
+    """Collects rows into shards; the values in a shard all have the same shapes."""
 
     def __init__(self, size: int | None = None) -> None:
-        """Args: ``size`` in images; by default :data:`SHARD_IMAGES` or :data:`SHARD_BYTES`, whichever comes first."""
+        """Start empty.
+
+        Args:
+            size: images in a shard; by default :data:`SHARD_IMAGES` or :data:`SHARD_BYTES`, whichever comes first.
+        """
         self._size = size
         self._rows: defaultdict[tuple[Any, ...], list[tuple[Any, Features]]] = defaultdict(list)
         self._count = self._bytes = 0
 
     def add(self, key: Any, features: Features) -> None:
-        """Take a row in; ``key`` comes back with it."""
+        """Add a row; :meth:`take` returns it with its ``key``."""
         self._rows[tuple(values.shape for values in features.values())].append((key, features))
         self._count += 1
         self._bytes += sum(values.nbytes for values in features.values())
 
     @property
     def is_full(self) -> bool:
-        """Whether the rows fill a shard, and :meth:`take` should be called."""
+        """Whether the rows fill a shard, so that :meth:`take` should be called."""
         if self._size is not None:
             return self._count >= self._size
         return self._count >= SHARD_IMAGES or self._bytes >= SHARD_BYTES
 
     def take(self) -> list[list[tuple[Any, Features]]]:
-        """The rows of each shard; none are left."""
+        """Remove and return the rows of each shard."""
         shards = list(self._rows.values())
         self._rows.clear()
         self._count = self._bytes = 0
@@ -74,11 +78,11 @@ class FeatureTask(Task):
         store: Store,
         shard_size: int | None = None,
     ) -> None:
-        """Nothing is loaded yet.
+        """Prepare; nothing is loaded yet.
 
         Args:
             load: returns the batcher and the versions of programs for the manifest.
-            store: where features go.
+            store: where features are written.
             shard_size: images in a file.
         """
         self._load = load
@@ -92,23 +96,23 @@ class FeatureTask(Task):
         self._store.begin(versions)
 
     def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
-        """Take an image in; it goes through the network when there are enough of its size."""
+        """Add an image; it is run when a batch of its size is full."""
         entry = {"file": job.name} | ({"sha256": None} if job.source is None else identify(job.source))
         shards = self._add(self._batcher.push(Taken(job, entry, picture.remarks), picture.rgb()))
         advance(1)
         return self._ready(shards)
 
     def flush(self) -> Ready | None:
-        """All that was taken in; after an error of the network, by another call."""
+        """Run the waiting images and return everything that is ready."""
         shards = self._add(self._batcher.flush())
         return self._ready(shards + self._shards.take())
 
     def failed(self, name: str, reason: str) -> None:
-        """Note it in the manifest."""
+        """Record the failure in the manifest."""
         self._store.fail(name, reason)
 
     def trim(self) -> None:
-        """Give back the memory kept from the last image."""
+        """Free the memory kept from the last image."""
         self._batcher.extractor.session.trim()
 
     def _add(self, rows: list[tuple[Taken, Features | ImageError]]) -> list[list[tuple[Taken, Features]]]:

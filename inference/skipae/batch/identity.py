@@ -11,10 +11,10 @@ from skipae.errors import ImageError
 
 
 def identify(source: Path | bytes) -> dict[str, Any]:
-    """Describe a file so that a change is noticed: sha256 (None for what is read once), size in bytes and time.
+    """Describe a file so that changes can be detected: sha256 (None for a pipe), size in bytes, and time.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the file cannot be read.
     """
     if isinstance(source, bytes):
         return {"sha256": hashlib.sha256(source).hexdigest()}
@@ -30,7 +30,7 @@ def identify(source: Path | bytes) -> dict[str, Any]:
 
 
 def is_unchanged(path: Path, about: object) -> bool:
-    """Return whether a file is still as :func:`identify` described it; its content is read only if its time differs."""
+    """Return whether a file still matches its :func:`identify`; the content is read only if the time differs."""
     if not isinstance(about, dict):
         return False
     if about.get("sha256") is None:  # read once

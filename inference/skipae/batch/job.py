@@ -1,4 +1,4 @@
-"""What there is to do: an image and where its output goes."""
+"""Jobs: an image and where its output goes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Job:
     target: Path | None
     """None for standard output."""
     format: str | None = None
-    """Pillow's name of the format to write; None keeps the input's."""
+    """Format to write, by Pillow's name; None keeps the input's."""
     tree: Path | None = None
-    """The folder that was named, where the source was found below it."""
+    """The folder named on the command line in which the source was found, if any."""
     resumes: bool = False
     """Skip the image if another run has written its output by then."""
     again: bool = False
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """How messages call the input."""
+        """Name of the input in messages."""
         return STREAM if self.source is None else str(self.source)
 
 
@@ -53,21 +53,21 @@ class Failure:
     name: str
     error: ImageError
     unread: bool = True
-    """Whether the input is at fault, and not its result's place."""
+    """Whether the input caused the failure, not the place of its output."""
     job: Job | None = None
-    """What would be done if its result's place were free."""
+    """The job that would run if the output could be written."""
     folder: Path | None = None
-    """Where no result can be written, whatever its name."""
+    """The folder in which nothing can be written."""
 
 
 @dataclass
 class Work:
-    """What there is to do."""
+    """The jobs of a run."""
 
     jobs: list[Job] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
-    """Inputs that cannot be jobs."""
+    """Inputs that failed before any work."""
     skipped: list[Job] = field(default_factory=list)
-    """Inputs whose result already exists."""
+    """Inputs whose output already exists."""
     left_out: int = 0
-    """Results of earlier runs in the folders."""
+    """Number of outputs of earlier runs in the folders."""

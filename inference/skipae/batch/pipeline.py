@@ -1,4 +1,4 @@
-"""Many images, one after the other: the next is decoded and the last encoded while the network runs."""
+"""Process images one after the other: the next is decoded and the last encoded while the network runs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from skipae.model import Model
 
 Advance = Callable[[float], None]
-"""Is called with the share of an image that is done, in (0, 1]."""
+"""Called with the finished share of an image, in (0, 1]."""
 
 Process = Callable[["Model", Job, images.Picture, Advance], Callable[[], Written]]
-"""Computes an image's output, and returns what writes it, in another thread and in order."""
+"""Computes an image's output and returns a function that writes it; that is called in another thread, in order."""
 
 OVERLAP_PIXELS = 16_000_000
-"""Larger images have the memory to themselves: nothing is decoded or encoded beside them."""
+"""Larger images are processed alone: nothing is decoded or encoded at the same time."""
 
-NO_MEMORY = "needs more memory than there is"
-"""Why an image failed that decoding, network or encoding had no room for."""
+NO_MEMORY = "needs more memory than is available"
+"""Reason of failure of an image for which memory ran out."""
 
 _ENDING = 20.0
-"""Seconds that each run of the network gets after an interrupt, for images that were taken in already."""
+"""Seconds that each run of the network may take after an interrupt, for images that are already waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +47,47 @@ class Ready:
 
     jobs: list[Job]
     write: Callable[[], list[Written | ImageError]]
-    """Writes them, and returns what became of each; an :class:`ImageError` that it raises is that of all.  It is
-    called in another thread, in order."""
+    """Writes the outputs and returns the outcome of each; an :class:`ImageError` that it raises applies to all.
+    Called in another thread, in order."""
 
 
 class Task(ABC):
-    """What a command does to each image; all methods but :meth:`process` do nothing here."""
+    """What a command does to each image; only :meth:`process` must be overridden."""
 
     per_file = True
     """Whether each job's output is a file of its own."""
 
     def load(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Get ready; called once, and only where there is an image."""
+        """Prepare; called once, and only if there is an image."""
 
     @abstractmethod
     def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
-        """Take an image in, and return those that are ready by now: this one, or several, or none.
+        """Add an image and return the images that are ready: this one, several or none.
 
         Raises:
-            ImageError: this image failed, and was not taken in.
+            ImageError: this image failed and was not added.
         """
 
     def flush(self) -> Ready | None:
-        """Those that were taken in and not returned yet; where it raises an error, it is called again."""
+        """Return the images that were added and not returned yet; called again if it raises an error."""
         return None
 
     def failed(self, name: str, reason: str) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Is called for each input that failed, for those before :meth:`load` too."""
+        """Called for each input that failed, also before :meth:`load`."""
 
     def trim(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Give back memory after a large image."""
+        """Free memory after a large image."""
 
 
 class Each(Task):
-    """A task whose images have nothing to do with each other."""
+    """A task that processes each image on its own."""
 
     def __init__(self, load: Callable[[], Model], process: Process) -> None:
-        """Nothing is loaded yet.
+        """Prepare; nothing is loaded yet.
 
         Args:
             load: returns the model.
-            process: is called with the model and an image, and returns what writes the output.
+            process: called with the model and an image; returns the function that writes the output.
         """
         self._load = load
         self._process = process
@@ -102,24 +102,24 @@ class Each(Task):
         return Ready([job], lambda: [write()])
 
     def trim(self) -> None:
-        """Give back the memory kept from the last image."""
+        """Free the memory kept from the last image."""
         self._model.trim()
 
 
 @dataclass
 class Outcome:
-    """How many images went well."""
+    """Number of images that succeeded."""
 
     done: int = 0
     failed: int = 0
     unread: int = 0
-    """Of the failed, those that could not be read."""
+    """Number of failed images that could not be read."""
     report_failed: bool = False
-    """Whether lines of the report are missing."""
+    """Whether the report lacks lines."""
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some failed or are missing in the report, 5 no input could be read."""
+        """0: all done; 1: some failed or are missing from the report; 5: no input could be read."""
         if not self.failed:
             return int(self.report_failed)
         return 5 if not self.done and self.unread == self.failed else 1
@@ -137,18 +137,19 @@ def run(
     """Process all images; one that fails does not stop the others.
 
     Args:
-        task: what is done to each.
-        work: from :func:`skipae.batch.plan.plan`.
+        task: what is done to each image.
+        work: the jobs, from :func:`skipae.batch.plan.plan`.
         console: shows losses and failures.
-        max_pixels: the largest image to accept.
-        report: a file that gets a line of JSON for each input, added at its end.
+        max_pixels: largest image to accept, in pixels.
+        report: a file to which a line of JSON is appended for each input.
         fail_fast: whether the first failure stops the run.
 
     Raises:
         DeviceError: the device failed.
         ModelError: the model is unavailable.
         UsageError: the report cannot be written.
-        KeyboardInterrupt: as it came; outputs and report are whole, and the message says how much is done.
+        KeyboardInterrupt: the run was interrupted; outputs and report are complete, and the message says how much is
+            done.
     """
     outcome, started = Outcome(), time.perf_counter()
 
@@ -180,7 +181,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image that the task took in."""
+    """An image that the task holds."""
 
     started: float
     size: tuple[int, int]
@@ -208,7 +209,11 @@ class _Pipeline:
         fail_fast: bool,
         alone: bool,
     ) -> None:
-        """Args: ``alone``, an option that does not suit the image is a usage error, not the failure of one of many."""
+        """Prepare.
+
+        Args:
+            alone: whether an option that does not suit the image is a usage error, not the failure of one of many.
+        """
         self.task = task
         self.alone = alone
         self.console = console
@@ -219,7 +224,7 @@ class _Pipeline:
         self.fail_fast = fail_fast
         self.writing: _Writing | None = None
         self.held: dict[Job, _Image] = {}
-        """What the task took in and is not written yet."""
+        """Images that the task holds and that are not written yet."""
 
     def run(self, jobs: list[Job]) -> None:
         """All jobs, in order."""
@@ -239,9 +244,9 @@ class _Pipeline:
                 self._finish()
                 self._flush()
             except BaseException as stop:
-                # What is being written will be whole, and what is held is kept, on a second try where the net fails.
+                # Outputs being written are completed, and waiting images are run, on a second try if the network fails.
                 for end in (self._finish, self._flush, self._flush):
-                    with suppress(Exception), time_limit(_ENDING):  # the first error is the one to tell
+                    with suppress(Exception), time_limit(_ENDING):  # the first error is the one to report
                         end()
                 if isinstance(stop, KeyboardInterrupt):
                     done = self.outcome.done - before
@@ -268,7 +273,7 @@ class _Pipeline:
             except ImageError as error:
                 self._skip(job, error)
                 continue
-            del current  # it holds the picture too
+            del current  # it also refers to the picture
             large = isinstance(opened, images.OpenedImage)
             if large:
                 self._finish()
@@ -292,7 +297,7 @@ class _Pipeline:
                 self.task.trim()
             if ready is not None:
                 self.writing = _Writing(ready.jobs, encoder.submit(ready.write))
-                del ready  # it holds the output
+                del ready  # it refers to the output
             if large:
                 self._finish()
 
@@ -301,7 +306,7 @@ class _Pipeline:
         if self.fail_fast and self.outcome.failed:
             why = "at the first failure"
         elif stdout_error() is not None:
-            why = "since nothing more can be printed"
+            why = "because nothing more can be printed"
         else:
             return False
         self._finish()  # whose failure is reported first
@@ -314,7 +319,7 @@ class _Pipeline:
         self.report.add(input=job.name, output=str(job.target), status="skipped")
 
     def fail(self, name: str, reason: str, *, unread: bool = False, more: int = 0) -> None:
-        """Count and report an input that failed, and say that ``more`` do alike; of those (-1) nothing is said."""
+        """Count and report a failed input and mention ``more`` similar ones; -1 only counts it."""
         self.outcome.failed += 1
         self.outcome.unread += unread
         self.task.failed(name, reason)
@@ -350,7 +355,7 @@ class _Pipeline:
         self._flush()
 
     def _process(self, job: Job, picture: images.Picture, started: float) -> Ready | None:
-        """Run the network; the images whose outputs can be written now."""
+        """Run the network and return the images whose outputs can be written."""
         self.held[job] = _Image(started, picture.size)
         try:
             return self.task.process(job, picture, self._advance())
@@ -367,7 +372,7 @@ class _Pipeline:
             raise ImageError(error.command_line()) from error
 
     def _read(self, job: Job, *, wait_if_large: bool) -> images.Picture | images.OpenedImage:
-        """The decoded picture; a large one may wait, opened only."""
+        """Return the decoded picture; a large one is only opened, and decoded later."""
         try:
             if job.source is None and sys.stdin is None:
                 raise ImageError("standard input is closed")
@@ -380,7 +385,7 @@ class _Pipeline:
         return opened.decode()
 
     def _advance(self) -> Advance:
-        """Moves the bar by what was done since it was last called."""
+        """Return a function that advances the bar by the work since its last call."""
         last = 0.0
 
         def advance(done: float) -> None:
@@ -393,12 +398,12 @@ class _Pipeline:
     def _finish(self) -> None:
         """Wait for the last outputs to be written, and report them."""
         if self.writing is not None:
-            found = _results(self.writing.jobs, self.writing.future.result)  # an interrupt here comes back for it
+            found = _results(self.writing.jobs, self.writing.future.result)  # awaited again after an interrupt
             jobs, self.writing = self.writing.jobs, None
             self._settle(jobs, found)
 
     def _flush(self) -> None:
-        """Write what the task still holds."""
+        """Write the outputs of the images that the task still holds."""
         ready = self.task.flush()
         if ready is not None:
             self._settle(ready.jobs, _results(ready.jobs, ready.write))
@@ -407,7 +412,7 @@ class _Pipeline:
         """Report outputs."""
         for job, result in zip(jobs, found, strict=True):
             image = self.held.pop(job, None)
-            if image is None:  # it failed already, with the whole batch that it was in
+            if image is None:  # it already failed, together with its batch
                 continue
             if isinstance(result, ImageError):
                 self.fail(job.name, result.command_line())
@@ -434,7 +439,7 @@ class _Pipeline:
 
 
 def _results(jobs: list[Job], write: Callable[[], list[Written | ImageError]]) -> list[Written | ImageError]:
-    """Write outputs, and return what became of each."""
+    """Write outputs and return the outcome of each."""
     try:
         return write()
     except ImageError as error:

@@ -1,8 +1,8 @@
-"""Which output goes where, decided before anything is loaded.
+"""Decide where each output goes, before anything is loaded.
 
-Without an output, ``photo.png`` becomes ``photo.denoised.png`` beside it; what an earlier run wrote there is left out
-when a folder is walked.  With an output, one input goes to that file, or into it if it is a folder; several inputs go
-into it by their names, and what a folder holds goes below it with its tree.
+Without an output, ``photo.png`` becomes ``photo.denoised.png`` next to it; outputs of earlier runs are skipped when a
+folder is searched.  With an output, one input is written to that file, or into it if it is a folder; several inputs
+are written into it by name, and the images of an input folder keep their subfolders.
 
 ``resume`` leaves out inputs whose output exists, after a look at its header, size and end: copies and full disks
 truncate files too.
@@ -39,24 +39,25 @@ def plan(
     keep_times: bool = False,
     earlier: Iterable[str] = (),
 ) -> Work:
-    """Find the inputs and name the results.
+    """Find the inputs and name the outputs.
 
     Args:
-        inputs: see :func:`find`.
-        output: a file or a folder, ``-`` for standard output, or None for beside the inputs.
-        suffix: between name and extension of a result beside its input, for example ``denoised``.
-        extension: of all results that are named after their input, for example ``.png``; None keeps the input's.
-        format: a key of ``images.FORMATS`` to write, which sets the extension too; None keeps the input's, or takes
-            what the name of ``output`` says.
-        lists: see :func:`find`.
-        overwrite: whether results may replace existing files.
-        resume: whether inputs whose result exists are left out, instead of failing.
-        keep_times: whether results get the times of their inputs.
-        earlier: more suffixes that the command's results have, beside ``suffix``.
+        inputs: files, folders and patterns, see :func:`find`.
+        output: a file or a folder, ``-`` for standard output, or None to write next to the inputs.
+        suffix: inserted between name and extension of an output next to its input, for example ``denoised``.
+        extension: extension of all outputs that are named after their input, for example ``.png``; None keeps the
+            input's.
+        format: format to write, a key of ``images.FORMATS``, which also sets the extension; None keeps the input's
+            format or takes that of the name of ``output``.
+        lists: files that list inputs, see :func:`find`.
+        overwrite: whether outputs may replace existing files.
+        resume: whether inputs whose output exists are skipped instead of failing.
+        keep_times: whether outputs get the times of their inputs.
+        earlier: further suffixes of the command's outputs.
 
     Raises:
-        UsageError: a result would overwrite an input or another result, ``output`` does not suit the inputs, or
-            see :func:`find`.
+        UsageError: an output would overwrite an input or another output, ``output`` does not suit the inputs, or
+            the inputs cannot be found (see :func:`find`).
     """
     if output == "":
         raise UsageError("{output:name} is empty (unset shell variable?)", output=output)
@@ -73,7 +74,7 @@ def plan(
         images.require_writer(format)
         extension = images.FORMATS[format].suffixes[0]
     jobs = list(_named(found, output, suffix, extension, format))
-    if resume and output is None:  # a pattern finds the results too
+    if resume and output is None:  # a pattern also matches outputs
         made = {identity(job.target) for job in jobs if job.target is not None}
         inputs_alone = [job for job in jobs if job.source is None or identity(job.source) not in made]
         work.left_out += len(jobs) - len(inputs_alone)
@@ -94,7 +95,7 @@ def plan(
             if flaw is None:
                 work.skipped.append(job)
             else:
-                log.warning("%s %s: it is made again", job.target, flaw)
+                log.warning("%s %s: it is written again", job.target, flaw)
                 work.jobs.append(replace(job, again=True))
         else:
             work.failed.append(Failure(job.name, ExistsError.of(job.target), unread=False, job=job))
@@ -154,7 +155,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             other = targets[place]
             one, two = other.source, job.source
             if one is not None and two is not None and identity(one) == identity(two):
-                raise UsageError(f"{job.name} is given twice")
+                raise UsageError(f"{job.name} is listed twice")
             beside = one is not None and two is not None and one.parent == two.parent
             way = "rename one" if beside else "pass their folder as the input"
             raise UsageError(
@@ -176,11 +177,11 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 
 
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
-"""What whole files end with."""
+"""The last bytes of complete files."""
 
 
 def _flaw(target: Path, source: Path | None) -> str | None:
-    """What shows that a file is not the whole result for an image, which has the image's size; None if nothing does."""
+    """Return why a file is not the complete output for an image, which has the image's size; None if it may be."""
     try:
         with images.read_header(target, max_pixels=sys.maxsize) as opened, target.open("rb") as file:
             size, format = opened.size, images.sniff(file.read(64)) or ""
@@ -195,12 +196,12 @@ def _flaw(target: Path, source: Path | None) -> str | None:
             if not whole:
                 opened.decode()
     except (ImageError, OSError, MemoryError):
-        return "is not a whole image"
+        return "is not a complete image"
     try:
         if source is not None:
             with images.read_header(source, max_pixels=sys.maxsize) as opened:
                 if sorted(opened.size) != sorted(size):
-                    return f"is of {size[0]} x {size[1]} pixels, not {opened.size[0]} x {opened.size[1]}"
+                    return f"has {size[0]} x {size[1]} pixels, not {opened.size[0]} x {opened.size[1]}"
     except (ImageError, MemoryError):
-        pass  # there is nothing to make it again from
+        pass  # the input cannot be read, so the output cannot be written again
     return None

@@ -1,4 +1,4 @@
-"""The report of a batch: a line of JSON for each input."""
+"""The report of a batch: one line of JSON for each input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skipae.errors import SkipaeError, UsageError
 
 
 class Report:
-    """A file that lines are added to, or none; a disk that is full for a while loses no line."""
+    """A file that lines are appended to, or none; a temporarily full disk loses no line."""
 
     def __init__(self, file: IO[bytes] | None, complain: Callable[[SkipaeError], None]) -> None:
         """Start with nothing unwritten.
@@ -37,7 +37,7 @@ class Report:
         try:
             while self._unwritten:
                 del self._unwritten[: self._file.write(self._unwritten)]
-        except OSError as error:  # a disk may have room again
+        except OSError as error:  # the disk may have space again
             if not self.failed:
                 self._complain(_unwritable(self._file.name, f"{error.strerror}; the run continues"))
             self.failed = True
@@ -50,7 +50,7 @@ def open_report(report: str | None, work: Work, complain: Callable[[SkipaeError]
     """The report of a run.
 
     Raises:
-        UsageError: it is an input or an output too, is another kind of file, or cannot be written.
+        UsageError: the file is also an input or an output, is not a report, or cannot be written.
     """
     if report is None:
         yield Report(None, complain)
@@ -71,7 +71,7 @@ def _open(report: str, work: Work) -> IO[bytes]:
             with path.open("rb") as file:
                 begins = file.read(9)
                 file.seek(-min(1, path.stat().st_size), 2)
-                broken_off = file.read() not in (b"", b"\n")  # an earlier run had no room for its last line
+                broken_off = file.read() not in (b"", b"\n")  # an earlier run could not complete its last line
             if begins not in (b"", b'{"input":'):
                 raise UsageError("{report} exists and is not a skipae report; choose another name", report=report)
         added = path.open("ab", buffering=0)

@@ -1,4 +1,4 @@
-"""Outputs of one image: a file that is whole or not there, or standard output."""
+"""Write the output of an image, completely or not at all, to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from skipae.files import ExistsError, write_atomically
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of an image."""
+    """The outcome of an image."""
 
     notes: list[str] = field(default_factory=list)
-    """What was changed or lost, a line each."""
+    """Changes and losses, one line each."""
     entry: dict[str, object] = field(default_factory=dict)
-    """More to say in the report."""
+    """Further fields of the report."""
 
 
 def write_picture(
     job: Job, picture: images.Picture, *, quality: images.Quality | None = None, overwrite: bool = False
 ) -> list[str]:
-    """Write a picture where ``job`` says, and return what was changed or lost, a line each.
+    """Write a picture to the target of ``job`` and return changes and losses, one line each.
 
     Raises:
-        ImageError: it cannot be written, or the file exists.
+        ImageError: the picture cannot be written, or the file exists.
     """
     notes: list[str] = []
 
@@ -44,10 +44,10 @@ def write_picture(
 
 
 def write_result(job: Job, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
-    """Call ``write`` with a file for a job's result, which exists whole afterwards or not at all.
+    """Call ``write`` with a file for a job's output, which is then written completely or not at all.
 
     Raises:
-        ImageError: it cannot be written, or the file exists.
+        ImageError: the output cannot be written, or the file exists.
     """
     if job.target is not None:
         try:
@@ -69,4 +69,4 @@ def _copy_times(source: Path, target: Path) -> None:
         status = source.stat()
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     except OSError as error:
-        raise ImageError(f"{target} is written, but cannot get the times of the input: {error.strerror}") from error
+        raise ImageError(f"{target} is written, but cannot take the times of the input: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Inputs: files, folders, patterns, lists and standard input, as the command line names them."""
+"""Find inputs: files, folders, patterns, lists and standard input, as named on the command line."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ UNREAD = re.compile(images.RAW.pattern + r"|\.(exr|hdr|jp2|jxl|psd|tga)")
 
 @dataclass
 class Found:
-    """The inputs that were named."""
+    """The inputs that were found."""
 
     single: list[Path | None] = field(default_factory=list)
-    """Files that were named, and None for standard input."""
+    """Files named on the command line, and None for standard input."""
     trees: list[tuple[Path, list[Path]]] = field(default_factory=list)
-    """Folders that were named, with the images below them."""
+    """Folders named on the command line, with the images in them and their subfolders."""
     failed: list[Failure] = field(default_factory=list)
     left_out: int = 0
-    """Results of earlier runs in the folders."""
+    """Number of outputs of earlier runs in the folders."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """Files in the folders of formats that are not read, by their extension."""
+    """Number of files of unsupported formats in the folders, by extension."""
 
 
 def find(
@@ -44,21 +44,21 @@ def find(
     """Find the inputs.
 
     Args:
-        inputs: files, folders (searched recursively), patterns such as ``*.png`` and ``**/*.jpg``, or
-            ``-``.  A path that exists is taken as it is before it is taken as a pattern.
-        lists: text files with an input per line; ``-`` is standard input.
+        inputs: files, folders (searched recursively), patterns such as ``*.png`` and ``**/*.jpg``, or ``-``.  An
+            existing path is never used as a pattern.
+        lists: text files with one input per line; ``-`` is standard input.
         results: a folder that is not searched.
-        suffixes: of results of earlier runs (``photo.SUFFIX.png``) that folders are searched without.
+        suffixes: suffixes of outputs of earlier runs (``photo.SUFFIX.png``), which are skipped in folders.
 
     Raises:
-        UsageError: a list cannot be read, or standard input is given twice.
+        UsageError: a list cannot be read, or standard input is named twice.
     """
     found = Found()
     named = list(inputs)
     files = list(lists)
     marks = tuple(f".{suffix}" for suffix in suffixes)
     if named.count(STREAM) + files.count(STREAM) > 1:
-        raise UsageError("- (standard input) can be given once")
+        raise UsageError("- (standard input) can be used only once")
     for text in files:
         named.extend(_lines(text))
     if not named:
@@ -81,7 +81,7 @@ def find(
             found.failed.append(Failure(text, ImageError("no such file")))
         else:
             names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
-            # Once, by its shortest name, where links make a folder part of itself.
+            # Once, by its shortest name, even if links make a folder contain itself.
             unique = {(identity(Path(name).parent), Path(name).name): Path(name) for name in names}
             matches = sorted(match for match in unique.values() if match.is_file())
             found.single.extend(matches)
@@ -96,13 +96,13 @@ def find(
 
 
 def identity(path: Path) -> str:
-    """The same for two names of one file."""
+    """Return a key that is equal for two names of one file."""
     name = os.path.normcase(os.path.realpath(path))
     return name.casefold() if sys.platform == "darwin" else name
 
 
 def _lines(text: str) -> list[str]:
-    """The inputs that a list names."""
+    """Return the inputs of a list."""
     try:
         lines = sys.stdin.buffer.read() if text == STREAM else Path(text).read_bytes()
     except OSError as error:
@@ -114,7 +114,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Found) -> list[Path]:
-    """Images below a folder, in order; ``found`` is told of folders that cannot be read and of what is left out."""
+    """Return the images in a folder and its subfolders, in order; failures and skipped files are added to ``found``."""
 
     def unreadable(error: OSError) -> None:
         found.failed.append(Failure(str(error.filename), ImageError(f"cannot be read: {error.strerror}")))
@@ -123,7 +123,7 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
     below: list[Path] = []
     missing = {suffix for suffix, format in images.SUFFIXES.items() if not images.FORMATS[format].is_installed}
     for parent, names, files in os.walk(folder, onerror=unreadable):
-        # An output folder in the input folder is not read; hidden files are nobody's photos.
+        # Skip an output folder inside the input folder, and hidden files.
         names[:] = sorted(
             name for name in names if not name.startswith(".") and identity(Path(parent, name)) != results
         )
@@ -145,10 +145,10 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
 def _looks_like_image(path: Path) -> bool:
     if path.exists() and not path.is_file():
-        return False  # a pipe would be waited for
+        return False  # opening a pipe would wait
     if images.RAW.fullmatch(path.suffix.lower()):
         return False
-    # By name too, so that a damaged image is reported and not passed over.
+    # By name too, so that a damaged image is reported and not skipped.
     if path.suffix.lower() in images.SUFFIXES:
         return True
     try:
