@@ -346,7 +346,7 @@ def bad(folder: Path) -> dict[str, str]:
         "cut.jpg": "is damaged and cannot be decoded as JPEG: image file is truncated",
         "cut.png": "is damaged and cannot be decoded as PNG",
         "empty.png": "is empty (zero bytes)",
-        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than 178956970: give a larger --max-pixels",
+        "huge.png": "has 100000 x 100000 = 10000000000 pixels, more than 178956970; use a larger --max-pixels",
     }
 
 
@@ -390,7 +390,7 @@ def test_max_pixels(run: Run) -> None:
     failed(
         run("photo.png", "--max-pixels", 407),
         5,
-        "has 24 x 17 = 408 pixels, more than 407: give a larger --max-pixels if",
+        "has 24 x 17 = 408 pixels, more than 407; use a larger --max-pixels if",
     )
     assert run("photo.png", "--max-pixels", 408).exit_code == 0
 
@@ -505,9 +505,9 @@ def test_all_of_a_folder_in_one_format(run: Run) -> None:
     failed(
         run("c.png", "-o", "x.png", "--format", "jpg"),
         2,
-        "-o x.png is a PNG by its name, and does not suit --format JPEG",
+        "-o x.png names a PNG file and does not suit --format JPEG",
     )
-    failed(run("c.png", "--format", "xcf"), 2, "'xcf' is not written: give one of png, jpg")
+    failed(run("c.png", "--format", "xcf"), 2, "'xcf' is not a supported format; use one of png, jpg")
     write("in/a.bmp")
     failed(run("in", "-o", "two", "--format", "png"), 2, "would both write two/a.png")
 
@@ -626,7 +626,7 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
     failed(
         run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
         130,
-        "interrupted: 1 of 3 images are done; give --resume to continue",
+        "interrupted: 1 of 3 images are done; use --resume to continue",
     )
     assert tree(folder) == ["a.denoised.png", "a.png", "b.png", "c.png", "r.jsonl"]
     Image.open("a.denoised.png").load()
@@ -696,7 +696,7 @@ def test_an_interrupt_while_a_result_is_written(run: Run, folder: Path, monkeypa
         failed(
             run("a.png", "b.png", "c.png", "--report", "r.jsonl"),
             130,
-            "interrupted: 1 of 3 images are done; give --resume to continue",
+            "interrupted: 1 of 3 images are done; use --resume to continue",
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -863,7 +863,7 @@ def test_lists(run: Run, folder: Path) -> None:
     failed(run("--list", "names.txt", "-o", "last/"), 1, "xx.png: no such file")
     assert tree(folder / "last") == ["d.png"]
     Path("zero.txt").write_bytes(b"a.png\0b.png")
-    failed(run("--list", "zero.txt"), 2, "--list zero.txt cannot be read: it holds zero bytes; give UTF-8 text")
+    failed(run("--list", "zero.txt"), 2, "--list zero.txt cannot be read: it contains zero bytes; use UTF-8 text")
     odd = [os.fsdecode(b"\xe9.png"), "a\x0cb.png", "c\u2028.png"]
     Path("odd.txt").write_bytes(b"\r\n".join([b"\xef\xbb\xbf" + os.fsencode(odd[0]), *map(os.fsencode, odd[1:])]))
     for name in odd:
@@ -872,7 +872,7 @@ def test_lists(run: Run, folder: Path) -> None:
     failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
     failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
     failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
-    failed(run(), 2, "no input: give images, folders or patterns, or --list")
+    failed(run(), 2, "no input; pass images, folders or patterns, or use --list")
 
 
 def test_luma_and_chroma(run: Run, checkpoint: Path) -> None:

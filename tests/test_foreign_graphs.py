@@ -182,7 +182,7 @@ def test_signals_end_a_graph_that_never_ends(tmp_path: Path, number: int, code: 
         finally:
             child.kill()
     assert child.returncode == code, errors
-    assert errors == b"skipae: error: interrupted: 0 of 2 images are done; give --resume to continue\n"
+    assert errors == b"skipae: error: interrupted: 0 of 2 images are done; use --resume to continue\n"
 
 
 def test_a_time_limit_ends_a_run_and_later_runs_work(tmp_path: Path, checkpoint: Path) -> None:

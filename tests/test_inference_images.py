@@ -778,7 +778,7 @@ def test_a_tiff_that_says_it_is_deep_in_images() -> None:
 def test_max_pixels_can_be_changed() -> None:
     data = saved(photo(), "PNG")
     assert read_header(data, max_pixels=37 * 22).size == (37, 22)
-    with pytest.raises(ImageError, match=r"more than 813: give a larger max_pixels if"):
+    with pytest.raises(ImageError, match=r"more than 813; use a larger max_pixels if"):
         read_header(data, max_pixels=813)
 
 

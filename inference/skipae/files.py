@@ -28,7 +28,7 @@ class ExistsError(ImageError):
     @classmethod
     def of(cls, path: Path | None) -> ExistsError:
         """The error for an output."""
-        return cls("{path!s} exists already: give {overwrite} to replace it", path=path, overwrite=True)
+        return cls("{path!s} already exists; use {overwrite} to replace it", path=path, overwrite=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:

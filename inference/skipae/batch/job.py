@@ -15,7 +15,7 @@ def check_existing(overwrite: bool, resume: bool) -> None:
     """Refuse both of the two things that can become of existing outputs."""
     if overwrite and resume:
         raise UsageError(
-            "{resume} keeps existing outputs and {overwrite} replaces them: give one of them",
+            "{resume} keeps existing outputs and {overwrite} replaces them; use only one of them",
             resume=True,
             overwrite=True,
         )

@@ -250,7 +250,7 @@ class _Pipeline:
                         end()
                 if isinstance(stop, KeyboardInterrupt):
                     done = self.outcome.done - before
-                    way = "" if jobs[0].target is None else "; give {resume} to continue"
+                    way = "" if jobs[0].target is None else "; use {resume} to continue"
                     text = f"interrupted: {done} of {len(jobs)} images are done{way}"
                     stop.args = (UsageError(text, resume=True).command_line(),)
                 raise

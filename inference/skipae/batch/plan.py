@@ -67,7 +67,7 @@ def plan(
     work = Work(failed=found.failed, left_out=found.left_out)
     if output == STREAM:
         if found.trees or len(found.single) != 1:
-            raise UsageError("{output} (standard output) takes one input that is not a folder", output=output)
+            raise UsageError("{output} (standard output) works with a single input that is not a folder", output=output)
         work.jobs.append(Job(found.single[0], None, format))
         return work
     if format is not None:
@@ -115,7 +115,7 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None,
         asked = images.SUFFIXES.get(folder.suffix.lower(), format) if format else images.format_of(folder)
         if format not in (None, asked):
             raise UsageError(
-                "{output} is a {asked!s} by its name, and does not suit {format}: give one of them",
+                "{output} names a {asked!s} file and does not suit {format}; use only one of them",
                 output=output,
                 asked=asked,
                 format=format,
@@ -123,7 +123,7 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None,
         yield Job(found.single[0], folder, asked)
         return
     if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageError("{output} is a file, but several inputs or a folder need a folder", output=output)
+        raise UsageError("{output} is a file; several inputs or a folder need an output folder", output=output)
     for path in found.single:
         if path is None:
             raise UsageError("- (standard input) has no name: {output} must be a file, not a folder", output=output)
@@ -146,7 +146,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         place = identity(job.target)
         if place in sources:
             raise UsageError(
-                "the result of {job!s} would overwrite the input {source!s}: give another {output:name}",
+                "the output of {job!s} would overwrite the input {source!s}; use another {output:name}",
                 job=job.name,
                 source=sources[place].name,
                 output=None,
@@ -168,7 +168,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
             )
         if os.path.lexists(job.target) and not job.target.is_file():
             raise UsageError(
-                "the result of {job!s} would be {target!s}, which is not a file: give another {output:name}",
+                "the output of {job!s} would be {target!s}, which is not a file; use another {output:name}",
                 job=job.name,
                 target=job.target,
                 output=None,

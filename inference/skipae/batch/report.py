@@ -64,7 +64,7 @@ def _open(report: str, work: Work) -> IO[bytes]:
     for job in work.jobs:
         for other in (job.source, job.target):
             if other is not None and identity(other) == identity(path):
-                raise UsageError("{report} is an input or a result too: give another name", report=report)
+                raise UsageError("{report} is also an input or an output; use another name", report=report)
     broken_off = False
     try:
         if path.is_file():

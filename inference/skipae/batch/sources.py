@@ -62,7 +62,7 @@ def find(
     for text in files:
         named.extend(_lines(text))
     if not named:
-        raise UsageError("no input: give images, folders or patterns, or {lists:name}", lists=())
+        raise UsageError("no input; pass images, folders or patterns, or use {lists:name}", lists=())
     for text in named:
         if not text:
             raise UsageError("an input is empty (unset shell variable?)")
@@ -108,7 +108,7 @@ def _lines(text: str) -> list[str]:
     except OSError as error:
         raise UsageError("{lists} cannot be read: {reason!s}", lists=text, reason=error.strerror) from None
     if b"\0" in lines:
-        raise UsageError("{lists} cannot be read: it holds zero bytes; give UTF-8 text, a path per line", lists=text)
+        raise UsageError("{lists} cannot be read: it contains zero bytes; use UTF-8 text, a path per line", lists=text)
     named = (line.removesuffix(b"\r").decode(errors="surrogateescape") for line in lines.split(b"\n"))
     return [line for line in (name.removeprefix("\ufeff") for name in named) if line.strip()]
 

@@ -235,8 +235,8 @@ def _open(file: IO[bytes], max_pixels: int) -> OpenedImage:
     if counted > max_pixels:
         of = f" of {opened.samples} samples, which count as {counted}" if counted > pixels else ""
         raise ImageError(
-            f"has {width} x {height} = {pixels} pixels{of}, more than {{max_pixels!s}}: "
-            f"give a larger {{max_pixels:name}} if the file is to be trusted",
+            f"has {width} x {height} = {pixels} pixels{of}, more than {{max_pixels!s}}; "
+            f"use a larger {{max_pixels:name}} if you trust the file",
             max_pixels=max_pixels,
         )
     return OpenedImage(file, format, opened)
