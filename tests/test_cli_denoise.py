@@ -341,7 +341,7 @@ def bad(folder: Path) -> dict[str, str]:
     Path("whole.png").unlink()
     return {
         "missing.png": "no such file",
-        "bare": "holds no images",
+        "bare": "contains no images",
         "text.png": "is not a supported image",
         "cut.jpg": "is damaged and cannot be decoded as JPEG: image file is truncated",
         "cut.png": "is damaged and cannot be decoded as PNG",

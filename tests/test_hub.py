@@ -153,7 +153,7 @@ def test_private_and_gated(monkeypatch: pytest.MonkeyPatch, server: HubServer, w
     server.add("someone/net", whole)
     server.repositories["someone/net"].token = "secret"
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(ModelError, match=r"someone/net .* does not exist or is private.*hf auth login"):
+    with pytest.raises(ModelError, match=r"someone/net .* does not exist, or is private.*hf auth login"):
         find_folder("someone/net")
     same(find_folder("someone/net", access=Access(token="secret")), whole, MODEL)
     server.add("someone/gated", whole)
@@ -167,17 +167,17 @@ def test_private_and_gated(monkeypatch: pytest.MonkeyPatch, server: HubServer, w
     [
         (401, "HEAD", CONFIG, 9, {"X_Error_Message": "Invalid credentials in Authorization header"}, r"access \(401\)"),
         (403, "HEAD", CONFIG, 9, {}, r"refuses access \(403\): the token"),
-        (404, "HEAD", CONFIG, 9, {"X_Error_Code": "EntryNotFound"}, r"holds no config\.json: it is not"),
+        (404, "HEAD", CONFIG, 9, {"X_Error_Code": "EntryNotFound"}, r"does not contain config\.json: it is not"),
         (404, "HEAD", CONFIG, 9, {"X_Error_Code": "RevisionNotFound"}, "has no revision"),
         (407, "HEAD", CONFIG, 9, {}, "proxy refuses"),
-        (429, "HEAD", CONFIG, 99, {"ratelimit": '"api";r=0;t=55'}, r"\(429\), again in 55 s: try later"),
-        (429, "GET", MODEL, 99, {"Retry_After": "7"}, r"\(429\), again in 7 s"),
+        (429, "HEAD", CONFIG, 99, {"ratelimit": '"api";r=0;t=55'}, r"\(429\), retry in 55 s: try later"),
+        (429, "GET", MODEL, 99, {"Retry_After": "7"}, r"\(429\), retry in 7 s"),
         (503, "HEAD", CONFIG, 99, {}, "answers 503 for config.json: try again later"),
         (502, "GET", MODEL, 99, {}, "answers 502 for onnx/model.onnx"),
         ("drop", "GET", MODEL, 99, {}, "cannot be reached|arrived incomplete"),
         ("stall", "GET", MODEL, 99, {}, "cannot be reached"),
-        ("flip", "GET", MODEL, 99, {}, "onnx/model.onnx arrives damaged from .* and was removed"),
-        ("flip", "GET", CONFIG, 99, {}, "config.json arrives damaged"),
+        ("flip", "GET", MODEL, 99, {}, "onnx/model.onnx from .* is damaged .* and was removed"),
+        ("flip", "GET", CONFIG, 99, {}, "config.json from .* is damaged"),
     ],
 )
 def test_faults_that_stay(
@@ -255,7 +255,7 @@ def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServ
         find_folder("someone/net")
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")  # a web server that is no Hub
     server.mirror["someone/net/resolve/main/config.json"] = b"login page"
-    with pytest.raises(ModelError, match="is no Hub: check HF_ENDPOINT"):
+    with pytest.raises(ModelError, match="is not a Hub: check HF_ENDPOINT"):
         find_folder("someone/net")
     for error, message in (
         (client.proxy_error()("407 Proxy Authentication Required"), "the proxy refuses to reach .*407"),
@@ -263,7 +263,7 @@ def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServ
             client.broken_connections()[0]("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
             "is not trusted: set SSL_CERT_FILE",
         ),
-        (OSError(28, "No space left on device"), "the disk is full: make room"),
+        (OSError(28, "No space left on device"), "the disk is full: free space"),
         (PermissionError(13, "Permission denied", "/cache"), r"/cache cannot be written \(Permission denied\): set HF"),
     ):
         monkeypatch.setattr("huggingface_hub.hf_hub_download", raising(error))
@@ -305,7 +305,7 @@ def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whol
     assert find_folder("skipae-imagenet") == folder
     assert server.take_requests() == ["GET /mirror/models/skipae-imagenet/config.json"]
 
-    with pytest.raises(ModelError, match=r"skipae-stl10 are not published yet; SKIPAE_MIRROR=.* does not hold it"):
+    with pytest.raises(ModelError, match=r"skipae-stl10 are not published yet; SKIPAE_MIRROR=.* does not contain it"):
         find_folder("skipae-stl10")
     server.fault(500, CONFIG)
     with pytest.raises(ModelError, match=r"on|http://127.* answers 500") as caught:
@@ -483,7 +483,7 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
         (("verify", "skipae-stl10"), "not published yet"),
         (("path", "someone/net"), "is not in the cache"),
         (("info", "nothing"), "unknown model 'nothing'"),
-        (("pull", "someone/net", "skipae-stl10"), "does not exist or is private"),
+        (("pull", "someone/net", "skipae-stl10"), "does not exist, or is private"),
         (("pull", "skipae-natural", "--to", whole / CONFIG), "cannot be written"),
     ):
         refused = run("models", *words)
@@ -558,7 +558,7 @@ def test_a_download_from_the_hub_ends_where_a_file_is_larger_than_a_checkpoint_n
         (None, CONFIG, MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
         ("gzip", CONFIG, MAX_TEXT + 1, r"config\.json of .* is larger than the 4 MiB allowed"),
         (None, MODEL, 0, r"onnx/model\.onnx of .* is larger than the 0 MiB allowed"),
-        ("drip", CONFIG, 0, r"skipae-imagenet is too slow for config\.json: try later"),
+        ("drip", CONFIG, 0, r"skipae-imagenet is too slow for config\.json: try again later"),
         ("drip", MODEL, 0, r"skipae-imagenet is too slow for onnx/model\.onnx"),
     ],
 )
@@ -634,7 +634,7 @@ def test_a_folder_named_like_a_checkpoint_does_not_replace_it(
     access = Access(notify=said.append)
     assert find_folder("skipae-natural", access=access) == resolve.BUNDLED / "skipae-natural"
     assert said == [
-        "skipae-natural is not the folder here, but the checkpoint of that name; for the folder pass ./skipae-natural"
+        "skipae-natural is the checkpoint of that name, not the local folder; for the folder pass ./skipae-natural"
     ]
     for name in ("./skipae-natural", Path("skipae-natural"), "mine", str(tmp_path / "skipae-natural")):
         assert resolve.load_config(find_folder(name, access=access)).name == "tiny"

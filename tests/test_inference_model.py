@@ -402,7 +402,7 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="did you mean skipae-natural"):
         from_pretrained("skipae-natura")
-    with pytest.raises(ModelError, match=r"come with skipae for: .*natural.*finetune stl10.*skipae-train export"):
+    with pytest.raises(ModelError, match=r"bundled with skipae: .*natural.*finetune stl10.*skipae-train export"):
         from_pretrained("skipae-stl10")
     with pytest.raises(ModelError, match="does not exist"):
         from_pretrained("./some/folder")
@@ -428,7 +428,7 @@ def test_a_relative_mirror_is_that_of_the_folder_in_which_the_process_started(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert resolve.find_folder("skipae-imagenet") == tmp_path / "models" / "skipae-imagenet"
-    with pytest.raises(ModelError, match=rf"SKIPAE_MIRROR={tmp_path}/models does not hold it"):
+    with pytest.raises(ModelError, match=rf"SKIPAE_MIRROR={tmp_path}/models does not contain it"):
         resolve.find_folder("skipae-stl10")
 
 
@@ -440,7 +440,7 @@ def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     places["here"].mkdir()
     monkeypatch.chdir(places["here"])
     (places["here"] / name).mkdir()  # not a checkpoint: hides nothing
-    with pytest.raises(ModelError, match=r"SKIPAE_MIRROR=.* does not hold it"):
+    with pytest.raises(ModelError, match=r"SKIPAE_MIRROR=.* does not contain it"):
         resolve.find_folder(name)
     for place in ("mirror", "bundled"):
         (places[place] / name).mkdir(parents=True)
@@ -475,7 +475,7 @@ def test_another_task(tmp_path: Path) -> None:
     head = Head("pool-fc")
     folder = write_checkpoint(tmp_path / "tiny", tiny_graph(), task="classification", labels=("a", "b"), head=head)
     model = from_pretrained(folder, device="cpu")
-    with pytest.raises(ModelError, match="is for classification and cannot denoise: these can: skipae-natural"):
+    with pytest.raises(ModelError, match="is for classification and cannot denoise; use skipae-natural"):
         model.denoise(np.zeros((4, 4), np.uint8))
 
 

@@ -200,9 +200,9 @@ def test_a_legend_names_the_classes_that_are_there_in_their_colors() -> None:
 
 
 def test_a_checkpoint_that_cannot_says_which_can(checkpoint: Path, classifier: Path, segmenter: Path) -> None:
-    with pytest.raises(ModelError, match=r"tiny is for restoration and cannot classify: these can: .*skipae-cifar10,"):
+    with pytest.raises(ModelError, match=r"tiny is for restoration and cannot classify; use .*skipae-cifar10,"):
         from_pretrained(checkpoint, device="cpu").classify(stripes())
-    with pytest.raises(ModelError, match=r"cannot segment: these can: skipae-voc12-seg, skipae-camvid-seg"):
+    with pytest.raises(ModelError, match=r"cannot segment; use skipae-voc12-seg, skipae-camvid-seg"):
         from_pretrained(classifier, device="cpu").segment(stripes())
     with pytest.raises(ModelError, match=r"tiny-seg is for segmentation and cannot denoise"):
         from_pretrained(segmenter, device="cpu").denoise(stripes())
@@ -312,7 +312,7 @@ def test_the_wrong_model(run: Run, checkpoint: Path, command: str) -> None:
     save("a.png")
     result = run(command, checkpoint, "a.png")
     assert result.exit_code == 4 and result.stdout == ""
-    assert f"cannot {command}: these can: skipae-" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert f"cannot {command}; use skipae-" in result.stderr and len(result.stderr.splitlines()) == 1
     assert [path.name for path in Path().iterdir()] == ["a.png"]
 
 

@@ -83,7 +83,7 @@ class ModelError(SkipaeError):
     >>> try:
     ...     from_pretrained("skipae-natural").segment("photo.jpg")
     ... except ModelError as error:
-    ...     print(str(error).split(":")[0])
+    ...     print(str(error).split(";")[0])
     model skipae-natural is for restoration and cannot segment
     """
 

@@ -1,1 +1,1 @@
-"""From the name of a checkpoint to its folder."""
+"""Find the folder of a checkpoint by name."""

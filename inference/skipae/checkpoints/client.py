@@ -1,6 +1,6 @@
-"""What differs between versions of the Hub's client: 0.34 to 0.36 use ``requests``, later ones ``httpx``.
+"""Differences between versions of the Hub's client: 0.34 to 0.36 use ``requests``, later ones ``httpx``.
 
-Other packages hold the client back (transformers 4 needs one below 1.0), so that one version is not enough.
+Several versions are supported because other packages limit the client (transformers 4 needs one below 1.0).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def http() -> Any:
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """Exceptions where no whole response came."""
+    """Return the exceptions for requests without a complete response."""
     library = http()
     if hasattr(library, "TransportError"):
         return (library.TransportError,)
@@ -28,7 +28,7 @@ def transport_errors() -> tuple[type[Exception], ...]:
 
 
 def broken_connections() -> tuple[type[Exception], ...]:
-    """Exceptions after which another try may help."""
+    """Return the exceptions after which a retry may help."""
     library = http()
     if hasattr(library, "TransportError"):
         return (library.ConnectError, library.TimeoutException, library.RemoteProtocolError)
@@ -36,7 +36,7 @@ def broken_connections() -> tuple[type[Exception], ...]:
 
 
 def proxy_error() -> type[Exception]:
-    """The exception where a proxy refuses."""
+    """Return the exception for a request that a proxy refused."""
     library = http()
     found: type[Exception] = getattr(library, "ProxyError", None) or library.exceptions.ProxyError
     return found
@@ -46,7 +46,7 @@ def proxy_error() -> type[Exception]:
 def stream(
     url: str, headers: dict[str, str], auth: tuple[str, str] | None, timeout: float
 ) -> Iterator[tuple[Any, Any]]:
-    """A response, and an iterator over the bytes of its body, which are not kept."""
+    """Return a response and an iterator over the bytes of its body, which are not kept."""
     from huggingface_hub import get_session
 
     session: Any = get_session()

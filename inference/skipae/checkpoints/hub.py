@@ -1,8 +1,9 @@
-"""Checkpoints from afar: the Hugging Face Hub, its cache, and mirrors by HTTP.
+"""Remote checkpoints: the Hugging Face Hub, its cache, and HTTP mirrors.
 
-The module that knows huggingface_hub (client.py: its versions), which is loaded when a checkpoint is not at hand.  That
-client does the requests, retries, resuming, cache and progress bars.  It never looks at content, so every file that
-``config.json`` lists is checked by its sha256 here, when it arrives and each time it is taken from the cache.
+Only this module uses huggingface_hub (client.py covers its versions), and it is loaded only if a checkpoint is not
+available locally.  That client handles requests, retries, resuming, the cache and progress bars.  It does not check
+content, so every file that ``config.json`` lists is checked here by its sha256, after each download and each time it
+is taken from the cache.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ SHA = re.compile(r"[0-9a-f]{40}")
 SERVER_ERRORS = 500
 USE_A_MIRROR = "set SKIPAE_MIRROR to a copy ('skipae models pull --to DIR' makes one)"
 WAITS = (1, 4)
-"""Seconds before each new try when a file's body is answered by a server error, which the client does not retry."""
+"""Seconds before each retry after a server error in response to a file's body, which the client does not retry."""
 
 RETRIES = 5
-"""New tries of a mirror's file, each after a second, that may bring nothing."""
+"""Retries of a mirror's file, each after a second, that may bring no data."""
 
 MAX_WEIGHTS = 16 << 30
-"""Most bytes of a file of weights."""
+"""Maximum size of a weight file, in bytes."""
 
 ABANDONED = 3600.0
 """Seconds without a change after which nobody writes a half-downloaded file."""
@@ -54,16 +55,16 @@ PERIOD, LEAST = 30.0, 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How the Hub and mirrors may be used."""
+    """How to access the Hub and mirrors."""
 
     cache_dir: str | os.PathLike[str] | None = None
     """Folder of the Hub's cache; None takes the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``)."""
     token: str | bool | None = None
-    """For private and gated repositories; None takes the one of ``hf auth login`` or ``HF_TOKEN``, False none."""
+    """For private and gated repositories; None uses that of ``hf auth login`` or ``HF_TOKEN``, False none."""
     local_files_only: bool = False
     """Make no request, as with ``HF_HUB_OFFLINE=1``."""
     notify: Callable[[str], None] | None = None
-    """Is told in one line what is fetched; by default the log "skipae" is."""
+    """Called with a line about each download; by default it goes to the log "skipae"."""
 
     @property
     def offline(self) -> bool:
@@ -73,40 +74,45 @@ class Access:
         return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
     def say(self, text: str) -> None:
-        """A remark."""
+        """Pass on a remark."""
         (self.notify or log.info)(text)
 
 
 class Source(ABC):
-    """A place that checkpoint folders are fetched from."""
+    """A place from which checkpoint folders are downloaded."""
 
     where: str
     """Its name in messages."""
 
     def __init__(self, access: Access) -> None:
-        """Args: how it may be used."""
+        """Keep ``access``, which says how to access the source."""
         self.access = access
 
     @abstractmethod
     def find(self, file: str) -> Path | None:
-        """The local copy of a file, without a request; None where there is none, or where it may be outdated."""
+        """Return the local copy of a file, without a request; None if it is missing or may be outdated."""
 
     @abstractmethod
     def download(self, file: str) -> Path:
-        """Fetch a file; errors: see :meth:`fetch`."""
+        """Download a file; errors: see :meth:`fetch`."""
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[object]:
         """Held by the process that replaces damaged files."""
 
     def pin(self, folder: Path) -> None:  # noqa: B027 - a mirror has nothing to pin
-        """Take the files to come from the same commit as those in ``folder``."""
+        """Take further files from the same commit as those in ``folder``."""
 
     def fetch(self, prefix: str, *, config_digest: str | None = None, extra: tuple[str, ...] = ()) -> Path:
-        """Local folder that holds ``config.json``, the weight files whose path begins so, and the files ``extra``.
+        """Return the local folder of a checkpoint, after downloading what is missing.
+
+        Args:
+            prefix: the weight files whose path starts with it are included.
+            config_digest: sha256 that ``config.json`` must have.
+            extra: further files to include.
 
         Raises:
-            ModelError: they cannot be had; the message says why and what to do.
+            ModelError: a file is unavailable; the message says why and what to do.
         """
         folder = self.get(CONFIG, config_digest).parent
         self.pin(folder)
@@ -122,17 +128,17 @@ class Source(ABC):
         return folder
 
     def get(self, file: str, digest: str | None = None) -> Path:
-        """A file with this sha256, from the local copy or fetched; a damaged one is removed and fetched once more."""
+        """Return a file with this sha256, local or downloaded; a damaged one is removed and downloaded once more."""
         path = self.find(file) or self.download(file)
         if digest is None:
             return path
-        with suppress(FileNotFoundError):  # another process has just found it damaged
+        with suppress(FileNotFoundError):  # another process has just removed it as damaged
             if sha256(path) == digest:
                 return path
         try:
             with self.lock():
                 for _ in range(2):
-                    path = self.find(file) or self.download(file)  # another process may have replaced it meanwhile
+                    path = self.find(file) or self.download(file)  # another process may have replaced it
                     found = sha256(path)
                     if found == digest:
                         return path
@@ -143,16 +149,25 @@ class Source(ABC):
                 raise
             raise ModelError(reason(error, self, file)) from error
         raise ModelError(
-            f"{file} arrives damaged from {self.where} (sha256 {found[:12]}..., expected {digest[:12]}...) and was "
-            f"removed: try again later, or from another network or mirror"
+            f"{file} from {self.where} is damaged (sha256 {found[:12]}..., expected {digest[:12]}...) and was removed: "
+            f"try again later, or from another network or mirror"
         )
 
 
 class Hub(Source):
-    """A repository on the Hub, by way of its cache."""
+    """A repository on the Hub, accessed through its cache."""
 
     def __init__(self, repo: str, revision: str, access: Access) -> None:
-        """Args: ``org/name``, a commit sha, branch or tag, and how the Hub may be used."""
+        """Name a repository.
+
+        Args:
+            repo: ``org/name``.
+            revision: commit sha, branch or tag.
+            access: how to access the Hub.
+
+        Raises:
+            ModelError: ``repo`` is not a valid name.
+        """
         from huggingface_hub import constants
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
@@ -173,7 +188,7 @@ class Hub(Source):
         self.revision = folder.name
 
     def find(self, file: str) -> Path | None:
-        """From the cache; a branch or tag may have moved, so it is looked up there only when offline."""
+        """Look in the cache; a branch or tag may have moved, so it is used from there only when offline."""
         from huggingface_hub import try_to_load_from_cache
 
         if not SHA.fullmatch(self.revision) and not self.access.offline:
@@ -182,12 +197,12 @@ class Hub(Source):
         return Path(found) if isinstance(found, str) else None
 
     def download(self, file: str) -> Path:
-        """From the Hub into the cache; for a branch or tag the cache's copy if the Hub cannot be reached."""
+        """Download into the cache; for a branch or tag, fall back to the cache if the Hub cannot be reached."""
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.utils import tqdm
 
         class Bounded(tqdm):
-            """The client's progress bar, which is told of every chunk before it is written."""
+            """The client's progress bar, which counts every chunk before it is written."""
 
             received = 0
 
@@ -209,7 +224,7 @@ class Hub(Source):
             self.access.say(f"fetching {self.where}, revision {self.revision[:12]}, into {self.cache}")
         for wait in (*WAITS, None):
             try:
-                if not bounded:  # a client before 1.2 is not watched, but asked
+                if not bounded:  # clients before 1.2 do not use the bar above, so ask for the size
                     self._check_size(file)
                 path = hf_hub_download(
                     self.repo,
@@ -226,8 +241,8 @@ class Hub(Source):
                 return Path(path)
             except ModelError:
                 raise
-            except Exception as error:  # the client's exceptions have no common base
-                passes = not bounded and isinstance(error, client.broken_connections())  # as later clients know
+            except Exception as error:  # the client's exceptions have no common base class
+                passes = not bounded and isinstance(error, client.broken_connections())  # as later clients do
                 if wait is not None and (passes or _status(error) >= SERVER_ERRORS):
                     time.sleep(wait)
                     continue
@@ -244,7 +259,7 @@ class Hub(Source):
                     part.unlink()
 
     def _check_size(self, file: str) -> None:
-        """Refuse a file that the Hub says is too large."""
+        """Raise :class:`ModelError` if a file is too large according to the Hub."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self.endpoint)
@@ -254,7 +269,7 @@ class Hub(Source):
                 raise _too_large(self, file)
 
     def lock(self) -> AbstractContextManager[object]:
-        """Beside the client's own locks."""
+        """Lock a file next to the client's own locks."""
         from huggingface_hub.utils import WeakFileLock
 
         path = self.cache / ".locks" / f"skipae--{self.repo.replace('/', '--')}.lock"
@@ -263,10 +278,19 @@ class Hub(Source):
 
 
 class Mirror(Source):
-    """A folder of a web server, copied to the folder of the Hub client's cache for such things."""
+    """A folder on a web server, copied to the Hub client's folder for other assets."""
 
     def __init__(self, url: str, name: str, access: Access) -> None:
-        """Args: URL of the folder of checkpoint folders, the checkpoint's name there, and how it may be used."""
+        """Name a checkpoint on a mirror.
+
+        Args:
+            url: URL of the folder of checkpoint folders.
+            name: the checkpoint's name there.
+            access: how to access the mirror.
+
+        Raises:
+            ModelError: ``url`` is not a URL.
+        """
         from huggingface_hub import cached_assets_path
 
         super().__init__(access)
@@ -282,12 +306,12 @@ class Mirror(Source):
         self.folder = cached_assets_path("skipae", "mirror", quote(self.where, safe=""), assets_dir=assets)
 
     def find(self, file: str) -> Path | None:
-        """The copy; that of ``config.json`` may be outdated, and those of other files are checked against it."""
+        """Return the copy; that of ``config.json`` may be outdated, others are checked against ``config.json``."""
         path = self.folder / file
         return path if path.is_file() and (file != CONFIG or self.access.offline) else None
 
     def download(self, file: str) -> Path:
-        """From the mirror; raises :class:`FileNotFoundError` where it does not hold the checkpoint."""
+        """Download from the mirror; :class:`FileNotFoundError` if the mirror lacks the checkpoint."""
         path = self.folder / file
         if self.access.offline:
             raise FileNotFoundError(path)
@@ -305,7 +329,7 @@ class Mirror(Source):
         return path
 
     def _receive(self, file: str, target: BinaryIO) -> None:
-        """Write a file of the mirror to ``target``, again from where it broke off, within bounds of size and time."""
+        """Download a file of the mirror to ``target``, resuming after failures, within limits of size and time."""
         from huggingface_hub import constants
         from huggingface_hub.utils import tqdm
 
@@ -320,7 +344,7 @@ class Mirror(Source):
                         f"{self.url}/{quote(file)}", headers, self._auth, constants.HF_HUB_DOWNLOAD_TIMEOUT
                     ) as (response, chunks):
                         response.raise_for_status()
-                        if start and response.status_code != 206:  # the whole again
+                        if start and response.status_code != 206:  # the server ignored the range: start over
                             target.seek(0)
                             target.truncate()
                             before = 0
@@ -334,7 +358,7 @@ class Mirror(Source):
                             if now - since > PERIOD:
                                 if size - before < LEAST:
                                     raise ModelError(
-                                        f"{self.where} is too slow for {file}: try later, or another mirror"
+                                        f"{self.where} is too slow for {file}: try again later or use another mirror"
                                     )
                                 since, before = now, size
                     return
@@ -345,14 +369,14 @@ class Mirror(Source):
                     time.sleep(1)
 
     def lock(self) -> AbstractContextManager[object]:
-        """Beside the copy."""
+        """Lock a file next to the copy."""
         from huggingface_hub.utils import WeakFileLock
 
         return WeakFileLock(self.folder.with_name(f"{self.folder.name}.lock"))
 
 
 def most_bytes(file: str) -> int:
-    """The size up to which a file of a checkpoint is downloaded."""
+    """Return the maximum size of a file of a checkpoint, in bytes."""
     return MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
 
 
@@ -362,7 +386,7 @@ def _too_large(source: Source, file: str) -> ModelError:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file of the cache: the link in the snapshot, and the blob that it leads to."""
+    """Delete a file of the cache: the link in the snapshot and the blob that it points to."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink(missing_ok=True)
@@ -371,16 +395,16 @@ def _remove(path: Path) -> None:
 
 
 def _status(error: Exception) -> int:
-    """Status of the response that an error is about, or 0."""
+    """Return the status of the response that caused an error, or 0."""
     return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def reason(error: Exception, source: Source, file: str) -> str:
-    """Why a request for a file failed, and what to do, in one line; takes any exception of the Hub's client."""
+    """Explain in one line why a request for a file failed, and what to do; takes any exception of the Hub's client."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what came of the request
+        error = error.__cause__  # the cause
     where, status = source.where, _status(error)
     log_in = "log in with 'hf auth login' or set HF_TOKEN"
     if isinstance(source, Hub):
@@ -388,17 +412,17 @@ def reason(error: Exception, source: Source, file: str) -> str:
             page = f"{redact(source.endpoint)}/{source.repo}"
             return f"{where} is gated: accept its terms on {page}, then {log_in}"
         if isinstance(error, errors.RepositoryNotFoundError):
-            return f"{where} does not exist or is private, and is no folder here: check the name; if private, {log_in}"
+            return f"{where} does not exist, or is private, and is not a folder here: check the name, or {log_in}"
         if isinstance(error, errors.RevisionNotFoundError):
-            return f"{where} has no revision {source.revision}; use a commit sha, branch or tag that it has"
+            return f"{where} has no revision {source.revision}; use one of its commits, branches or tags"
     if status == 404:
-        return f"{where} holds no {file}: it is not a whole skipae checkpoint"
+        return f"{where} does not contain {file}: it is not a complete skipae checkpoint"
     if status in (401, 403):
-        return f"{where} refuses access ({status}): the token is wrong, has expired or may not read it; {log_in} anew"
+        return f"{where} refuses access ({status}): the token is wrong, has expired or may not read it; {log_in}"
     if status == 407 or isinstance(error, client.proxy_error()):
         return f"the proxy refuses to reach {where} ({_first_line(error)}): check HTTPS_PROXY and NO_PROXY"
     if status == 429:
-        return f"{where} takes no more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
+        return f"{where} refuses more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
     if status:
         return f"{where} answers {status} for {file}: try again later, or {USE_A_MIRROR}"
     if isinstance(error, client.transport_errors()):
@@ -409,24 +433,24 @@ def reason(error: Exception, source: Source, file: str) -> str:
             f"or {USE_A_MIRROR}"
         )
     if isinstance(error, errors.FileMetadataError):
-        return f"what answers for {where} is no Hub: check HF_ENDPOINT, and whether a login page or proxy answers"
+        return f"the server of {where} is not a Hub: check HF_ENDPOINT, and for a login page or proxy in between"
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"the disk is full: make room for {file} of {where}, or set HF_HOME to a folder on another disk"
-        if error.errno is None:  # the client's own: the body ended early
+            return f"the disk is full: free space for {file} of {where}, or set HF_HOME to a folder on another disk"
+        if error.errno is None:  # the client's own error: the body ended early
             return f"{file} of {where} arrived incomplete: try again"
         name = error.filename or "the cache"
-        return f"{name} cannot be written ({error.strerror}): set HF_HOME to a folder that can be"
+        return f"{name} cannot be written ({error.strerror}): set HF_HOME to a writable folder"
     return f"{file} of {where} failed: {_first_line(error)}"
 
 
 def _wait(error: Exception) -> str:
-    """What the server says about when to come again."""
+    """Return the server's advice on when to retry."""
     with suppress(AttributeError):
         headers = error.response.headers  # type: ignore[attr-defined]
         limit = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
         seconds = limit[1] if limit else headers.get("retry-after")
-        return f", again in {seconds} s" if seconds else ""
+        return f", retry in {seconds} s" if seconds else ""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to its folder."""
+"""Find the folder of a checkpoint by name."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from skipae_zoo import (
 )
 
 DEFAULT = DEFAULTS["restoration"]
-"""The checkpoint that is loaded unless another is named."""
+"""Name of the checkpoint that is loaded by default."""
 
 DEFAULT_OF_FEATURES = DEFAULTS["features"]
-"""The checkpoint whose features are extracted unless another is named."""
+"""Name of the default checkpoint for features."""
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parents[1] / "model_cards"
 
 BUNDLED = _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INSTALLED
-"""Folder of the checkpoints that come with the package: in a wheel or, for an editable install, in the checkout."""
+"""Folder of the bundled checkpoints: in the wheel or, for an editable install, in the checkout."""
 
 MIRROR = "SKIPAE_MIRROR"
-"""Environment variable: a folder, or the URL of one, that holds checkpoint folders."""
+"""Environment variable: a folder of checkpoint folders, or its URL."""
 
 try:
     _STARTED = os.getcwd()  # noqa: PTH109
-except OSError:  # it is gone
+except OSError:  # it no longer exists
     _STARTED = ""
 
 INFERENCE = "onnx/"
-"""What the paths of the weight files begin with that this package needs."""
+"""Prefix of the paths of the weight files that this package needs."""
 
 ACCESS = Access()
 
 HUB_ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/(?!\.{1,2}$)[\w.-]+")
-"""``org/name``, and no path like ``./name``."""
+"""``org/name``, but not a path like ``./name``."""
 
 
 def find_folder(
@@ -58,17 +58,20 @@ def find_folder(
     revision: str | None = None,
     access: Access = ACCESS,
 ) -> Path:
-    """Folder of a checkpoint: a bundled one, a path, or one of the mirror, the Hub's cache or the Hub.
+    """Find the folder of a checkpoint: a bundled one, a path, or one of the mirror, the Hub's cache or the Hub.
 
     Args:
-        name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
-        files: what the paths of the weight files begin with that must be there; "" for all that ``config.json`` lists.
+        name: name of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
+        files: prefix of the paths of the weight files that must exist; "" for all that ``config.json`` lists.
         extra: further files to fetch from a mirror or the Hub.
-        revision: commit sha, branch or tag on the Hub; given, bundled checkpoints and the mirror are not used.
-        access: how the Hub and the mirror may be used.
+        revision: commit sha, branch or tag on the Hub; if set, bundled checkpoints and the mirror are not used.
+        access: how to access the Hub and the mirror.
+
+    Returns:
+        The folder.
 
     Raises:
-        ModelError: there is none, or it cannot be had; the message says why and what to do.
+        ModelError: the checkpoint does not exist or is unavailable; the message says why and what to do.
     """
     text = os.fspath(name)
     path = Path(name).expanduser()
@@ -77,9 +80,9 @@ def find_folder(
     repo = text if isinstance(name, str) and HUB_ID.fullmatch(text) else entry.repo if entry else None
     holds = (path / "config.json").is_file()
     if entry is not None and isinstance(name, str):
-        # The folder that one stands in may be a stranger's: what it holds does not replace a named checkpoint.
+        # The current folder may come from someone else: its contents must not replace a named checkpoint.
         if holds:
-            access.say(f"{text} is not the folder here, but the checkpoint of that name; for the folder pass ./{text}")
+            access.say(f"{text} is the checkpoint of that name, not the local folder; for the folder pass ./{text}")
     elif holds or path.is_dir():
         return path
     if not bare and repo is None:
@@ -94,7 +97,7 @@ def find_folder(
         found = _in_mirror(mirror, text, files, extra, access)
         if found is not None:
             return found
-    looked = f"; {MIRROR}={redact(mirror)} does not hold it" if mirror else ""
+    looked = f"; {MIRROR}={redact(mirror)} does not contain it" if mirror else ""
     if repo is None:
         close = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -105,11 +108,11 @@ def find_folder(
     published = entry.published if entry else None
     if entry and published is None and revision is None:
         if text == DEFAULT and files == INFERENCE:
-            raise ModelError(f"model {text} comes with skipae, but {BUNDLED / text} is missing: install skipae again")
+            raise ModelError(f"model {text} is bundled with skipae, but {BUNDLED / text} is missing: reinstall skipae")
         kind = " for training" if _holds(BUNDLED / text, INFERENCE) else ""
         able = ", ".join(name for name in list_models() if _holds(BUNDLED / name, files)) or "none"
         raise ModelError(
-            f"the weights of {text}{kind} are not published yet{looked}; weights come with skipae for: {able}. To "
+            f"the weights of {text}{kind} are not published yet{looked}; bundled with skipae: {able}. To "
             f"train it, run '{entry.command}', then 'skipae-train export RUN --out FOLDER --name {text}', and pass "
             f"that folder, or set {MIRROR} to a folder that contains {text}/"
         )
@@ -119,7 +122,7 @@ def find_folder(
 
 
 def _holds(folder: Path, files: str) -> bool:
-    """Whether this is a checkpoint folder with these files; what inference needs is missed when it is loaded."""
+    """Return whether this is a checkpoint folder with these files; missing files for inference are reported on load."""
     if not (folder / "config.json").is_file():
         return False
     if files == INFERENCE:
@@ -128,11 +131,11 @@ def _holds(folder: Path, files: str) -> bool:
 
 
 def find_mirror() -> str | None:
-    """``SKIPAE_MIRROR``; a relative path is that of the folder in which the process started, wherever it went since."""
+    """Return ``SKIPAE_MIRROR``; a relative path refers to the folder in which the process started."""
     mirror = os.environ.get(MIRROR)
     if not mirror or mirror.startswith(("http://", "https://")):
         return mirror
-    return os.path.join(_STARTED, Path(mirror).expanduser())  # noqa: PTH118 (the folder may be gone)
+    return os.path.join(_STARTED, Path(mirror).expanduser())  # noqa: PTH118 (the folder may no longer exist)
 
 
 def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], access: Access) -> Path | None:
@@ -146,7 +149,11 @@ def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], acces
 
 
 def load_config(folder: Path) -> CheckpointConfig:
-    """``config.json`` of a checkpoint folder; :class:`ModelError` says what is wrong with it."""
+    """Read ``config.json`` of a checkpoint folder.
+
+    Raises:
+        ModelError: it is missing or invalid.
+    """
     try:
         return read_config(folder)
     except ConfigError as error:
@@ -154,7 +161,7 @@ def load_config(folder: Path) -> CheckpointConfig:
 
 
 def list_models(task: Task | None = None) -> list[str]:
-    """Names of the checkpoints that :func:`skipae.from_pretrained` knows.
+    """List the names of the checkpoints that :func:`skipae.from_pretrained` knows.
 
     Args:
         task: ``restoration``, ``classification`` or ``segmentation``; by default all.
@@ -166,9 +173,9 @@ def list_models(task: Task | None = None) -> list[str]:
 
 
 def problems(folder: Path, needed: str) -> list[str]:
-    """What is wrong with the files of a checkpoint folder.
+    """Return what is wrong with the files of a checkpoint folder, one line each.
 
-    All that ``config.json`` lists are checked, but only those whose path begins with ``needed`` may not be missing.
+    All files that ``config.json`` lists are checked; only those whose path starts with ``needed`` must exist.
     """
     try:
         config = read_config(folder)
@@ -185,7 +192,7 @@ def problems(folder: Path, needed: str) -> list[str]:
 
 
 def require_task(config: CheckpointConfig, task: Task, verb: str) -> None:
-    """Refuse a checkpoint made for another task; the :class:`ModelError` names those that can ``verb``."""
+    """Raise :class:`ModelError` for a checkpoint of another task; the message names those that can ``verb``."""
     if config.task != task:
         able = ", ".join(list_models(task))
-        raise ModelError(f"model {config.name} is for {config.task} and cannot {verb}: these can: {able}")
+        raise ModelError(f"model {config.name} is for {config.task} and cannot {verb}; use {able}")
