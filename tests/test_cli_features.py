@@ -670,9 +670,11 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     title, _, *rows, last = [line.split() for line in result.stdout.splitlines()]
     assert title == ["tiny,", "image", "of", "21", "x", "30"]
     assert [" ".join(row) for row in rows] == ["enc1 4 1 3 4 x 21 x 30", "enc2 4 2 5 4 x 11 x 15"]
-    assert " ".join(last) == "skipae features gives enc2 without --layer"
+    assert " ".join(last) == "default layer of skipae features: enc2"
     named = write_checkpoint(tmp_path / "named", tiny_graph(), tiny_features(), default_layer="enc1")
-    assert CliRunner().invoke(cli.main, ["layers", str(named)]).stdout.endswith("gives enc1 without --layer\n")
+    assert (
+        CliRunner().invoke(cli.main, ["layers", str(named)]).stdout.endswith("default layer of skipae features: enc1\n")
+    )
     found = json.loads(CliRunner().invoke(cli.main, ["layers", "--json"]).stdout)
     assert found["model"] == "skipae-imagenet" and found["image"] == [224, 224] and len(found["layers"]) == 13
     assert found["default_layer"] == "enc8"
@@ -686,7 +688,9 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
 
     failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
     assert (
-        CliRunner().invoke(cli.main, ["layers", "--model", str(named)]).stdout.endswith("gives enc1 without --layer\n")
+        CliRunner()
+        .invoke(cli.main, ["layers", "--model", str(named)])
+        .stdout.endswith("default layer of skipae features: enc1\n")
     )
     failed(CliRunner().invoke(cli.main, ["layers", "x", "--model", "y"]), 2, "x and --model y both name a checkpoint")
     failed(CliRunner().invoke(cli.main, ["layers", "skipae-naturl"]), 4, "did you mean skipae-natural?")

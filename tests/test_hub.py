@@ -435,7 +435,7 @@ def test_list_and_info(monkeypatch: pytest.MonkeyPatch, server: HubServer, whole
     assert rows["skipae-stl10"] | {
         "state": "not published", "size": None, "license": None, "command": "skipae-train finetune stl10"
     } == rows["skipae-stl10"]  # fmt: skip
-    expected = {"state": "to fetch", "size": 123_456, "license": "apache-2.0", "revision": sha, "folder": None}
+    expected = {"state": "not installed", "size": 123_456, "license": "apache-2.0", "revision": sha, "folder": None}
     assert rows["skipae-imagenet"] | expected == rows["skipae-imagenet"]
     assert json.loads(run("models", "info", "skipae-imagenet", "--json").output) == rows["skipae-imagenet"]
     assert "size: 0.1 MB" in run("models", "info", "skipae-imagenet").output
@@ -465,7 +465,7 @@ def test_verify_and_pull(monkeypatch: pytest.MonkeyPatch, server: HubServer, who
     del config["files"]["model.safetensors"]
     (less / CONFIG).write_text(json.dumps(config))
     pulled = run("models", "pull", less, "--safetensors")
-    assert pulled.exit_code == 0 and f"{less} has no model.safetensors: its ONNX files" in pulled.stderr
+    assert pulled.exit_code == 0 and f"{less} has no model.safetensors, only ONNX files" in pulled.stderr
     assert run("models", "verify").output.splitlines() == ["skipae-natural: OK", "skipae-imagenet: OK"]
     (copy / FEATURES).unlink()
     (copy / "model.safetensors").write_bytes(b"damaged")

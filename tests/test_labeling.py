@@ -353,7 +353,7 @@ def test_segment_writes_an_overlay_in_the_images_own_format(run: Run, segmenter:
     run("segment", segmenter, ".", "--json")
     result = run("segment", segmenter, ".", "--overlay", "--overwrite", "--json")
     assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["photo.png"]
-    assert "left out 2 output(s)" in result.stderr
+    assert "skipped 2 output(s)" in result.stderr
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "I;16", "P", "1"])
@@ -399,7 +399,7 @@ def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:
         (["-", "-o", "-", "--json"], "--json and the label map would both go to standard output"),
         (["-", "--json"], "--json and the label map would both go to standard output"),
         (["a.png", "-o", "b.jpg"], "b.jpg: a label map is a PNG"),
-        (["a.png", "--quality", "90"], "--quality is of pictures with --overlay"),
+        (["a.png", "--quality", "90"], "--quality needs --overlay"),
         (["a.png", "--tile", "3"], "tile is 3 pixels"),
     ):
         result = run("segment", segmenter, *arguments, input=data)

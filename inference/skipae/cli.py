@@ -39,15 +39,15 @@ COMMANDS = {
     "bench": "Measure speed and memory on the devices of this machine.",
     "completion": "Print a shell script for tab completion.",
 }
-"""Each command and the first line of its help."""
+"""Name and first help line of each command."""
 
 
 class CommandGroup(click.Group):
-    """A group whose errors, usage errors too, are one line on standard error, with skipae's exit codes."""
+    """A group that reports every error, also usage errors, as one line on standard error, with skipae's exit codes."""
 
     program = "skipae"
     arguments: Sequence[str] = ()
-    """Of the call."""
+    """The arguments of the call."""
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -57,11 +57,11 @@ class CommandGroup(click.Group):
         debug = "--debug" in self.arguments
         extra["standalone_mode"] = False
         extra.setdefault("terminal_width", _width())
-        gc.freeze()  # what is loaded by now is not looked through again when the process ends: a sixth of --help
+        gc.freeze()  # exempt what is loaded from garbage collection: saves a sixth of --help
         with suppress(ValueError):  # only the main thread may
-            for name in ("SIGTERM", "SIGHUP"):  # so that no half-written file stays
+            for name in ("SIGTERM", "SIGHUP"):  # so that no incomplete file remains
                 number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup requests
                     signal.signal(number, _stop)
         try:
             code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
@@ -89,7 +89,7 @@ class CommandGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; what click makes of an interrupt is more than a line."""
+        """Run a command; click's own message for an interrupt is more than one line."""
         try:
             return super().invoke(context)
         except KeyboardInterrupt as interrupt:
@@ -97,26 +97,26 @@ class CommandGroup(click.Group):
             raise click.exceptions.Exit(_code(interrupt)) from None
 
     def explain(self, error: Exception) -> tuple[int, str | None]:
-        """Exit code and message of an error; no message where it is not expected."""
+        """Return the exit code and message of an error; the message is None if the error is unexpected."""
         return (error.exit_code, error.command_line()) if isinstance(error, SkipaeError) else (1, None)
 
     def explain_interrupt(self, interrupt: KeyboardInterrupt) -> str:
-        """Message after Ctrl-C or a signal."""
+        """Return the message after Ctrl-C or a signal."""
         return str(interrupt) or "interrupted"
 
     def show_error(self, text: str) -> None:
         """Write a message to standard error, on one line."""
         from skipae.console import one_line
 
-        with suppress(OSError):  # the terminal was closed
+        with suppress(OSError):  # the terminal is closed
             click.echo(one_line(f"{self.program}: error: " + " ".join(text.split())), err=True)
 
 
 class _Commands(CommandGroup):
-    """The commands of :data:`COMMANDS`, loaded when they are called."""
+    """The commands of :data:`COMMANDS`, each loaded when it is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """In the order of use."""
+        """List the commands in the order of use."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -128,22 +128,22 @@ class _Commands(CommandGroup):
         return command
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
-        """Find the command; one that does not exist may be a misspelled one."""
+        """Find the command; suggest a similar name for one that does not exist."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             import difflib
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            context.fail(f"no command {args[0]!r}{hint}; use one of {', '.join(COMMANDS)}")
+            context.fail(f"unknown command {args[0]!r}{hint}; use one of {', '.join(COMMANDS)}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without loading any."""
+        """Write the list of commands without loading any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete commands, without loading any, and options."""
+        """Complete commands and options, without loading commands."""
         from click.shell_completion import CompletionItem
 
         found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def _width() -> int:
-    """Columns of the help page.  Click's way loads shutil, and with it the compressors."""
+    """Return the width of the help page in columns; click's own way loads shutil and with it the compressors."""
     try:
         return max(48, min(os.get_terminal_size().columns, 100) - 2)
     except OSError:
@@ -175,6 +175,6 @@ def _code(interrupt: BaseException | None) -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:  # a folder that may not be entered
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:  # a folder without permission
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {error}"

@@ -1,10 +1,10 @@
 """Features on disk: files of many images each (shards), and a manifest that maps images to shards and rows.
 
-The manifest is text, a JSON object a line: first ``{"run": ...}`` with all that the values depend on, then for each
-shard its images ``{"file", "sha256", "size", "mtime", "shard", "row"}`` and a line ``{"shard", "rows", "files"}`` that
-closes it, with sha256, size and time of the files written; images that failed are ``{"file", "error"}``.  A shard
-appears whole, then its lines in one piece, so that what a kill leaves behind is known: lines after the last closed
-shard do not count, and ``resume`` goes on from there, with the images of shards that are not as they were written.
+The manifest has one JSON object per line: first ``{"run": ...}`` with everything that the values depend on, then for
+each shard its images ``{"file", "sha256", "size", "mtime", "shard", "row"}`` and a closing line
+``{"shard", "rows", "files"}`` with sha256, size and time of the files written; failed images are ``{"file", "error"}``.
+A shard is written whole, then its lines in one piece, so that a killed run leaves a known state: lines after the last
+closed shard do not count, and ``resume`` continues from there and extracts shards again whose files changed.
 """
 
 from __future__ import annotations

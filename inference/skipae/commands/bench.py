@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALL = 128
-"""Side in pixels of the small images."""
+"""Side of the small images, in pixels."""
 
 EAGER = "torch eager"
 
 FEATURE_SIDES, FEATURE_BATCH = (64, 224), 16
-"""Sides in pixels of the images whose features are timed, and how many are run together."""
+"""Sides of the images whose features are timed, in pixels, and the batch size."""
 
 Restore = Callable[["NDArray[np.uint8]"], object]
-"""A net on the CPU or a GPU: uint8 [H, W, 3] in, pixels out."""
+"""A model on the CPU or a GPU: uint8 [H, W, 3] in, pixels out."""
 
 
 RIVALS = {"ffdnet": "a graph of FFDNet's shape"}
-"""Rivals by their names in ``--against``, which ``skipae-train`` measures."""
+"""Rivals by name in ``--against``; ``skipae-train`` measures them."""
 
 
 @click.command()
@@ -63,12 +63,12 @@ RIVALS = {"ffdnet": "a graph of FFDNet's shape"}
 @click.option(
     "--against",
     type=click.Choice(list(RIVALS)),
-    help="Measure a rival too, a graph of its shape with random weights, and print the ratios.",
+    help="Also measure a graph of a rival's shape with random weights, and print the ratios.",
 )
 @click.option(
     "--features",
     is_flag=True,
-    help=f"Measure features of 64 and 224 pixels too, of {DEFAULTS['features']}.",
+    help=f"Also measure features of {DEFAULTS['features']}, for images of 64 and 224 pixels.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--child", type=click.Choice(["restore", "features"]), hidden=True)
@@ -137,7 +137,7 @@ def command(
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """The result for people, in lines."""
+    """Format the results as lines of a table."""
     rows = {row: found for row, found in result["devices"].items() if "seconds_per_megapixel" in found}
     ratios = result.get("against")
     over = f"{'/ ' + ratios['rival']:>10}" if ratios else ""
@@ -172,8 +172,8 @@ def _speed(side: int) -> str:
 
 
 def _devices() -> list[str]:
-    """Those that work, as ``skipae doctor`` says in a process of its own."""
-    # The bundled model may be damaged, where another one is measured.
+    """Return the devices that work, according to ``skipae doctor`` in a separate process."""
+    # The bundled model may be damaged while another one is measured.
     found = json.loads(_run(["skipae", "doctor", "--json"], DeviceError.exit_code, ModelError.exit_code))
     devices = [device for device, said in found["devices"].items() if said == "works"]
     if not devices:
@@ -183,18 +183,18 @@ def _devices() -> list[str]:
 
 
 def _run(words: list[str], *expected: int) -> str:
-    """Standard output of ``python -m`` with these words.
+    """Run ``python -m`` with these arguments and return its standard output.
 
-    Where that fails with an exit code that is not expected, so does this, with the same one.
+    An unexpected exit code ends this process with the same code.
     """
     done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, *expected):
-        raise click.exceptions.Exit(done.returncode)  # it has said why
+        raise click.exceptions.Exit(done.returncode)  # it has printed the reason
     return done.stdout
 
 
 def _better(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """The best of two measurements of a row; of the memory, the most."""
+    """Return the best of two measurements of a row, but the larger memory."""
 
     def better(key: str) -> Any:
         if one[key] is None or key in ("engine", "threads"):
@@ -205,7 +205,7 @@ def _better(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(checkpoint: options.CheckpointOptions, size: int, console: Console) -> dict[str, Any]:
-    """Measure one device in this process."""
+    """Measure one device in this process; the result has the fields of :func:`timing`."""
     started = time.perf_counter()
     model = checkpoint.load(checkpoint.find(console, "restoration", "be measured"), console)
     loaded = time.perf_counter() - started
@@ -213,7 +213,7 @@ def measure(checkpoint: options.CheckpointOptions, size: int, console: Console) 
 
 
 def measure_features(checkpoint: options.CheckpointOptions, _: int, console: Console) -> dict[str, Any]:
-    """Images per second of the default layer's features, for batches of images in memory, and peak memory."""
+    """Measure images per second of the default layer's features, for batches in memory, and peak memory."""
     import numpy as np
 
     started = time.perf_counter()
@@ -244,7 +244,15 @@ def _engine() -> str:
 
 
 def timing(restore: Restore, size: int, engine: str, threads: int, loaded: float) -> dict[str, Any]:
-    """Seconds and images per second of a net on random pixels, best of three, and this process's peak memory."""
+    """Measure seconds and images per second on random pixels, best of three, and this process's peak memory.
+
+    Args:
+        restore: processes one image.
+        size: side of the large image, in pixels.
+        engine: name and version of the runtime.
+        threads: CPU threads that it uses.
+        loaded: seconds that loading took.
+    """
     import numpy as np
 
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
@@ -277,10 +285,10 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def peak_mib() -> float | None:
-    """Most MiB of main memory that this process had; None on Windows."""
+    """Return the peak memory of this process in MiB; None on Windows."""
     if sys.platform == "win32":
         return None
-    with suppress(OSError):  # Linux: what getrusage gives starts at the size of the process that started this one
+    with suppress(OSError):  # Linux: getrusage would start at the size of the parent process
         found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
         if found:
             return int(found[1]) / 2**10

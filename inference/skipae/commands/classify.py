@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=options.complete_files)
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to name.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to print.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image instead of a table.")
 @options.model_options("classification")
 @options.batch_options

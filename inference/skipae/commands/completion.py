@@ -23,5 +23,5 @@ def command(shell: str) -> None:
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.UsageError(f"this version of click knows no {shell}")
+        raise click.UsageError(f"this version of click does not support {shell}")
     click.echo(kind(main, {}, "skipae", "_SKIPAE_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""``skipae doctor``: what is installed, what works, and the line that repairs what does not."""
+"""``skipae doctor``: check what is installed and what works, and print commands that fix problems."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ LIBRARIES: dict[str, tuple[str, str, Callable[[int], str]]] = {
     "cuDNN": ("cudnn", "cudnnGetVersion", lambda v: f"{v // 10000}.{v % 10000 // 100}.{v % 100}"),
     "driver's CUDA": ("cuda", "cuDriverGetVersion", lambda v: f"{v // 1000}.{v % 1000 // 10}"),
 }
-"""By what is asked for: the library, its function that gives the version, and how to read the number."""
+"""For each version: the library, its function that returns the version, and the format of the number."""
 
 LEAST_DRIVER = {12: 525, 13: 580}
-"""Least driver of NVIDIA for a major version of CUDA, from its release notes."""
+"""Minimum NVIDIA driver for each major version of CUDA, from the release notes."""
 
 LEAST_MEMORY = 1 << 30
 
 
 @dataclass
 class Report:
-    """What was found; ``facts`` by section, in the order to print."""
+    """The findings; ``facts`` are grouped by section, in the order to print."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
-    """What each device said: "works", or why not."""
+    """State of each device: "works", or the reason why not."""
     problems: list[dict[str, str]] = field(default_factory=list)
-    """Each with its ``repair``."""
+    """Problems, each with its ``repair``."""
     exit_code: int = 0
 
     def problem(self, text: str, repair: str) -> None:
-        """Add one; both are a line."""
+        """Add a problem and its repair, one line each."""
         self.problems.append({"problem": text, "repair": repair})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the findings as JSON values."""
         usable = self.exit_code == 0
         return self.facts | {"devices": self.devices, "problems": self.problems, "usable": usable}
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show where an unexpected error comes from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def command(as_json: bool, debug: bool) -> int:
     """Check the installation and devices, and suggest fixes.
 
@@ -75,17 +75,17 @@ def command(as_json: bool, debug: bool) -> int:
 
 
 def examine() -> Report:
-    """Look at everything; nothing is changed, and nothing leaves the machine."""
+    """Check everything; nothing is changed, and nothing is sent anywhere."""
     report = Report()
     gpus = find_gpus()
     report.facts["system"] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     report.facts["packages"] = {name: version for name in PACKAGES if (version := _version(name))}
     _look_at_runtime(report, gpus)
-    report.facts["int8"] = dot_product() or "no byte dot product on this processor, fp32 is used"
+    report.facts["int8"] = dot_product() or "this processor has no int8 dot product, fp32 is used"
     report.facts["threads"] = _threads()
     report.facts["memory"] = memory = _memory()
     if 0 < (memory.get("available") or LEAST_MEMORY) < LEAST_MEMORY:
-        report.problem("less than 1 GiB of memory is free", "end other programs, or use a smaller --tile")
+        report.problem("less than 1 GiB of memory is free", "close other programs or use a smaller --tile")
     _look_at_folders(report)
     if not any(said == "works" for said in report.devices.values()):
         report.exit_code = DeviceError.exit_code
@@ -109,7 +109,7 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
     if len(names) > 1:
         best = "cuda" if gpus else "openvino" if "onnxruntime-openvino" in names else "cpu"
         report.problem(
-            f"{' and '.join(names)} are installed together: they fill the same folder and break each other",
+            f"{' and '.join(names)} are installed together: they share a folder and break each other",
             devices.repair(best),
         )
     if "CUDAExecutionProvider" in providers:
@@ -128,11 +128,11 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
         _look_at_driver(report, built, gpus)
     elif gpus and len(names) < 2:
         report.problem(
-            f"there is a GPU ({gpus[0]['name']}), but {names[0] if names else 'the runtime'} has no CUDA",
+            f"found a GPU ({gpus[0]['name']}), but {names[0] if names else 'the runtime'} lacks CUDA",
             devices.repair("cuda"),
         )
     threads = devices.available_threads()
-    order = ["cuda", "openvino", "cpu"]  # as auto takes them, and before all others
+    order = ["cuda", "openvino", "cpu"]  # the choices of auto first
     kinds = available_kinds(module)
     for kind in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else len(order)):
         for index in range(max(1, len(gpus)) if kind == "cuda" else 1):
@@ -143,14 +143,14 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
             except DeviceError as error:
                 why, _, _ = str(error).partition("; ")
                 report.devices[name] = why
-                if kind in ("openvino", "cpu") or (kind == "cuda" and gpus):  # else it is said already, or nobody asked
+                if kind in ("openvino", "cpu") or (kind == "cuda" and gpus):  # else already reported, or irrelevant
                     report.problem(why, devices.repair(kind))
 
 
 def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> None:
     if not gpus:
         report.problem(
-            "onnxruntime has CUDA, but nvidia-smi finds no GPU",
+            "onnxruntime supports CUDA, but nvidia-smi finds no GPU",
             "install NVIDIA's driver (in a container: start it with --gpus all), or, without a GPU, "
             + devices.repair("cpu"),
         )
@@ -190,7 +190,7 @@ def _look_at_folders(report: Report) -> None:
 
 
 def find_gpus() -> list[dict[str, str]]:
-    """Name, driver and memory of each of NVIDIA's GPUs, as nvidia-smi says; none where it is missing or fails."""
+    """Return name, driver and memory of each NVIDIA GPU from nvidia-smi; empty if it is missing or fails."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -210,7 +210,7 @@ def _version(package: str) -> str | None:
 
 
 def _library_version(what: str, built: str) -> str | None:
-    """Version of a library that loads; None where it does not."""
+    """Return the version of a library; None if it does not load."""
     library, function, read = LIBRARIES[what]
     major = {"cudart": built.split(".")[0], "cudnn": "9", "cuda": "1"}[library]
     names = {"cudart": f"cudart64_{major}.dll", "cudnn": "cudnn64_9.dll", "cuda": "nvcuda.dll"}
@@ -238,7 +238,7 @@ def _threads() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int | None]:
-    """Bytes; None where the system does not say."""
+    """Return a number of bytes; None if the system does not report it."""
     found: dict[str, int | None] = {"total": None, "available": None, "limit": None}
     try:
         text = Path("/proc/meminfo").read_text()
@@ -258,7 +258,7 @@ def _memory() -> dict[str, int | None]:
 
 
 def render(report: Report) -> str:
-    """The report for people."""
+    """Format the report as text."""
     lines = [f"{title}: {_words(value)}" for title, value in report.facts.items() if title != "memory"]
     memory = [f"{k} {v / 2**30:.1f} GiB" for k, v in report.facts["memory"].items() if v is not None]
     lines.append(f"memory: {', '.join(memory) or 'unknown'}")

@@ -13,8 +13,8 @@ from skipae.commands import options
     "--size",
     callback=options.parse_size,
     metavar="PX|HxW",
-    help="Write an ONNX file for images of this size alone, with weights in float32, for runtimes that take no "
-    "dynamic shapes (OpenCV 4, many phones and boards).",
+    help="Write an ONNX file for this image size only, with weights in float32, for runtimes without dynamic "
+    "shapes (OpenCV 4, many phones and boards).",
 )
 @click.option("--darktable", is_flag=True, help="Write a package that darktable 5.6 imports as a denoising model.")
 @click.option(
@@ -25,16 +25,16 @@ from skipae.commands import options
     shell_complete=options.complete_files,
 )
 @options.overwrite_option
-@click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error.")
 def command(
     model: str, size: tuple[int, int] | None, darktable: bool, output: str | None, overwrite: bool, debug: bool
 ) -> None:
     """Export a model for other programs.
 
-    Give --size or --darktable.  Programs that take dynamic shapes need neither: onnx/model.onnx in the checkpoint's
-    folder (see skipae models path) does.
+    Use either --size or --darktable.  Programs that support dynamic shapes can load onnx/model.onnx in the
+    checkpoint's folder directly (see skipae models path).
 
-    Exit codes: 0 done, 1 the file cannot be written, 2 wrong usage, 4 the model is not available.
+    Exit codes: 0 done, 1 the file cannot be written, 2 wrong usage, 4 model unavailable.
     """
     from pathlib import Path
 
@@ -59,7 +59,7 @@ def command(
         raise ExistsError.of(target)
     if size is None:
         export.write_darktable(folder, config, target, overwrite=overwrite)
-        echo(f"{target}: in darktable, preferences, AI, 'import from file...'")
+        echo(f"{target}: import it in darktable under preferences, AI, 'import from file...'")
     else:
         worst = export.write_fixed_size(folder, config, target, *size, overwrite=overwrite)
-        echo(f"{target}: float32 [1, 3, {size[0]}, {size[1]}]; differs from {config.name} by {worst:.2g} at most")
+        echo(f"{target}: float32 [1, 3, {size[0]}, {size[1]}]; differs from {config.name} by at most {worst:.2g}")

@@ -31,9 +31,9 @@ from skipae.console import Console
     default="avg",
     show_default=True,
     metavar="none|avg|max|spatial:N",
-    help="Over a layer's height and width; spatial:N averages in a grid of N x N.",
+    help="Pooling over a layer's height and width; spatial:N averages in a grid of N x N.",
 )
-@click.option("--l2", is_flag=True, help="Scale each image's values of a layer to Euclidean length 1.")
+@click.option("--l2", is_flag=True, help="Scale each feature vector to Euclidean length 1.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @options.resize_options
 @click.option(
@@ -46,13 +46,13 @@ from skipae.console import Console
     "--format",
     "kind",
     type=click.Choice(["npz", "npy", "safetensors", "parquet", "hdf5"]),
-    help="Of the files in the folder OUT.  [default: npz]",
+    help="Format of the files in the folder OUT.  [default: npz]",
 )
 @click.option(
     "--shard-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Images in a file.  [default: 10000, or as many as have 128 MiB of features]",
+    help="Maximum number of images per file.  [default: 10000, or 128 MiB of features]",
 )
 @options.model_options("features")
 @options.result_options

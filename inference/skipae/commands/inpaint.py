@@ -29,9 +29,9 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
         try:
             x, y, width, height = (int(word) for word in text.split(","))
         except ValueError:
-            raise click.BadParameter(f"{text!r} is not x,y,w,h in whole pixels, for example 40,30,16,16") from None
+            raise click.BadParameter(f"{text!r} is not a box; use x,y,w,h in pixels, for example 40,30,16,16") from None
         if min(x, y) < 0 or min(width, height) < 1:
-            raise click.BadParameter(f"{text!r} must have x and y of at least 0, and w and h of at least 1")
+            raise click.BadParameter(f"{text!r} is not a box; x and y must be at least 0, w and h at least 1")
         boxes.append((x, y, width, height))
     return boxes
 
@@ -41,8 +41,8 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
 @click.option(
     "--mask",
     metavar="FILE|DIR",
-    help="Image of the input's size; what is not black is filled.  A folder holds one for each input: of the same "
-    "name, below it as the input is below its folder; the extension may differ.",
+    help="Image of the input's size; pixels that are not black are filled.  A folder must mirror the inputs: the same "
+    "relative path and name, with any extension.",
     shell_complete=options.complete_files,
 )
 @click.option(
@@ -51,7 +51,7 @@ def _box(context: click.Context, option: click.Parameter, values: tuple[str, ...
     metavar="X,Y,W,H",
     multiple=True,
     callback=_box,
-    help="Fill this rectangle, in pixels from the top left; may be repeated, and adds to --mask.",
+    help="Rectangle to fill, in pixels from the top left; may be repeated and combined with --mask.",
 )
 @click.option(
     "-o",
@@ -108,21 +108,21 @@ def command(
         holes, said = reader.read(job, picture.size)
         count = check_mask(transparent_pixels(picture) if holes is None else holes, picture.size, said)
         if not count and holes is None:
-            raise UsageError("every pixel is opaque: say by --mask or --box what to fill")
+            raise UsageError("every pixel is opaque; use --mask or --box to select what to fill")
         if not count:
-            raise UsageError(f"--mask {reader.find(job)} is black all over: there is nothing to fill")
+            raise UsageError(f"--mask {reader.find(job)} is entirely black: there is nothing to fill")
         filled = model.inpaint(picture, holes, progress=advance)
         filled.notes += [said] if said else []
         entry: dict[str, object] = {"masked_pixels": count}
         return lambda: Written(write_picture(job, filled, quality=encoding.quality, overwrite=writing.overwrite), entry)
 
     if not work.jobs and len(work.failed) == 1 and work.failed[0].job is not None:
-        reader.check(work.failed[0].job)  # a wrong mask is worse than an output that exists
+        reader.check(work.failed[0].job)  # report a wrong mask before an existing output
     return batch.run(Each(lambda: checkpoint.load(folder, console), inpaint), work, console)
 
 
 class _Masks:
-    """What is to be filled in each image."""
+    """Which pixels to fill in each image."""
 
     def __init__(self, masks: Path | None, boxes: list[Box], max_pixels: int) -> None:
         self._masks = masks
@@ -131,11 +131,11 @@ class _Masks:
         self._last: tuple[Path, Mask, str | None] | None = None
 
     def find(self, job: Job) -> Path | None:
-        """The mask file of an image; None where there are only boxes, or nothing."""
+        """Return the mask file of an image; None without masks."""
         return None if self._masks is None else _find_mask(self._masks, job)
 
     def check(self, job: Job) -> None:
-        """Refuse a mask or box that does not suit the image, by its header; upright it may have its sides swapped."""
+        """Reject a mask or box that does not fit the image, from its header; turned upright, sides may be swapped."""
         from skipae import images
 
         if job.source is None:
@@ -147,7 +147,7 @@ class _Masks:
             self.read(job, opened.size)
 
     def read(self, job: Job, size: tuple[int, int]) -> tuple[Mask | None, str | None]:
-        """What is to be filled, or None for what is transparent; and what is to be said of the mask."""
+        """Return the pixels to fill, or None for the transparent ones, and a remark about the mask."""
         import numpy as np
 
         from skipae.tasks.masks import load_mask
@@ -174,7 +174,7 @@ class _Masks:
         for x, y, width, height in self._boxes:
             if x + width > size[0] or y + height > size[1]:
                 raise UsageError(
-                    f"--box {x},{y},{width},{height} goes beyond {job.name} (upright), which has {size[0]} x {size[1]} "
+                    f"--box {x},{y},{width},{height} exceeds {job.name} (upright), which has {size[0]} x {size[1]} "
                     "pixels"
                 )
             mask[y : y + height, x : x + width] = True
@@ -182,7 +182,7 @@ class _Masks:
 
 
 def _find_mask(masks: Path, job: Job) -> Path:
-    """The mask file of an input."""
+    """Return the mask file of an input."""
     from skipae.images import SUFFIXES
 
     if not masks.is_dir():
@@ -198,13 +198,13 @@ def _find_mask(masks: Path, job: Job) -> Path:
         if path.stem == place.stem and path.suffix.lower() in SUFFIXES
     )
     if len(found) != 1:
-        several = f"{' and '.join(str(path) for path in found)} could both be" if found else f"there is no {place} as"
-        raise UsageError(f"{several} its mask; use one of that name in {masks}")
+        several = f"both {' and '.join(str(path) for path in found)} match" if found else f"no {place}"
+        raise UsageError(f"no unique mask ({several}); use one mask of the same name in {masks}")
     return found[0]
 
 
 def _set_masks_apart(work: Work, masks: Path) -> None:
-    """Masks are no inputs, where they lie in an input folder, and no results."""
+    """Exclude masks that are in an input folder from the inputs, and from the outputs."""
     root = masks.resolve()
 
     def is_mask(path: Path | None) -> bool:
@@ -213,7 +213,7 @@ def _set_masks_apart(work: Work, masks: Path) -> None:
     work.jobs = [job for job in work.jobs if job.tree is None or not is_mask(job.source)]
     work.skipped = [job for job in work.skipped if job.tree is None or not is_mask(job.source)]
     if not (work.jobs or work.skipped or work.failed):
-        raise UsageError(f"--mask {masks} leaves no input: the images must not lie among the masks")
+        raise UsageError(f"--mask {masks} leaves no input: images and masks must be in separate folders")
     for job in work.jobs:
         if is_mask(job.target):
             raise UsageError(f"the output of {job.name} would be {job.target}, among the masks; use another -o")

@@ -19,10 +19,10 @@ HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
     "--size",
     callback=options.parse_size,
     metavar="PX|HxW",
-    help="Of the image that the outputs' sizes are for.  [default: the checkpoint's crop, else 224]",
+    help="Image size for the listed output sizes.  [default: the checkpoint's crop, else 224]",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-@click.option("--debug", is_flag=True, help="Show where an unexpected or fatal error comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error.")
 def command(name: str | None, model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
     """List the layers of a checkpoint.
 
@@ -66,4 +66,4 @@ def command(name: str | None, model: str, size: tuple[int, int] | None, as_json:
     echo(f"{config.name}, image of {height} x {width}")
     for row in table:
         echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    echo(f"skipae features gives {default} without --layer")
+    echo(f"default layer of skipae features: {default}")

@@ -19,23 +19,23 @@ from skipae.errors import ModelError
 if TYPE_CHECKING:
     from skipae_zoo import CheckpointConfig, NamedCheckpoint
 
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def command() -> None:
     """List, fetch and check models.
 
-    A name is looked up among the checkpoints that come with skipae, in SKIPAE_MIRROR (a folder of checkpoint
-    folders, or its URL), in the Hugging Face cache, and on the Hub, in this order.  Anything else is the path
-    of a folder; a folder with the name of a checkpoint needs ./ before it.
+    A name is looked up among the bundled checkpoints, in SKIPAE_MIRROR (a folder of checkpoint folders, or its
+    URL), in the Hugging Face cache, and on the Hub, in this order.  Anything else is the path of a folder; put
+    ./ before the path of a folder that has the name of a checkpoint.
     """
 
 
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the named models: task, size, license, and whether they are here."""
+    """List the named models: task, size, license, and whether they are available locally."""
     from skipae_zoo import CHECKPOINTS
 
     rows = [_facts(entry) for entry in CHECKPOINTS]
@@ -56,7 +56,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name", metavar="NAME|DIR")
 @json_option
 def info(name: str, as_json: bool) -> None:
-    """Show what a model is: network, layers, files and their sha256.  Makes no request."""
+    """Show a model's network, layers, files and their sha256.  Makes no request."""
     from skipae.checkpoints import resolve
     from skipae_zoo import find_checkpoint
 
@@ -64,7 +64,7 @@ def info(name: str, as_json: bool) -> None:
     facts = _facts(entry) if entry else {}
     folder = _local(name)
     if folder is None and entry is None:
-        resolve.find_folder(name, access=_no_requests())  # says why there is none
+        resolve.find_folder(name, access=_no_requests())  # reports why it is missing
     if folder is not None:
         facts |= {"folder": str(folder), "size": _bytes(folder)} | _license(folder)
         facts |= resolve.load_config(folder).to_dict()
@@ -82,9 +82,14 @@ def info(name: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--to", "target", metavar="DIR", help="Copy each to DIR/NAME, for SKIPAE_MIRROR=DIR on another machine.")
+@click.option(
+    "--to",
+    "target",
+    metavar="DIR",
+    help="Copy each model to DIR/NAME, for SKIPAE_MIRROR=DIR elsewhere.",
+)
 @click.option("--revision", help="Commit sha, branch or tag on the Hub.  [default: the one this release pins, or main]")
-@click.option("--safetensors", is_flag=True, help="With the weights for training frameworks.")
+@click.option("--safetensors", is_flag=True, help="Also fetch the weights for training frameworks.")
 @options.console_options
 def pull(names: tuple[str, ...], target: str | None, revision: str | None, safetensors: bool, console: Console) -> int:
     """Fetch models into the cache, check them, and print their folders.
@@ -105,7 +110,7 @@ def pull(names: tuple[str, ...], target: str | None, revision: str | None, safet
                 access=Access(notify=console.remark),
             )
             if safetensors and "model.safetensors" not in resolve.load_config(folder).files:
-                console.say(f"{name} has no model.safetensors: its ONNX files are all there is")
+                console.say(f"{name} has no model.safetensors, only ONNX files")
             for problem in resolve.problems(folder, "" if safetensors else resolve.INFERENCE):
                 raise ModelError(problem)
             if target is not None:
@@ -121,9 +126,9 @@ def pull(names: tuple[str, ...], target: str | None, revision: str | None, safet
 @click.argument("names", metavar="[NAME|DIR]...", nargs=-1)
 @options.console_options
 def verify(names: tuple[str, ...], console: Console) -> int:
-    """Check the files of models by their sha256.  [default: all named models that are here]
+    """Check the files of models by their sha256.  [default: all named models that are available locally]
 
-    DIR is a model's folder, or one that holds models, as 'models pull --to' makes it.  Makes no request.
+    DIR is a model's folder, or a folder of models as written by 'models pull --to'.  Makes no request.
     """
     from skipae.checkpoints import resolve
     from skipae_zoo import CHECKPOINTS, find_checkpoint
@@ -137,7 +142,7 @@ def verify(names: tuple[str, ...], console: Console) -> int:
         elif (found := _local(name)) is not None:
             folders[name] = found
         elif names:
-            resolve.find_folder(name, access=_no_requests())  # says why there is none
+            resolve.find_folder(name, access=_no_requests())  # reports why it is missing
     code = 0
     for name, folder in folders.items():
         found_problems = resolve.problems(folder, "onnx/")
@@ -152,7 +157,7 @@ def verify(names: tuple[str, ...], console: Console) -> int:
 @command.command()
 @click.argument("name", metavar="[NAME]", required=False)
 def path(name: str | None) -> None:
-    """Print the folder of a model that is here; without NAME the folder of the cache."""
+    """Print the folder of a model that is available locally; without NAME, the folder of the cache."""
     from skipae.checkpoints import resolve
 
     if name is None:
@@ -170,7 +175,7 @@ def _no_requests() -> Any:
 
 
 def _local(name: str) -> Path | None:
-    """Its folder on this machine."""
+    """Return its folder on this machine."""
     from skipae.checkpoints import resolve
 
     with suppress(ModelError):
@@ -179,14 +184,14 @@ def _local(name: str) -> Path | None:
 
 
 def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
-    """A named model as far as it is known without a request."""
+    """Describe a named model, without a request."""
     from skipae.checkpoints import resolve
 
     folder, published = _local(entry.name), entry.published
     if folder is not None:
         state = "bundled" if folder.parent == resolve.BUNDLED else "here"
     else:
-        state = "to fetch" if published else "not published"
+        state = "not installed" if published else "not published"
     return {
         "name": entry.name,
         "task": entry.task,
@@ -204,12 +209,12 @@ def _facts(entry: NamedCheckpoint) -> dict[str, Any]:
 
 
 def _bytes(folder: Path) -> int:
-    """Size of the ONNX files."""
+    """Return the size of the ONNX files."""
     return sum(file.stat().st_size for file in (folder / "onnx").glob("*.onnx") if file.is_file())
 
 
 def _license(folder: Path) -> dict[str, str | None]:
-    """The ``license`` in the head of the card, and the ``problem`` with the folder, if any."""
+    """Return the ``license`` from the head of the card, and the ``problem`` with the folder, if any."""
     from skipae.checkpoints import resolve
     from skipae_zoo import read_text_file
 
@@ -231,7 +236,7 @@ def _license(folder: Path) -> dict[str, str | None]:
 
 
 def _described(config: CheckpointConfig) -> dict[str, str]:
-    """The contents of ``config.json`` for people."""
+    """Return the contents of ``config.json`` as text."""
     network = config.architecture
     shape = f", m = {network.m}" if network.m else ""
     last = network.layers[-1]
@@ -241,7 +246,7 @@ def _described(config: CheckpointConfig) -> dict[str, str]:
         f"receptive field {last.receptive_field}",
     }
     if config.default_layer:
-        facts["features"] = f"of {config.default_layer}, where no layer is asked for"
+        facts["features"] = f"of {config.default_layer} by default"
     if config.labels:
         facts["classes"] = f"{len(config.labels)}: {', '.join(config.labels)}"
     return facts | {file: f"sha256 {digest}" for file, digest in config.files.items()}
@@ -252,7 +257,7 @@ def _size(size: int | None) -> str:
 
 
 def _asked(name: str) -> Path:
-    """Where a copy of it belongs: only what was asked for decides, not what the checkpoint says of itself."""
+    """Return where to copy it: only the requested name decides, not the name in the checkpoint."""
     from skipae.checkpoints import resolve
 
     path = Path(name).expanduser()
@@ -262,7 +267,7 @@ def _asked(name: str) -> Path:
 
 
 def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
-    """Copy the files that a checkpoint folder has by contract; each appears whole, ``config.json`` last."""
+    """Copy the files of a checkpoint folder; each is written completely or not at all, ``config.json`` last."""
     from skipae.checkpoints import resolve
     from skipae.files import remove_parts, replace_file
 

@@ -1,4 +1,4 @@
-"""What several commands share: options, messages, and the run over many inputs."""
+"""Shared by several commands: options, messages, and the run over many inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Which checkpoint runs where."""
+    """The checkpoint and its device."""
 
     model: str
     device: str
@@ -39,9 +39,15 @@ class CheckpointOptions:
     threads: int | None
 
     def find(self, console: Console, task: Task | None = None, verb: str = "") -> Path:
-        """Its folder; made for another ``task``, the :class:`ModelError` names those that can ``verb``.
+        """Find the checkpoint's folder before the inputs are read, so that a mistyped name is reported first.
 
-        It is looked at before the inputs are, so that a mistyped name is the first thing to be said.
+        Args:
+            console: gets remarks.
+            task: the task that the checkpoint must be made for.
+            verb: name of the task in the message.
+
+        Raises:
+            ModelError: the checkpoint is unavailable or made for another task.
         """
         from skipae.checkpoints import resolve
         from skipae.checkpoints.hub import Access
@@ -53,7 +59,7 @@ class CheckpointOptions:
         return folder
 
     def load(self, folder: Path, console: Console) -> Model:
-        """The model in the folder that :meth:`find` found."""
+        """Load the model in the folder that :meth:`find` returned."""
         from skipae.model import from_pretrained
 
         return from_pretrained(
@@ -72,7 +78,7 @@ class EncodingOptions:
 
 @dataclass(frozen=True)
 class WritingOptions:
-    """What happens where an output exists."""
+    """What to do with outputs that exist."""
 
     overwrite: bool
     resume: bool
@@ -108,7 +114,7 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 def _group(name: str, make: Callable[..., Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Options whose values a command takes as one value ``name``, which ``make`` makes of them."""
+    """Return a decorator that adds options and passes their values as one value ``name``, created by ``make``."""
     fields = list(inspect.signature(make).parameters)
 
     def decorate(command: Command) -> Command:
@@ -123,14 +129,14 @@ def _group(name: str, make: Callable[..., Any], *options: Callable[[Command], Co
 
 
 def complete_files(_: click.Context, __: click.Parameter, text: str) -> list[CompletionItem]:
-    """Completes paths; the shell knows them best."""
+    """Complete paths, by the shell."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(text, type="file")]
 
 
 def complete_models(_: click.Context, __: click.Parameter, text: str) -> list[CompletionItem]:
-    """Completes names of checkpoints, with what each is for, and folders."""
+    """Complete folders and names of checkpoints, each with its purpose."""
     from click.shell_completion import CompletionItem
 
     from skipae_zoo import CHECKPOINTS
@@ -140,7 +146,7 @@ def complete_models(_: click.Context, __: click.Parameter, text: str) -> list[Co
 
 
 def complete_layers(context: click.Context, _: click.Parameter, text: str) -> list[CompletionItem]:
-    """Completes the last of the layer names, separated by commas, of the checkpoint in ``--model``."""
+    """Complete the last of comma-separated layer names of the checkpoint in ``--model``."""
     from click.shell_completion import CompletionItem
 
     from skipae.checkpoints import resolve
@@ -163,14 +169,14 @@ def complete_layers(context: click.Context, _: click.Parameter, text: str) -> li
 
 
 def complete_devices(_: click.Context, __: click.Parameter, text: str) -> list[str]:
-    """Completes devices; which of them work is not looked at."""
+    """Complete devices, without checking which of them work."""
     from skipae.engine.providers import PROVIDERS
 
     return [name for name in ("auto", *PROVIDERS, "cuda:1") if name.startswith(text)]
 
 
 def model_option(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
-    """``--model``; its default is the checkpoint for ``task``."""
+    """Return the option ``--model``; its default is the checkpoint for ``task``."""
     return click.option(
         "--model",
         default=DEFAULTS[task],
@@ -187,7 +193,7 @@ threads_option = click.option(
 
 
 def model_options(task: Task | Literal["features"] = "restoration") -> Callable[[Command], Command]:
-    """``--model``, ``--device``, ``--precision`` and ``--threads``, as ``checkpoint``."""
+    """Return the options ``--model``, ``--device``, ``--precision`` and ``--threads``, as ``checkpoint``."""
     return _group(
         "checkpoint",
         CheckpointOptions,
@@ -197,8 +203,8 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
             default="auto",
             metavar="auto|cpu|cuda[:N]|openvino|...",
             show_default=True,
-            help="auto takes CUDA, else OpenVINO, where installed and working, else the CPU.  Any provider of the "
-            "installed ONNX Runtime may be named.",
+            help="auto uses CUDA, else OpenVINO, if installed and working, else the CPU.  Any provider of the "
+            "installed ONNX Runtime is allowed.",
             shell_complete=complete_devices,
         ),
         click.option(
@@ -206,7 +212,7 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
             type=click.Choice(["auto", "fp32", "int8", "fp16"]),
             default="auto",
             show_default=True,
-            help="auto takes int8 on CPUs that are faster with it, where the checkpoint has it, else fp32.",
+            help="auto uses int8 on CPUs that are faster with it, if the checkpoint has it, else fp32.",
         ),
         threads_option,
     )
@@ -273,7 +279,7 @@ max_pixels_option = click.option(
 
 
 def parse_size(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Height and width, of ``SIDE`` or ``HxW`` in pixels."""
+    """Parse ``SIDE`` or ``HxW`` in pixels into height and width."""
     if text is None:
         return None
     match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text)
@@ -300,7 +306,7 @@ quality_option = click.option(
 
 
 def _format(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """Name of the format that an extension is for."""
+    """Return the format of an extension."""
     if text is None:
         return None
     from skipae.images import SUFFIXES
@@ -318,7 +324,7 @@ picture_options = _group(
         "--format",
         callback=_format,
         metavar="EXT",
-        help="Write all images in this format, for example png.  [default: the input's, or that of the name after -o]",
+        help="Write all images in this format, for example png.  [default: the input's, or that of the name in -o]",
     ),
     quality_option,
     click.option("--keep-times", is_flag=True, help="Give each output the modification time of its input."),
@@ -356,7 +362,7 @@ result_options = _group(
     WritingOptions,
     overwrite_option,
     click.option("--resume", is_flag=True, help="Skip inputs whose output exists."),
-    click.option("--dry-run", is_flag=True, help="Print what would be written, and do nothing."),
+    click.option("--dry-run", is_flag=True, help="Print what would be written, without doing it."),
 )
 """``--overwrite``, ``--resume`` and ``--dry-run``, as ``writing``."""
 
@@ -382,7 +388,7 @@ def plan_pictures(
     extension: str | None = None,
     earlier: tuple[str, ...] = (),
 ) -> Work:
-    """Decide which output goes where (see :func:`skipae.batch.plan.plan`), and say which inputs are left out."""
+    """Decide where each output goes (see :func:`skipae.batch.plan.plan`) and report skipped inputs."""
     from skipae.batch.plan import plan
 
     work = plan(
@@ -399,19 +405,19 @@ def plan_pictures(
     )
     if work.left_out:
         names = ", ".join(f"*.{each}.*" for each in earlier or (suffix,))
-        console.remark(f"left out {work.left_out} output(s) of earlier runs ({names})")
+        console.remark(f"skipped {work.left_out} output(s) of earlier runs ({names})")
     return work
 
 
 def show(work: Work, console: Console) -> int:
-    """``--dry-run``: print which result each input would have; the exit code that is known by now."""
+    """Print the output that each input would have, for ``--dry-run``; return the exit code that is known so far."""
     from skipae.batch.pipeline import Outcome
     from skipae.console import echo
 
     for job in work.jobs:
         echo(f"{job.name} -> {'-' if job.target is None else job.target}")
     for job in work.skipped:
-        console.remark(f"{job.name}: {job.target} already exists, left out")
+        console.remark(f"{job.name}: {job.target} already exists, skipped")
     for failure in work.failed:
         console.error(f"{failure.name}: {failure.error.command_line()}")
     unread = sum(failure.unread for failure in work.failed)
@@ -419,7 +425,7 @@ def show(work: Work, console: Console) -> int:
 
 
 def refuse_terminal(streams: bool) -> None:
-    """An image on a terminal is of no use to anyone."""
+    """Raise :class:`UsageError` if binary output would go to a terminal."""
     if streams and sys.stdout is not None and sys.stdout.isatty():
         from skipae.errors import UsageError
 

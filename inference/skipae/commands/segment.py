@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 @click.option(
     "--overlay",
     is_flag=True,
-    help="Write the image with the classes' colors laid over it and a legend, instead of the label map.",
+    help="Write the image overlaid with the classes' colors and a legend, instead of the label map.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a line of JSON for each image: the classes in it, and their areas."
+    "--json", "as_json", is_flag=True, help="Print a line of JSON for each image: its classes and their areas."
 )
 @options.model_options("segmentation")
 @options.tile_options
@@ -74,7 +74,7 @@ def command(
     from skipae.tasks import labels
 
     if encoding.quality is not None and not overlay:
-        raise UsageError("--quality is of pictures with --overlay: a label map is a PNG, which loses nothing")
+        raise UsageError("--quality needs --overlay: a label map is a lossless PNG")
     if encoding.format not in (None, "PNG") and not overlay:
         raise UsageError(f"--format {encoding.format}: a label map is a PNG, other formats may change its numbers")
     work = options.plan_pictures(
@@ -122,11 +122,11 @@ def command(
 
 
 def _overlaid(picture: images.Picture, shown: NDArray[np.uint8]) -> images.Picture:
-    """A picture with other colors, whose alpha and metadata are kept where they still hold."""
+    """Return a picture with other colors; alpha and metadata are kept where they still apply."""
     from skipae import images
 
     metadata, alpha = picture.metadata, picture.alpha
-    if picture.kind != "rgb":  # how gray or inks were coded says nothing about colors
+    if picture.kind != "rgb":  # the encoding of gray or inks does not apply to colors
         metadata = replace(metadata, icc=None, jpeg={}, subsampling=None)
     if alpha is not None:
         alpha = images.reduced_alpha(alpha)

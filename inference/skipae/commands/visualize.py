@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--output",
     metavar="FIGURE",
     required=True,
-    help="Image file, whose extension sets the format, or a folder for a PNG named after IMAGE; - is standard output.",
+    help="Image file, whose extension sets the format, or a folder for a PNG named after IMAGE; - is stdout.",
 )
 @click.option(
     "--layer",
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.25,
     show_default=True,
-    help="Share of the pixels that blocks of the fill color cover in the corrupted image.",
+    help="Share of the corrupted image that is covered by blocks of the fill color.",
 )
 @click.option(
     "--sigma",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="Gaussian noise in the corrupted image, in 8-bit gray levels.",
+    help="Noise level of the corrupted image, on the 0-255 scale.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the corruption.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the corruption.")
 @options.resize_options
 @options.model_options()
 @options.max_pixels_option
@@ -72,9 +72,9 @@ def command(
 ) -> int:
     """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
 
-    The maps are those with the most energy on the clean image; both of a pair have one scale, so that what the
-    corruption changes can be seen (figures 5 and 6 of the paper).  An IMAGE with more than 768 pixels along its short
-    side is scaled to that first, unless --resize says otherwise.
+    The maps with the most energy on the clean image are shown.  Both maps of a pair have the same scale, so that
+    the effect of the corruption is visible (figures 5 and 6 of the paper).  An IMAGE whose short side exceeds 768
+    pixels is scaled to that first, unless --resize is used.
 
     Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 device not available,
     4 model unavailable, 5 IMAGE not readable, 130 interrupted.
