@@ -259,7 +259,7 @@ def test_one_that_fails_in_the_net_does_not_take_its_batch_with_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "run_all", poisoned)
-        failed(run("in", "-o", "out"), 1, f"{paths[3]}: the model gave values that are not finite numbers")
+        failed(run("in", "-o", "out"), 1, f"{paths[3]}: the model's output is not finite")
     check(checkpoint, stored(["enc2"]), [*paths[:3], *paths[4:]])
     assert run("in", "-o", "out", "--resume").exit_code == 0  # a failed file is tried again
     check(checkpoint, stored(["enc2"]), paths)

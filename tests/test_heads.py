@@ -306,5 +306,5 @@ def test_a_file_for_one_size(tmp_path):
         graph = onnx.load(tmp_path / "one.onnx").graph
         sides = list(size) if config.task == "segmentation" else []
         assert [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim] == [1, 5, *sides]
-    with pytest.raises(UsageError, match=r"takes images of 33 x 33 pixels, not 16 x 16"):
+    with pytest.raises(UsageError, match=r"requires images of 33 x 33 pixels, not 16 x 16"):
         write_fixed_size(tmp_path / "fc", read_config(tmp_path / "fc"), tmp_path / "one.onnx", 16, 16)

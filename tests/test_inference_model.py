@@ -304,7 +304,7 @@ def test_tiles_give_the_same(model: Model) -> None:
         (np.zeros((1, 4, 4, 3), np.uint8), r"not \[1, 4, 4, 3\]"),
         (np.zeros((4, 4), np.int32), "not int32"),
         (np.zeros((4, 4), bool), "not bool"),
-        (np.full((4, 4), 200.0), r"floats must be in \[0, 1\], but these go from 200 to 200"),
+        (np.full((4, 4), 200.0), r"floats must be in \[0, 1\], but these range from 200 to 200"),
         (np.full((4, 4), np.nan), "some are NaN or infinite"),
         (7, "not int"),
         ([1, 2], "not list"),

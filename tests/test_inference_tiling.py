@@ -94,7 +94,7 @@ def test_gives_up_when_the_smallest_window_is_too_large() -> None:
     def never(image: np.ndarray) -> np.ndarray:
         raise MemoryError
 
-    with pytest.raises(ImageError, match="not enough memory for a window of"):
+    with pytest.raises(ImageError, match="not enough memory for a tile of"):
         restore(never, np.zeros((50, 50), np.uint8), Tiling(2, 4, 10**6))
 
 

@@ -241,7 +241,7 @@ def test_memory_that_runs_out(classifier: Path, segmenter: Path, monkeypatch: py
     other = from_pretrained(classifier, device="cpu")
     for each in (model, other):
         monkeypatch.setattr(each.net.graph, "run", none)
-    with pytest.raises(ImageError, match=r"not enough memory for a window of"):
+    with pytest.raises(ImageError, match=r"not enough memory for a tile of"):
         model.segment(image)
     with pytest.raises(ImageError, match=r"not enough memory to classify 8 x 8 pixels"):
         other.classify(image)

@@ -89,7 +89,7 @@ def test_int8_is_loaded_and_its_tiles_give_nearly_what_the_whole_gives(
 ) -> None:
     caplog.set_level(logging.INFO, "skipae")
     model = from_pretrained(int8, device="cpu", precision="int8", threads=1)
-    assert model.device.precision == "int8" and "precision: int8: as asked" in caplog.messages
+    assert model.device.precision == "int8" and "precision: int8: as requested" in caplog.messages
     image = np.random.default_rng(1).integers(0, 256, (150, 203, 3), np.uint8).astype(np.float32) / 255
     whole = model.denoise(image)
     difference = np.abs(model.denoise(image, tile=100) - whole)

@@ -1,6 +1,6 @@
-"""Standard output, standard error and the progress bar: the one place where text reaches a terminal.
+"""Standard output, standard error and the progress bar: the only place where text reaches a terminal.
 
-Passwords and what would command a terminal are taken out here.
+Passwords and terminal control characters are removed here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Progress(Protocol):
     """A progress bar."""
 
     def update(self, images: float) -> None:
-        """So much more is done, in images."""
+        """Advance by a number of images, which may be a fraction."""
 
 
 class NoProgress:
@@ -42,7 +42,7 @@ class Console:
         if not debug:
             import warnings
 
-            warnings.simplefilter("ignore")  # a library's remarks are not the user's
+            warnings.simplefilter("ignore")  # hide remarks of libraries
             logging.getLogger().addHandler(logging.NullHandler())
             os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read by the Hub's client when it is loaded
         if quiet:
@@ -67,16 +67,16 @@ class Console:
             self.say(text)
 
     def done(self, text: str) -> None:
-        """What went well, where standard error is a terminal."""
+        """Print what succeeded, if standard error is a terminal."""
         if self._watched:
             self._line(text)
 
     def error(self, text: str) -> None:
-        """Why an input failed."""
+        """Print why an input failed."""
         self._line(f"skipae: error: {text}")
 
     def print(self, *lines: str) -> None:
-        """Lines on standard output; :class:`ImageError` where they cannot be written."""
+        """Print lines on standard output; :class:`ImageError` if they cannot be written."""
         if self._bar is not None:
             self._bar.clear()
         write_stdout("".join(f"{clean(line)}\n" for line in lines).encode())
@@ -104,16 +104,16 @@ class Console:
 
 
 _stdout_error: str | None = None
-"""Why standard output can be written no more."""
+"""Why standard output can no longer be written."""
 
 
 def stdout_error() -> str | None:
-    """Why standard output can be written no more; None while it can."""
+    """Return why standard output can no longer be written; None while it can."""
     return _stdout_error
 
 
 def write_stdout(data: bytes | memoryview) -> None:
-    """Write to standard output, at once; :class:`ImageError` where that fails or failed before."""
+    """Write to standard output without buffering; :class:`ImageError` if that fails or failed before."""
     global _stdout_error
     if sys.stdout is None:
         raise ImageError("cannot write to standard output: it is closed")
@@ -123,26 +123,26 @@ def write_stdout(data: bytes | memoryview) -> None:
             sys.stdout.buffer.flush()
             return
         except OSError as error:
-            # Else the interpreter tries again when it ends, and complains on its own.
+            # Otherwise the interpreter tries again at exit, and prints its own message.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             _stdout_error = f"cannot write to standard output: {error.strerror or error}"
     raise ImageError(_stdout_error)
 
 
 def clean(text: str) -> str:
-    """Text without what would command a terminal, turn its direction or break its line."""
+    """Return text without characters that control a terminal, change the text direction or break the line."""
     from skipae_zoo import UNSAFE
 
-    return UNSAFE.sub(" ", text.encode(errors="backslashreplace").decode())  # a file name may hold half characters
+    return UNSAFE.sub(" ", text.encode(errors="backslashreplace").decode())  # for incomplete characters in file names
 
 
 def one_line(text: str) -> str:
-    """A message as it is shown: on one line, whatever characters a file name holds, and without passwords."""
+    """Return a message as it is shown: on one line, with safe characters and without passwords."""
     return clean(redact(text)).strip()
 
 
 def echo(*lines: object, err: bool = False) -> None:
-    """Write lines to standard output, or to standard error; the one way to write text that is not ours alone.
+    """Write lines to standard output or standard error; use it for all text that may include foreign parts.
 
     Characters that the stream's encoding lacks are written as escapes.
     """
@@ -154,7 +154,7 @@ def echo(*lines: object, err: bool = False) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON on one line; legible, but for what would command a terminal, which is escaped."""
+    """Return JSON on one line, not escaped except for terminal control characters."""
     from skipae_zoo import UNSAFE
 
     def escape(match: re.Match[str]) -> str:
@@ -164,7 +164,7 @@ def to_json(value: Any) -> str:
 
 
 def redact(text: str) -> str:
-    """Text whose URLs have no user names and passwords."""
+    """Return text without user names and passwords in its URLs."""
     return _URL.sub(lambda match: _without_user(match[0]), text)
 
 
@@ -174,7 +174,7 @@ def _without_user(url: str) -> str:
         parts = urlsplit(url)
         authority = parts.netloc
         if "@" not in authority:
-            _ = parts.port  # a password with a slash makes the host end too early, inside the password
+            _ = parts.port  # a slash in a password makes the host appear to end inside the password
             return url
     except ValueError:
         authority = rest

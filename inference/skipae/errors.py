@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code of the command line for each."""
+"""Errors, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class SkipaeError(Exception):
-    """Base of all errors of this package.  The message is one line and says what to do.
+    """Base class of all errors of this package.  The message is one line and says what to do.
 
     >>> try:
     ...     from_pretrained("skipae-naturl")
@@ -18,24 +18,24 @@ class SkipaeError(Exception):
     exit_code: int = 1
 
     def __init__(self, message: str = "", /, **arguments: object) -> None:
-        """Make the message.
+        """Create the message.
 
         Args:
-            message: as it is, or, with ``arguments``, a template: ``{tile}`` is the argument with its value,
+            message: the text, or, with ``arguments``, a template: ``{tile}`` is the argument with its value,
                 ``{tile!s}`` the value alone, and ``{tile:name}`` the name alone.
-            **arguments: of the function that raises this.
+            **arguments: arguments of the function that raises this error.
         """
         super().__init__(_fill(message, arguments, shell=False))
         self._message, self._arguments = message, arguments
 
     def command_line(self) -> str:
-        """The message with the options of the command line in the place of Python's arguments.
+        """Return the message with command-line options instead of Python's arguments.
 
-        >>> error = UsageError("{tile} is too small: use 64 or more", tile=8)
+        >>> error = UsageError("{tile} is too small; use 64 or more", tile=8)
         >>> print(error)
-        tile=8 is too small: use 64 or more
+        tile=8 is too small; use 64 or more
         >>> print(error.command_line())
-        --tile 8 is too small: use 64 or more
+        --tile 8 is too small; use 64 or more
         """
         return _fill(self._message, self._arguments, shell=True) if self._arguments else str(self)
 
@@ -91,13 +91,13 @@ class ModelError(SkipaeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to end, by SIGTERM or as its terminal was closed; it does as after Ctrl-C."""
+    """The process received SIGTERM or its terminal was closed; it stops as after Ctrl-C."""
 
     exit_code: int = 143
 
 
 _OPTIONS = {"output": "-o", "lists": "--list"}
-"""Options whose name is not that of the argument."""
+"""Options whose names differ from the argument's."""
 
 
 class _Argument:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process writes at a time."""
+"""Write files completely or not at all, and lock folders that only one process may write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:  # Windows, where an open file cannot be removed
     fcntl = None  # type: ignore[assignment]
 
 PART = ".skipae-*.part"
-"""Names of files that are being written."""
+"""Pattern of the names of files that are being written."""
 
 
 class ExistsError(ImageError):
@@ -32,18 +32,18 @@ class ExistsError(ImageError):
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
-    """Call ``write`` with a file that becomes ``path`` when all went well, and leaves nothing when not.
+    """Call ``write`` with a temporary file that becomes ``path`` on success and is removed on failure.
 
-    The folder is made where it does not exist.  What is there afterwards outlasts a loss of power.  A file that is
-    replaced gives its permissions to the new one; a symbolic link is replaced, and what it points to is kept.
+    The folder is created if needed.  The finished file survives a loss of power.  A replaced file passes its
+    permissions on to the new one; a symbolic link is replaced, and its target is kept.
 
     Args:
-        path: of the result.
+        path: path of the output.
         write: writes its content.
-        overwrite: whether an existing file is replaced, one that appears during ``write`` too.
+        overwrite: whether an existing file is replaced, even one that appears during ``write``.
 
     Raises:
-        ExistsError: there is a file, and ``overwrite`` is false.
+        ExistsError: the file exists, and ``overwrite`` is false.
         ImageError: the file cannot be written; the message is one line.
     """
     try:
@@ -74,13 +74,13 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, overwrite: 
 
 
 def flaw_of_folder(folder: Path) -> str | None:
-    """Why no file can be written in a folder, or in the first of its parents that exists; None if one can."""
+    """Return why a folder, or its closest existing parent, is not writable; None if it is."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
         return f"{folder} is not a folder"
     try:
-        part, file = _create(folder)  # permissions do not say it of all file systems
+        part, file = _create(folder)  # permissions are not reliable on all file systems
         file.close()
         part.unlink(missing_ok=True)
     except OSError as error:
@@ -89,14 +89,14 @@ def flaw_of_folder(folder: Path) -> str | None:
 
 
 def remove_parts(folder: Path) -> int:
-    """Remove what killed runs left half-written in a folder; what a live process still writes is kept.
+    """Remove incomplete files of killed runs from a folder; files that a live process is writing are kept.
 
     Returns:
-        How many files were removed.
+        Number of files removed.
     """
     removed = 0
     for part in folder.glob(PART):
-        with suppress(OSError):  # of another user, or on a file system without locks
+        with suppress(OSError):  # owned by another user, or on a file system without locks
             if not stat.S_ISREG(part.lstat().st_mode):
                 continue
             with part.open("rb") as file:
@@ -112,15 +112,15 @@ def remove_parts(folder: Path) -> int:
 
 @contextmanager
 def lock(path: Path, **argument: str) -> Iterator[None]:
-    """Hold a lock file, which is removed at the end; one that a killed process left is taken over.
+    """Hold a lock file, which is removed at the end; a lock file left by a killed process is taken over.
 
     Args:
-        path: of the lock file.
-        **argument: the one that names what is being written, for the message.
+        path: path of the lock file.
+        **argument: the argument that names the output, for the message.
 
     Raises:
-        UsageError: another process holds it; the message names the argument and the process.
-        OSError: it cannot be made.
+        UsageError: another process holds the lock; the message names the argument and the process.
+        OSError: the lock file cannot be created.
     """
     (name,) = argument
     while True:
@@ -137,7 +137,7 @@ def lock(path: Path, **argument: str) -> Iterator[None]:
                 holder=holder,
                 **argument,
             ) from None
-        # The holder before may have removed it between the two calls.
+        # The previous holder may have removed it between the two calls.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()
@@ -156,7 +156,7 @@ def lock(path: Path, **argument: str) -> Iterator[None]:
 
 
 def _take(file: IO[bytes]) -> None:
-    """Lock a file; :class:`BlockingIOError` where another process has it."""
+    """Lock a file; :class:`BlockingIOError` if another process holds the lock."""
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,7 +167,7 @@ def _take(file: IO[bytes]) -> None:
     else:
         import msvcrt
 
-        file.seek(1 << 20)  # beyond what is read: a locked part of a file cannot be
+        file.seek(1 << 20)  # beyond the part that is read, because a locked part cannot be read
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         except OSError:
@@ -175,14 +175,14 @@ def _take(file: IO[bytes]) -> None:
 
 
 def _create(folder: Path) -> tuple[Path, BinaryIO]:
-    """A new file, locked as long as it is open, so that :func:`remove_parts` of another process leaves it."""
+    """Create a file that is locked while it is open, so that :func:`remove_parts` of another process keeps it."""
     while True:
-        # Short, since the name of the result may be as long as the file system allows.
+        # Short, because the output's name may be as long as the file system allows.
         part = folder / f".skipae-{secrets.token_hex(8)}.part"
         file = part.open("xb")
         if fcntl is None:
             return part, file
-        with suppress(OSError):  # a file system without locks, or remove_parts has it
+        with suppress(OSError):  # a file system without locks, or remove_parts holds the lock
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_nlink:
             return part, file

@@ -1,4 +1,4 @@
-"""The pip command that adds an extra, for the way in which skipae was installed."""
+"""The pip command that adds an extra, depending on how skipae was installed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def install_command(extra: str) -> str:
-    """``pip install`` with an extra: from the clone, wheel or repository that skipae came from, else from the index."""
+    """Return ``pip install`` with an extra, from the clone, wheel, repository or index that skipae came from."""
     return f'pip install "{requirement(extra)}"'
 
 
 def requirement(extra: str = "") -> str:
-    """What pip takes for this skipae, with an extra."""
+    """Return pip's requirement for this skipae, with an extra."""
     extras = f"[{extra}]" if extra else ""
-    if (_CHECKOUT / "pyproject.toml").is_file():  # an editable install, or none at all
+    if (_CHECKOUT / "pyproject.toml").is_file():  # an editable install, or not installed
         return f"{_shown(_CHECKOUT)}{extras}"
     origin = _origin()
     url = str(origin.get("url", ""))
@@ -32,7 +32,7 @@ def requirement(extra: str = "") -> str:
 
 
 def _origin() -> dict[str, Any]:
-    """What pip wrote down where the package did not come from an index (PEP 610)."""
+    """Return pip's record of an install that did not come from an index (PEP 610)."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

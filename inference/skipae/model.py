@@ -1,4 +1,4 @@
-"""A loaded checkpoint: :func:`from_pretrained` and :class:`Model`, which has a verb for each task."""
+"""A loaded checkpoint: :func:`from_pretrained` and :class:`Model`, which has a method for each task."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     AnyImage = NDArray[Any] | Image | images.Picture | images.Source
 
 Pixels = TypeVar("Pixels", NDArray[Any], "Image", images.Picture)
-"""An image in memory: the verbs return the kind that they are given."""
+"""An image in memory: methods return the kind that they receive."""
 
 
 class Layer(NamedTuple):
@@ -53,9 +53,9 @@ class Layer(NamedTuple):
     name: str
     channels: int
     stride: int
-    """Input pixels from one value to the next."""
+    """Distance between two neighboring values, in input pixels."""
     receptive_field: int
-    """Side in input pixels of the square that one value sees."""
+    """Side of the square that one value depends on, in input pixels."""
 
 
 class Model:
@@ -69,7 +69,7 @@ class Model:
     def __init__(self, net: Net) -> None:
         """Use :func:`from_pretrained` instead."""
         self.net = net
-        """The checkpoint on its device, which the verbs compute with."""
+        """The checkpoint on its device, used by all methods."""
 
     def __repr__(self) -> str:
         """Name and device."""
@@ -92,7 +92,7 @@ class Model:
 
     @property
     def device(self) -> Device:
-        """Where it runs."""
+        """The device that it runs on."""
         return self.net.device
 
     @property
@@ -138,18 +138,18 @@ class Model:
             image: a :class:`skipae.Picture` (see :func:`skipae.open_image`); the path or the bytes of an image file,
                 which is opened; a ``PIL.Image``; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGB and
                 alpha) of uint8, uint16, or float in [0, 1].  Gray stays gray, three equal channels stay equal, alpha
-                is not touched.  A file's EXIF orientation is applied.
-            options: all that can also be given by keywords, as one value.
+                is unchanged.  A file's EXIF orientation is applied.
+            options: the keyword arguments as one value.
             max_pixels: the largest image file to decode, in pixels.
-            progress: called with the share done, in (0, 1], after each window.
+            progress: called with the finished share, in (0, 1], after each tile.
             **keywords: ``strength``, ``luma``, ``chroma``, ``tile`` and ``halo`` of :class:`skipae.DenoiseOptions`.
 
         Returns:
-            An image like the one given: the same class, size, dtype, range and channels; a ``Picture`` for a path
-            or bytes, whose ``save`` keeps everything that the file held.
+            An image of the same class, size, dtype, range and channels as ``image``; for a path or bytes, a
+            ``Picture``, whose ``save`` keeps all metadata of the file.
 
         Raises:
-            UsageError: an argument is none of these.
+            UsageError: an argument has the wrong type or is out of range.
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
@@ -190,22 +190,22 @@ class Model:
         max_pixels: int = images.MAX_PIXELS,
         progress: Progress | None = None,
     ) -> NDArray[Any] | Image | images.Picture:
-        """Fill masked pixels from their surroundings; all others stay as they are, bit for bit.
+        """Fill masked pixels from their surroundings; all others are unchanged, bit for bit.
 
         Args:
             image: any image that :meth:`denoise` takes.
-            mask: where it is not zero, the image is filled: an array, a ``PIL.Image``, or the path or bytes of an
-                image file, of the (upright) image's size; in color, what is not black.  Alpha of the image is not
-                touched.  None fills the image's own pixels that are not opaque, lays partly transparent ones over
-                what was filled, and makes all opaque.
+            mask: the pixels to fill, those that are not zero: an array, a ``PIL.Image``, or the path or bytes of an
+                image file, of the (upright) image's size; in a color mask, pixels that are not black.  The image's
+                alpha is unchanged.  None fills the image's pixels that are not opaque, blends partly transparent ones
+                over the filled ones, and makes all opaque.
             max_pixels: the largest image file to decode, in pixels.
-            progress: called with the share done, in (0, 1].
+            progress: called with the finished share, in (0, 1].
 
         Returns:
-            An image like the one given, as :meth:`denoise` returns; unchanged where nothing is masked.
+            An image like ``image``, as from :meth:`denoise`; unchanged if nothing is masked.
 
         Raises:
-            UsageError: an argument is none of these, or the mask has another size.
+            UsageError: an argument has the wrong type or is out of range, or the mask has another size.
             ImageError: a file cannot be decoded, every pixel is masked, or memory runs out.
             ModelError: this checkpoint does not restore images.
         """
@@ -222,16 +222,16 @@ class Model:
         max_pixels: int = images.MAX_PIXELS,
         **keywords: Unpack[FeatureKeywords],
     ) -> dict[str, Any]:
-        """Encoder features of images, after ReLU.
+        """Extract encoder features of images, after ReLU.
 
-        Images are scaled and cropped as the checkpoint's ``config.json`` says.  Alpha is left out, gray becomes
-        three equal channels.  Only the part of the network up to the deepest layer is run, and results do not depend
+        Images are scaled and cropped according to the checkpoint's ``config.json``.  Alpha is ignored, gray becomes
+        three equal channels.  Only the part of the network up to the deepest layer is run, and features do not depend
         on the batch.
 
         Args:
-            images: an image (of any kind that :meth:`denoise` takes), several of them, or an array [N, H, W, C].
-            spec: all that can also be given by keywords, as one value.
-            batch_size: most images of one size in one run; by default 16, fewer where memory is short.
+            images: an image (of any kind that :meth:`denoise` accepts), several of them, or an array [N, H, W, C].
+            spec: the keyword arguments as one value.
+            batch_size: maximum number of images of one size in one run; by default 16, fewer if memory is short.
             max_pixels: the largest image file to decode, in pixels.
             **keywords: ``layers``, ``pool``, ``l2``, ``dtype``, ``resize`` and ``crop`` of
                 :class:`skipae.FeatureSpec`.
@@ -241,7 +241,7 @@ class Model:
             ``none``, or, for images of several sizes, a list of N arrays [C, h, w].
 
         Raises:
-            UsageError: an argument is none of these.
+            UsageError: an argument has the wrong type or is out of range.
             ImageError: a file cannot be decoded, an image is smaller than the crop, or memory runs out.
             ModelError: the checkpoint has no features.
         """
@@ -257,12 +257,12 @@ class Model:
         max_pixels: int = images.MAX_PIXELS,
         **keywords: Unpack[FeatureKeywords],
     ) -> Iterator[Features]:
-        """Encoder features of images one at a time, in order, for more images than fit in memory.
+        """Extract encoder features of images one at a time, in order, for more images than fit in memory.
 
-        Arguments and errors are those of :meth:`features`.  No more images are read ahead than fit in a batch.
+        Arguments and errors are those of :meth:`features`.  At most one batch of images is read ahead.
 
         Returns:
-            An iterator with a dict for each image, layer name to array: [C] for ``avg`` and ``max``, [C, n, n] for
+            An iterator over one dict per image, layer name to array: [C] for ``avg`` and ``max``, [C, n, n] for
             ``spatial:n``, [C, h, w] for ``none``.
         """
         check_max_pixels(max_pixels)
@@ -271,18 +271,18 @@ class Model:
     def classify(self, image: AnyImage, top: int = 5, *, max_pixels: int = images.MAX_PIXELS) -> list[labels.Score]:
         """Predict the classes of an image.
 
-        It is scaled and cropped as the checkpoint's ``config.json`` says; alpha is left out.
+        It is scaled and cropped according to the checkpoint's ``config.json``; alpha is ignored.
 
         Args:
-            image: any image that :meth:`denoise` takes.
-            top: how many classes to return, at most.
+            image: any image that :meth:`denoise` accepts.
+            top: maximum number of classes to return.
             max_pixels: the largest image file to decode, in pixels.
 
         Returns:
-            (label, score) of the likeliest classes, in order; scores are in [0, 1].
+            (label, score) of the most likely classes, in order; scores are in [0, 1].
 
         Raises:
-            UsageError: an argument is none of these.
+            UsageError: an argument has the wrong type or is out of range.
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not classify images.
         """
@@ -326,18 +326,18 @@ class Model:
         """Label every pixel with a class, a number from 0 that ``config.labels`` names.
 
         Args:
-            image: any image that :meth:`denoise` takes; alpha is left out.
-            options: ``tile`` and ``halo``, which can also be given by keywords, as one value.
+            image: any image that :meth:`denoise` accepts; alpha is ignored.
+            options: the keyword arguments as one value.
             max_pixels: the largest image file to decode, in pixels.
-            progress: called with the share done, in (0, 1], after each window.
+            progress: called with the finished share, in (0, 1], after each tile.
             **keywords: ``tile`` and ``halo``, as for :meth:`denoise`.
 
         Returns:
-            Of the image's height and width: for an array uint8 [H, W], else a ``PIL.Image`` of mode P whose indices
-            are the numbers, in the colors of the data set that the checkpoint was trained on.
+            For an array, an array uint8 [H, W]; otherwise a ``PIL.Image`` of mode P and the image's size, whose
+            indices are the class numbers, in the colors of the data set that the checkpoint was trained on.
 
         Raises:
-            UsageError: an argument is none of these.
+            UsageError: an argument has the wrong type or is out of range.
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: this checkpoint does not segment images.
         """
@@ -358,7 +358,7 @@ class Model:
         max_pixels: int = images.MAX_PIXELS,
         **keywords: Unpack[DrawKeywords],
     ) -> Image:
-        """Draw the maps of a layer with the most energy, for an image as it is and corrupted, side by side.
+        """Draw the feature maps of a layer with the most energy, for an image as it is and corrupted, side by side.
 
         Args:
             image: any image that :meth:`denoise` takes; alpha is left out.
@@ -368,8 +368,11 @@ class Model:
             **keywords: ``maps``, ``blocks``, ``sigma``, ``seed``, ``resize`` and ``crop`` of
                 :class:`skipae.DrawOptions`.
 
+        Returns:
+            The figure.
+
         Raises:
-            UsageError: an argument is none of these.
+            UsageError: an argument has the wrong type or is out of range.
             ImageError: the file cannot be decoded, or memory runs out.
             ModelError: the checkpoint has no features.
         """
@@ -380,7 +383,7 @@ class Model:
         return feature_maps.figure(self.net, pixels, layer, chosen)
 
     def trim(self) -> None:
-        """Give back the memory kept from the last image; the next one takes it again."""
+        """Free the memory kept from the last image; the next one allocates it again."""
         self.net.trim()
 
     def _batcher(self, spec: FeatureSpec | None, batch_size: int | None, keywords: FeatureKeywords) -> SizeBatcher[int]:
@@ -405,25 +408,25 @@ def from_pretrained(
     """Load a checkpoint: a bundled one, a folder, or one of ``SKIPAE_MIRROR``, the Hub's cache or the Hub.
 
     Args:
-        name: of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
+        name: name of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
         device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, ``openvino``, or another
             provider of the installed ONNX Runtime: ``tensorrt``, ``directml``, ``coreml``, ``webgpu``, ...
-        precision: ``auto`` (int8 on CPUs that are faster with it, where the checkpoint has an int8 graph, else fp32),
-            ``fp32``, ``int8``, or ``fp16`` on GPUs that have it.  Features are always computed in fp32.
+        precision: ``auto`` (int8 on CPUs that are faster with it, if the checkpoint has an int8 graph, else fp32),
+            ``fp32``, ``int8``, or ``fp16`` on GPUs that support it.  Features are always computed in fp32.
         revision: commit sha, branch or tag of the repository on the Hub; by default the sha that this release of
             skipae pins, or ``main``.
         cache_dir: folder of the Hub's cache; by default the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``).
-        token: for private and gated repositories; by default the one of ``hf auth login`` or ``HF_TOKEN``.
+        token: for private and gated repositories; by default that of ``hf auth login`` or ``HF_TOKEN``.
         local_files_only: make no request, as with ``HF_HUB_OFFLINE=1``.
-        threads: CPU threads; None takes the cores that this process may use.
-        notify: is called with a line on what is fetched, and one where ``auto`` took an unexpected device; by default
+        threads: number of CPU threads; None uses all cores that this process may use.
+        notify: called with a line about each download, and one if ``auto`` chose an unexpected device; by default
             they go to the log "skipae".
 
     Raises:
         ModelError: the checkpoint is unavailable or damaged.
-        DeviceError: the device asked for does not work, no runtime is installed, or the precision asked for is not
+        DeviceError: the requested device does not work, no runtime is installed, or the requested precision is not
             available.
-        UsageError: an argument is none of these.
+        UsageError: an argument has the wrong type or is out of range.
 
     >>> from_pretrained("skipae-natural", device="cpu", threads=1)
     <skipae.Model skipae-natural on cpu (1 thread)>

@@ -1,6 +1,7 @@
-"""Options of the tasks: the same values in Python and on the command line.
+"""Options of the tasks, the same in Python and on the command line.
 
-Each is a frozen dataclass that checks itself.  Nothing heavy is loaded here, so that the command line can use them.
+Each is a frozen dataclass that validates its values.  This module loads nothing heavy, so that the command line can
+use it.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class TileOptions:
-    """The windows that a large image is processed in."""
+    """The tiles in which a large image is processed."""
 
     tile: int | None = None
-    """Longest side of a window in pixels; None takes what fits in memory."""
+    """Longest side of a tile, in pixels; None uses what fits in memory."""
     halo: int | None = None
-    """Pixels around each window that are computed and dropped; None takes what keeps the result within 1e-4 of the
-    whole image's."""
+    """Border of each tile that is computed and discarded, in pixels; None uses the checkpoint's halo, which keeps the
+    output within 1e-4 of that of one run on the whole image."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range with a :class:`UsageError`."""
+        """Raise :class:`UsageError` for values out of range."""
         if self.tile is not None and self.tile < 1:
             raise UsageError(f"tile must be a number of pixels, at least 1, not {self.tile}")
         if self.halo is not None and self.halo < 0:
@@ -45,21 +46,21 @@ class TileKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseOptions(TileOptions):
-    """How much noise is removed, and the windows that a large image is restored in.
+    """How much noise is removed, and the tiles in which a large image is restored.
 
     >>> DenoiseOptions(strength=0.8, chroma=1)
     DenoiseOptions(tile=None, halo=None, strength=0.8, luma=None, chroma=1)
     """
 
     strength: float = 1.0
-    """0 leaves the image as it is, 1 is the network's output, linear in between."""
+    """0 keeps the image, 1 is the network's output, linear in between."""
     luma: float | None = None
-    """``strength`` for brightness alone; None takes ``strength``."""
+    """``strength`` for brightness only; None uses ``strength``."""
     chroma: float | None = None
-    """``strength`` for color alone; None takes ``strength``."""
+    """``strength`` for color only; None uses ``strength``."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range with a :class:`UsageError`."""
+        """Raise :class:`UsageError` for values out of range."""
         for name, amount in (("strength", self.strength), ("luma", self.luma), ("chroma", self.chroma)):
             if amount is not None and not 0 <= amount <= 1:
                 raise UsageError(f"{name} must be from 0 to 1, not {amount}")
@@ -76,28 +77,28 @@ class DenoiseKeywords(TileKeywords, total=False):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What is extracted from an image: layers, how they are pooled, and how the image is scaled and cropped first.
+    """Which features to extract: layers, pooling, and how the image is scaled and cropped first.
 
     >>> FeatureSpec(layers=["enc4", "enc8"], pool="spatial:2").grid
     2
     """
 
     layers: str | Sequence[str] | None = None
-    """Names, in the order of the result; None takes the checkpoint's default layer."""
+    """Layer names, in the order of the output; None uses the checkpoint's default layer."""
     pool: str = "avg"
     """``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N), or ``none``."""
     l2: bool = False
-    """Whether each image's values of a layer are scaled to Euclidean length 1."""
+    """Whether to scale each feature vector to Euclidean length 1."""
     dtype: str = "float32"
     """``float32`` or ``float16``."""
     resize: int | None = None
-    """Short side in pixels that images are scaled to (bicubic, antialiased); None takes the checkpoint's, 0 leaves
+    """Length of the short side after scaling (bicubic, antialiased), in pixels; None uses the checkpoint's, 0 keeps
     the size."""
     crop: int | None = None
-    """Side in pixels of the center crop after it; None takes the checkpoint's, 0 the whole image."""
+    """Side of the center crop after scaling, in pixels; None uses the checkpoint's, 0 takes the whole image."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range with a :class:`UsageError`."""
+        """Raise :class:`UsageError` for values out of range."""
         if self.layers is not None:
             names = [self.layers] if isinstance(self.layers, str) else self.layers
             object.__setattr__(self, "layers", tuple(dict.fromkeys(names)))
@@ -110,10 +111,10 @@ class FeatureSpec:
                 raise UsageError(f"{option} must be a number of pixels, or 0 for none, not {value}")
 
     def resolve(self, config: CheckpointConfig) -> FeatureSpec:
-        """The same with all that is None taken from a checkpoint.
+        """Return a copy in which the checkpoint's defaults replace None.
 
         Raises:
-            UsageError: the checkpoint has no such layer.
+            UsageError: the checkpoint lacks a layer.
         """
         known = {layer.name: layer for layer in config.architecture.layers}
         names = self.layers
@@ -135,17 +136,17 @@ class FeatureSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the layers; empty where the checkpoint's default is meant."""
+        """Names of the layers; empty for the checkpoint's default."""
         return tuple(self.layers or ())
 
     @property
     def grid(self) -> int:
-        """Cells along a side that a layer is pooled to; 0 where it is not."""
+        """Number of cells along a side after pooling; 0 without pooling."""
         _, _, cells = self.pool.partition(":")
         return int(cells) if cells else int(self.pool != "none")
 
     def shape(self, channels: int) -> tuple[int, ...]:
-        """Shape of the pooled values of a layer with so many channels; not for the pool ``none``."""
+        """Return the shape of the pooled values of a layer with this many channels; not for the pool ``none``."""
         return (channels, self.grid, self.grid) if self.pool.startswith("spatial") else (channels,)
 
 
@@ -205,13 +206,13 @@ class DrawKeywords(TypedDict, total=False):
 
 
 def combine(default: Chosen, given: Chosen | None, keywords: Mapping[str, Any]) -> Chosen:
-    """Options that were given whole, by keywords, or both: keywords win."""
+    """Combine options passed as one value with keywords, which take precedence."""
     chosen = default if given is None else given
     return replace(chosen, **keywords) if keywords else chosen  # type: ignore[type-var]
 
 
 def check_max_pixels(max_pixels: int) -> None:
-    """Refuse what no image could be smaller than with a :class:`UsageError`."""
+    """Raise :class:`UsageError` if a limit is below one pixel."""
     if max_pixels < 1:
         raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
 

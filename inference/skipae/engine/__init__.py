@@ -1,1 +1,1 @@
-"""Checkpoints on a device: sessions of ONNX Runtime, the devices that they run on, and exact tiling."""
+"""Run checkpoints: devices, sessions of ONNX Runtime and exact tiling."""

@@ -1,7 +1,7 @@
-"""Devices that ONNX Runtime computes on: which there are, which to take, and whether it works.
+"""Devices of ONNX Runtime: list them, choose one, and check that it works.
 
-Which device is used is never left to the runtime: it lists CUDA where its libraries are missing, and then runs
-on the CPU without a word.
+The choice is never left to the runtime, which lists CUDA even if its libraries are missing, and then silently runs on
+the CPU.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Device:
     kind: str
     """``cpu``, ``cuda``, ``openvino`` or another of :data:`skipae.engine.providers.PROVIDERS`."""
     index: int = 0
-    """Which of several GPUs."""
+    """Number of the GPU."""
     threads: int = 1
-    """CPU threads of one run."""
+    """Number of CPU threads of one run."""
     precision: Precision = "fp32"
-    """What is computed in."""
+    """Precision of the computation."""
 
     def __str__(self) -> str:
         """As it is asked for, with the threads where they matter."""
@@ -66,19 +66,22 @@ class Device:
 def choose_device(
     device: str = "auto", threads: int | None = None, notify: Callable[[str], None] | None = None
 ) -> Device:
-    """The device to use, tried out.
+    """Choose a device and check that it works.
 
     Args:
-        device: ``auto`` (CUDA, else OpenVINO, where installed and working, else the CPU), ``cpu``, ``cuda``,
+        device: ``auto`` (CUDA, else OpenVINO, if installed and working, else the CPU), ``cpu``, ``cuda``,
             ``cuda:N``, or any other provider of the installed ONNX Runtime by its name in
-            :data:`skipae.engine.providers.PROVIDERS`, or else in small letters.
-        threads: CPU threads; None takes the cores that this process may use.
-        notify: is told in one line why ``auto`` took something unexpected, the CPU where a GPU does not work; by
-            default the log "skipae" is.  What is expected goes to the log, at level INFO.
+            :data:`skipae.engine.providers.PROVIDERS`, or by ONNX Runtime's name in lower case.
+        threads: number of CPU threads; None uses all cores that this process may use.
+        notify: called with a line if ``auto`` made an unexpected choice, such as the CPU because a GPU does not work;
+            by default it goes to the log "skipae".  Expected choices are logged at level INFO.
+
+    Returns:
+        The device.
 
     Raises:
-        UsageError: ``device`` or ``threads`` is none of these.
-        DeviceError: the device asked for does not work, or no runtime is installed.
+        UsageError: ``device`` or ``threads`` has another value.
+        DeviceError: the requested device does not work, or no runtime is installed.
     """
     match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d{1,4}))?", device)
     numbered = match is not None and match[1] in PROVIDERS and PROVIDERS[match[1]].numbered
@@ -87,7 +90,7 @@ def choose_device(
             f"device must be auto, cpu, cuda, cuda:N, openvino or another provider of ONNX Runtime, not {device!r}"
         )
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}; leave it out to use all cores of this process")
+        raise UsageError(f"threads must be at least 1, not {threads}; omit it to use all cores of this process")
     kind, index = match[1], int(match[2] or 0)
     count = available_threads() if threads is None else threads
     if kind != "auto":
@@ -118,13 +121,13 @@ def choose_device(
 
 
 def available_threads() -> int:
-    """Cores that this process may use: its affinity, cut by the quota of its cgroup where there is one."""
+    """Return the number of cores that this process may use: its affinity, limited by the quota of its cgroup."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cgroup_cores())))
 
 
 def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
-    """Least CPU quota, in cores, of the process's cgroup and those above it; infinity without one."""
+    """Return the smallest CPU quota, in cores, of the process's cgroup and its parents; infinity without one."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -137,7 +140,7 @@ def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
             continue
         base = root / controllers if controllers else root
         folder = base / group.lstrip("/")
-        # In a container the group's own path may be the host's, and only the root is there.
+        # In a container the group's path may be the host's, and only the root exists.
         for level in {folder, *folder.parents, base}:
             if level != base and base not in level.parents:
                 continue
@@ -155,10 +158,10 @@ def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
 
 
 def load_runtime() -> Any:
-    """The module ``onnxruntime``, quiet; :class:`DeviceError` says how to install it."""
+    """Import ``onnxruntime`` with its log silenced; :class:`DeviceError` explains how to install it."""
     if "onnxruntime" not in sys.modules:
-        # From 1.32 on it reports its use to Microsoft unless told not to, by threads that also make a forked
-        # process hang when it ends.  Who wants that sets the variable to 0.
+        # Version 1.32 and later report usage to Microsoft by default, in threads that also make a forked process hang
+        # at exit.  Set the variable to 0 to allow that.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
@@ -167,27 +170,32 @@ def load_runtime() -> Any:
             raise DeviceError(
                 f"no ONNX Runtime is installed: {install_command('cpu')} (or, for a GPU, {install_command('gpu')})"
             ) from None
-        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # came while it was loaded
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # raised while it was loading
             raise error.__cause__ from None
-        raise DeviceError(
-            f"ONNX Runtime does not load ({first_line(error)}): install it again, {repair('cpu')}"
-        ) from error
+        raise DeviceError(f"ONNX Runtime does not load ({first_line(error)}): reinstall it, {repair('cpu')}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
-        # What is left of the folder that two runtimes shared, after one was uninstalled.
+        # Remains of a folder that two runtimes shared, after one was uninstalled.
         raise DeviceError(f"the installed ONNX Runtime is broken: {repair('cpu')} (or skipae[gpu] at the end)")
-    # Some of its complaints, for example about unreadable files of the system, are not a session's.  What concerns
-    # us comes as an exception too.
+    # Some of its warnings, for example about unreadable system files, are not about a session.  Errors that matter
+    # are raised as exceptions.
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
 
 def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: bool = False) -> Any:
-    """An ``onnxruntime.InferenceSession`` of a file or of its bytes; ``strict``, no node runs on the CPU instead."""
+    """Create an ``onnxruntime.InferenceSession``.
+
+    Args:
+        runtime: the module ``onnxruntime``.
+        model: path or bytes of an ONNX file.
+        device: where to run it.
+        strict: whether to fail instead of running nodes on the CPU.
+    """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # With patterns, the first run's memory stays beside the block that the later runs take: twice as much, no faster.
+    # Memory patterns would keep the first run's memory beside that of later runs: twice as much, no faster.
     options.enable_mem_pattern = False
     provider = find_provider(device.kind, runtime.get_available_providers())
     settings = dict(provider.settings(device.index, device.threads))
@@ -195,7 +203,7 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
         settings |= provider.half
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # Without its own fallback, which prints to standard output, where an image may go.
+    # Disable the fallback, which prints to standard output, where an image may be written.
     if provider.plugin:
         options.add_provider_for_devices(add_plugin(runtime, provider), settings)
         return runtime.InferenceSession(model, options, enable_fallback=0)
@@ -206,10 +214,10 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
 
 
 def check_device(device: Device) -> None:
-    """Run a conv and a deconv on the device, and nowhere else, and look at the result.
+    """Run a convolution and a deconvolution on the device only, and check the result.
 
     Raises:
-        DeviceError: it cannot run them, or not in float32; the message says how to repair that.
+        DeviceError: the device cannot run them, or not in float32; the message says how to fix that.
     """
     import numpy as np
 
@@ -234,14 +242,14 @@ def check_device(device: Device) -> None:
         if session.get_providers()[0] != provider.name:
             raise RuntimeError("its libraries do not load")
         steps = np.arange(3 * 8 * 8).reshape(1, 3, 8, 8) % 3
-        image = np.float32(SMOKE_VALUE) * np.float32(2) ** steps.astype(np.float32)  # no two neighbors are equal
+        image = np.float32(SMOKE_VALUE) * np.float32(2) ** steps.astype(np.float32)  # all neighbors differ
         (found,) = session.run(None, {"x": image})
         expected = smoke_result(image)
         error = float(np.abs(found / expected - 1).max()) if found.shape == expected.shape else math.inf
         if not error < SMOKE_TOLERANCE[device.precision]:
             what = "float16" if device.precision == "fp16" else "float32"
-            raise RuntimeError(f"the result is off by {error:.1g}, it does not compute in {what}")
-    except Exception as error:  # the runtime's exceptions have no common base
+            raise RuntimeError(f"the result is off by {error:.1g}, so it does not compute in {what}")
+    except Exception as error:  # the runtime's exceptions have no common base class
         reason = first_line(error)
         if missing:
             reason = f"{', '.join(missing)} cannot be loaded"
@@ -257,11 +265,11 @@ def check_device(device: Device) -> None:
 
 
 SMOKE_TOLERANCE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 5e-3}
-"""Largest error of the check, as a share of a value, by precision; int8 graphs have float32 parts."""
+"""Largest relative error allowed in the check, by precision; int8 graphs have float32 parts."""
 
 
 def smoke_result(image: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What :data:`SMOKE_MODEL` gives for float32 [1, 3, 8, 8]: float64 [1, 1, 7, 7]."""
+    """Return the exact output of :data:`SMOKE_MODEL` for float32 [1, 3, 8, 8]: float64 [1, 1, 7, 7]."""
     import numpy as np
 
     padded = np.pad(image[0].sum(0, dtype=np.float64), 1)
@@ -273,7 +281,7 @@ def smoke_result(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def load_cuda_libraries(runtime: Any) -> list[str]:
-    """Load CUDA's and cuDNN's libraries, from the pip packages first; the names of those that are missing."""
+    """Load the libraries of CUDA and cuDNN, pip packages first, and return the names of missing ones."""
     if not hasattr(runtime, "preload_dlls"):
         return []
     import contextlib
@@ -285,11 +293,11 @@ def load_cuda_libraries(runtime: Any) -> list[str]:
 
 
 def installed_runtimes(runtime: Any) -> list[str]:
-    """Distributions that fill the folder of the module ``onnxruntime``."""
+    """Return the installed distributions that provide the module ``onnxruntime``."""
     # Reading the folder is a hundred times faster than importlib.metadata.
     site = Path(runtime.__file__).parent.parent
     found = {path.name.split("-")[0].replace("_", "-"): path for path in site.glob("onnxruntime*-*.dist-info")}
-    if len(found) > 1:  # others, onnxruntime-genai for example, have folders of their own
+    if len(found) > 1:  # others, for example onnxruntime-genai, have their own folders
         found = {name: path for name, path in found.items() if "onnxruntime/__init__.py," in _record(path)}
     return sorted(found)
 
@@ -302,7 +310,7 @@ def _record(distribution: Path) -> str:
 
 
 def double_install(runtime: Any, kind: str) -> str:
-    """What is wrong where several runtimes are installed, and the repair."""
+    """Return a message about several installed runtimes, with the repair."""
     return (
         f"{' and '.join(installed_runtimes(runtime))} are installed together and break each other, so that devices "
         f"are missing: {repair(kind)}"
@@ -310,9 +318,9 @@ def double_install(runtime: Any, kind: str) -> str:
 
 
 def repair(kind: str) -> str:
-    """The line that puts the installation right for a kind of device.
+    """Return the command that repairs the installation for a kind of device.
 
-    All runtimes fill the same folder, so that uninstalling one breaks another: remove all, then install one.
+    All runtimes share a folder, so uninstalling one breaks the others: remove all, then install one.
     """
     provider = PROVIDERS[kind]
     install = install_command(provider.extra) if provider.extra else f"pip install {provider.package}"
@@ -322,7 +330,7 @@ def repair(kind: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of the runtime says that there was no memory for what was asked."""
+    """Return whether an error of the runtime means that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
         mark in text for mark in ("bad_alloc", "bad allocation", "failed to allocate", "out of memory", "alloc_failed")
@@ -330,6 +338,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What a message of the runtime, which may be a page, begins with."""
+    """Return the first line of a message of the runtime, which may be long."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

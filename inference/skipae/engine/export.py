@@ -1,4 +1,4 @@
-"""A checkpoint's graph for other programs, written by ONNX Runtime alone: for one image size, or for darktable."""
+"""Export a checkpoint's graph for other programs with ONNX Runtime alone: for one image size, or for darktable."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
 MODEL = "onnx/model.onnx"
 
 TOLERANCE = 1e-4
-"""Largest difference to the graph of any size that a graph of one size may have, as a share of its largest value."""
+"""Largest difference allowed between the graphs of one size and of any size, as a share of the largest value."""
 
 
 def write_fixed_size(
     folder: Path, config: CheckpointConfig, target: Path, height: int, width: int, *, overwrite: bool = True
 ) -> float:
-    """Write the task's graph for one image of one size, in float32, with the operators of ONNX alone.
+    """Write the task's graph for one image of a fixed size, in float32, with standard ONNX operators only.
 
     Sizes that the graph computes become constants.
 
     Args:
-        folder: of a checkpoint.
-        config: its configuration.
+        folder: folder of a checkpoint.
+        config: configuration of the checkpoint.
         target: the ``.onnx`` file to write.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        overwrite: whether ``target`` is replaced where it exists.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
+        overwrite: whether to replace ``target`` if it exists.
 
     Returns:
         The largest difference to the checkpoint's own graph on noise in [0, 1], as a share of its largest value.
 
     Raises:
-        UsageError: the checkpoint takes images of another size.
-        ModelError: the checkpoint is damaged, has no task graph, or gives other values in the new file.
+        UsageError: the checkpoint requires images of another size.
+        ModelError: the checkpoint is damaged, has no task graph, or its output differs in the new file.
         ImageError: the file cannot be written.
     """
     import numpy as np
 
     side = config.preprocessing.crop
     if config.head is not None and config.head.kind == "fc" and (height, width) != (side, side):
-        raise UsageError(f"{config.name} takes images of {side} x {side} pixels, not {height} x {width}")
+        raise UsageError(f"{config.name} requires images of {side} x {side} pixels, not {height} x {width}")
     source, runtime = _graph(folder, config), load_runtime()
     image = np.random.default_rng(0).random((1, 3, height, width), np.float32)
     with TemporaryDirectory() as work:
@@ -66,7 +66,7 @@ def write_fixed_size(
             runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             model = with_standard_operators(made.read_bytes())
             fixed = runtime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {INPUT: image})[0]
-        except Exception as error:  # the runtime's exceptions have no common base
+        except Exception as error:  # the runtime's exceptions have no common base class
             raise ModelError(
                 f"{source} cannot be written for {height} x {width} pixels: {first_line(error)}"
             ) from error
@@ -83,10 +83,10 @@ def write_darktable(folder: Path, config: CheckpointConfig, target: Path, *, ove
     """Write the package of a denoising model that darktable 5.6 and later import.
 
     Args:
-        folder: of a checkpoint.
-        config: its configuration.
+        folder: folder of a checkpoint.
+        config: configuration of the checkpoint.
         target: the ``.dtmodel`` file to write.
-        overwrite: whether ``target`` is replaced where it exists.
+        overwrite: whether to replace ``target`` if it exists.
 
     Raises:
         ModelError: the checkpoint is damaged, or does not restore images.

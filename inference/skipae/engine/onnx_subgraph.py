@@ -1,8 +1,8 @@
-"""Cut an ONNX file down to what some of its outputs need, without the package onnx.
+"""Reduce an ONNX file to the nodes that some of its outputs need, without the package onnx.
 
-ONNX Runtime runs the whole graph whatever outputs are fetched, so that an early layer would cost as much as the
-last.  An ONNX file is a protobuf message, a row of fields (number, wire type, value); only the fields named below
-are looked at, and what stays is copied as it is, weights included.
+ONNX Runtime runs the whole graph regardless of the requested outputs, so an early layer would cost as much as the
+last.  An ONNX file is a protobuf message, a sequence of fields (number, wire type, value); only the fields named below
+are parsed, and the rest, including weights, is copied unchanged.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _INSIDE: dict[str, dict[int, str]] = {
 
 
 def cut(model: bytes, outputs: Collection[str]) -> bytes:
-    """The model with these of its graph's outputs, and the nodes and weights that they need.
+    """Return the model with only some outputs, and the nodes and weights that they need.
 
     Args:
-        model: an ONNX file whose weights are embedded and whose nodes hold no graphs of their own.
-        outputs: names of outputs; they keep the order that they have in the file.
+        model: an ONNX file with embedded weights and without nested graphs.
+        outputs: names of outputs; they keep their order in the file.
 
     Raises:
-        ValueError: it is no such file, or has no such output.
+        ValueError: ``model`` is not an ONNX file, or lacks an output.
     """
     try:
         parts = [
@@ -56,10 +56,10 @@ def cut(model: bytes, outputs: Collection[str]) -> bytes:
 
 
 def with_standard_operators(model: bytes) -> bytes:
-    """The model without the operator sets of others that ONNX Runtime declares in what it writes, and does not use.
+    """Return the model without the unused custom operator sets that ONNX Runtime declares in the files it writes.
 
     Raises:
-        ValueError: it is no ONNX file.
+        ValueError: ``model`` is not an ONNX file.
     """
     try:
         return b"".join(
@@ -72,10 +72,10 @@ def with_standard_operators(model: bytes) -> bytes:
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether weights of an ONNX file are in other files, which no sha256 covers.
+    """Return whether weights of an ONNX file are in other files, which no sha256 covers.
 
     Raises:
-        ValueError: it is no ONNX file.
+        ValueError: ``model`` is not an ONNX file.
     """
     waiting = [("model", memoryview(model))]
     try:
@@ -100,7 +100,7 @@ def _cut_graph(graph: memoryview, outputs: frozenset[str]) -> bytes:
         raise ValueError(f"the graph has no output {', '.join(sorted(missing))}")
     needed = set(outputs)
     nodes: set[int] = set()
-    for place in range(len(fields) - 1, -1, -1):  # nodes stand after those they need
+    for place in range(len(fields) - 1, -1, -1):  # nodes come after those that they depend on
         number, payload, _ = fields[place]
         if number == _GRAPH_NODE and needed.intersection(_texts(payload, _NODE_OUTPUT)):
             nodes.add(place)
@@ -113,13 +113,13 @@ def _cut_graph(graph: memoryview, outputs: frozenset[str]) -> bytes:
             return _text(payload, _INFO_NAME) in outputs
         if number == _GRAPH_INITIALIZER:
             return _text(payload, _TENSOR_NAME) in needed
-        return number != _GRAPH_VALUE_INFO  # the runtime infers shapes itself
+        return number != _GRAPH_VALUE_INFO  # the runtime infers shapes
 
     return b"".join(whole for place, (number, payload, whole) in enumerate(fields) if stays(place, number, payload))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """Number, value and whole bytes of each field; :class:`IndexError` where the message ends too early."""
+    """Yield number, value and all bytes of each field; :class:`IndexError` if the message ends too early."""
     place = 0
     while place < len(message):
         start = place
@@ -141,7 +141,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A whole number at ``place``, seven bits a byte, lowest first, and the place after it."""
+    """Read an integer at ``place``, seven bits per byte, lowest first, and return it with the place after it."""
     value = shift = 0
     while True:
         byte = message[place]
@@ -153,7 +153,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A field of bytes."""
+    """Encode a field of bytes."""
     encoded = bytearray()
     for value in (number << 3 | 2, len(payload)):
         while value > 0x7F:

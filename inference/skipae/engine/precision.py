@@ -1,4 +1,4 @@
-"""Which numbers a graph computes in: float32, int8 on processors that are faster with it, float16 on some GPUs."""
+"""Choose the precision: float32, int8 on processors that are faster with it, float16 on some GPUs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from skipae.errors import DeviceError, UsageError
 from skipae_zoo import QUANTIZED, CheckpointConfig
 
 Precision = Literal["fp32", "int8", "fp16"]
-"""What is computed in."""
+"""Precision of a computation."""
 
 Choice = Literal["auto", "fp32", "int8", "fp16"]
-"""What may be asked for."""
+"""Precision that a user may request."""
 
 DOT_PRODUCTS = {
     "avx512_vnni": "AVX-512 VNNI",
@@ -28,28 +28,28 @@ DOT_PRODUCTS = {
 
 
 class Chosen(NamedTuple):
-    """A precision, and why."""
+    """A precision, and the reason for it."""
 
     precision: Precision
     why: str
 
 
 def check_precision(asked: str) -> None:
-    """Refuse what is no :data:`Choice` with a :class:`UsageError`."""
+    """Raise :class:`UsageError` for a value that is not a :data:`Choice`."""
     if asked not in get_args(Choice):
         raise UsageError(f"precision must be one of {', '.join(get_args(Choice))}, not {asked!r}")
 
 
 def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
-    """What to compute in.
+    """Choose the precision.
 
     Args:
         asked: ``auto``, ``fp32``, ``int8`` or ``fp16``.
-        kind: of the device.
-        config: of the checkpoint.
+        kind: kind of the device.
+        config: configuration of the checkpoint.
 
     Raises:
-        DeviceError: the checkpoint has no int8 graph, or the device no float16.
+        DeviceError: the checkpoint has no int8 graph, or the device does not support float16.
     """
     has_int8 = QUANTIZED in config.files
     if asked == "int8" and not has_int8:
@@ -68,22 +68,22 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
             able=able,
         )
     if asked != "auto":
-        return Chosen(cast(Precision, asked), "as asked")
+        return Chosen(cast(Precision, asked), "as requested")
     if kind != "cpu":
         return Chosen("fp32", f"int8 is for the device cpu, not {kind}")
     if not has_int8:
         return Chosen("fp32", f"{config.name} has no int8 graph")
     found = dot_product()
     if found is None:
-        return Chosen("fp32", "the processor has no byte dot product (AVX-512 VNNI, AVX-VNNI, ARM dot product)")
+        return Chosen("fp32", "the processor has no int8 dot product (AVX-512 VNNI, AVX-VNNI, ARM dot product)")
     return Chosen("int8", f"the processor has {found}")
 
 
 @cache
 def dot_product(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The instructions of this processor that make int8 fast, None where it has none or does not say.
+    """Return the instructions of this processor that make int8 fast; None if it has none or does not report them.
 
-    Without them, on AVX2, int8 gains little, and sums of two products saturate.
+    Without them, on AVX2, int8 is hardly faster, and sums of two products saturate.
     """
     if sys.platform == "linux":
         try:

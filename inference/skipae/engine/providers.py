@@ -1,7 +1,7 @@
-"""Execution providers of ONNX Runtime as data: one row each, with the options that it needs here.
+"""Execution providers of ONNX Runtime, one row each, with the options that skipae needs.
 
-A provider without a row works too, by its own name in small letters (``dnnl`` for ``DnnlExecutionProvider``) and with
-its default options: what decides is the check of :func:`skipae.engine.device.check_device`, not this table.
+A provider without a row also works, by its own name in lower case (``dnnl`` for ``DnnlExecutionProvider``) and with
+its default options: the check of :func:`skipae.engine.device.check_device` decides, not this table.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def _cuda(index: int, _threads: int) -> Settings:
         "device_id": str(index),
         "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at every new shape
         "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": "0",  # the results of the CPU, and of a tiled and a whole image, to 1e-4
+        "use_tf32": "0",  # agreement with the CPU, and between tiled and whole images, to 1e-4
     }
 
 
 def _tensorrt(index: int, _threads: int) -> Settings:
-    # One engine for windows of all sizes; without a profile it is built again, for a minute, at each new size.
+    # One engine for tiles of all sizes; without a profile, each new size rebuilds it, which takes a minute.
     return {
         "device_id": str(index),
         "trt_profile_min_shapes": "pixel_values:1x3x1x1",
@@ -44,7 +44,7 @@ def _tensorrt(index: int, _threads: int) -> Settings:
 
 
 def _openvino(_index: int, threads: int) -> Settings:
-    # Where the processor has bfloat16, OpenVINO by itself computes in it, with errors of 1e-2.
+    # By default OpenVINO computes in bfloat16 if the processor supports it, with errors of 1e-2.
     precision = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}})
     return {"device_type": "CPU", "load_config": precision, "num_of_threads": str(threads)}
 
@@ -58,17 +58,17 @@ class Provider:
     name: str
     """Its name in ONNX Runtime."""
     extra: str = ""
-    """The extra of skipae that brings it."""
+    """The extra of skipae that installs it."""
     package: str = ""
-    """The build of ONNX Runtime that has it, where no extra does."""
+    """The build of ONNX Runtime that includes it, if no extra does."""
     settings: Callable[[int, int], Settings] = _nothing
     """Options by the number of the device and the threads."""
     half: Settings = field(default_factory=dict)
-    """Further options to compute in float16; empty where it has none."""
+    """Further options for float16; empty if it is not supported."""
     numbered: bool = False
     """Whether ``kind:1`` is a second device."""
     plugin: str = ""
-    """Module of the package that adds it to an installed ONNX Runtime."""
+    """Module of the package that adds it to ONNX Runtime as a plugin."""
 
 
 PROVIDERS = {
@@ -102,27 +102,27 @@ PROVIDERS = {
 """By kind."""
 
 ELSEWHERE = ("azure",)
-"""Kinds of providers that send what they are given to another machine."""
+"""Kinds of providers that send images to another machine."""
 
 _registered: set[str] = set()
 
 
 def available_kinds(runtime: Any) -> list[str]:
-    """Kinds of the providers that the installed ONNX Runtime lists, and of the plugins that are installed."""
+    """Return the kinds of the providers that the installed ONNX Runtime lists, and of the installed plugins."""
     listed = [kind for name in runtime.get_available_providers() if (kind := short_name(name)) not in ELSEWHERE]
     plugins = [row.kind for row in PROVIDERS.values() if row.plugin and find_spec(row.plugin)]
     return [*listed, *(kind for kind in plugins if kind not in listed)]
 
 
 def find_provider(kind: str, listed: Iterable[str]) -> Provider:
-    """The provider of a kind: its row, or one of those that ONNX Runtime ``listed``, with its default options."""
+    """Return the provider of a kind: its row, or one that ONNX Runtime ``listed``, with default options."""
     if kind in PROVIDERS:
         return PROVIDERS[kind]
     return Provider(kind, next((name for name in listed if short_name(name) == kind), kind))
 
 
 def short_name(name: str) -> str:
-    """The kind of a provider of ONNX Runtime: that of its row, or its name in small letters."""
+    """Return the kind of a provider of ONNX Runtime: that of its row, or its name in lower case."""
     return next((row.kind for row in PROVIDERS.values() if row.name == name), name.removesuffix(_SUFFIX).lower())
 
 
@@ -133,11 +133,13 @@ def add_plugin(runtime: Any, provider: Provider) -> list[Any]:
     """Load the library of a plugin once, and return its devices.
 
     Raises:
-        ImportError: the plugin's package is not installed, or ONNX Runtime takes no plugins.
+        ImportError: the plugin's package is not installed, or ONNX Runtime does not support plugins.
     """
     module = importlib.import_module(provider.plugin)
     if not hasattr(runtime, "register_execution_provider_library"):
-        raise ImportError(f"onnxruntime {runtime.__version__} takes no plugins: update it", name=provider.plugin)
+        raise ImportError(
+            f"onnxruntime {runtime.__version__} does not support plugins; update it", name=provider.plugin
+        )
     if provider.kind not in _registered:
         runtime.register_execution_provider_library(provider.kind, module.get_library_path())
         _registered.add(provider.kind)

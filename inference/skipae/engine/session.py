@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: a graph of a checkpoint, loaded on a device and run there."""
+"""Sessions of ONNX Runtime: load a graph of a checkpoint on a device and run it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEATURES = "onnx/features.onnx"
-"""The file of a checkpoint whose outputs are layers."""
+"""The file of a checkpoint with the layers as outputs."""
 
 
 class Session:
-    """A model of a checkpoint, ready to run.
+    """A graph of a checkpoint, ready to run.
 
-    The session of ONNX Runtime is made on first use in each process, so that this object can be pickled, shared
+    The session of ONNX Runtime is created on first use in each process, so that this object can be pickled, shared
     by threads, and used after a fork.
     """
 
     def __init__(
         self, folder: Path, config: CheckpointConfig, file: str, device: Device, outputs: tuple[str, ...] = ()
     ) -> None:
-        """Make it; nothing is loaded yet.
+        """Prepare; nothing is loaded yet.
 
         Args:
-            folder: of a checkpoint.
-            config: its configuration.
-            file: in the folder, for example ``onnx/model.onnx``.
+            folder: folder of a checkpoint.
+            config: configuration of the checkpoint.
+            file: path in the folder, for example ``onnx/model.onnx``.
             device: where to run it.
-            outputs: the graph is cut down to what these need; by default it is left whole.
+            outputs: outputs to keep; the graph is reduced to what they need.  By default, all.
         """
         self.folder = folder
         self.config = config
@@ -58,19 +58,19 @@ class Session:
         _sessions.add(self)
 
     def __getstate__(self) -> tuple[Path, CheckpointConfig, str, Device, tuple[str, ...]]:
-        """What it takes to make the session anew."""
+        """Return what is needed to create the session again."""
         return self.folder, self.config, self.file, self.device, self.outputs
 
     def __setstate__(self, state: tuple[Path, CheckpointConfig, str, Device, tuple[str, ...]]) -> None:
-        """As if made anew in this process."""
+        """Restore, without a session."""
         self.__init__(*state)  # type: ignore[misc]
 
     def open(self) -> Any:
         """The ``onnxruntime.InferenceSession`` of this process.
 
         Raises:
-            ModelError: the file is missing, is not the one its config describes, or cannot be loaded.
-            DeviceError: the device refuses it.
+            ModelError: the file is missing, does not match its config, or cannot be loaded.
+            DeviceError: the device cannot load it.
         """
         session = self._session
         if session is None:
@@ -81,16 +81,16 @@ class Session:
         return session
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The first output for the input ``image``, float32 [N, 3, H, W] in [0, 1]; errors: see :meth:`run_all`."""
+        """Return the first output for ``image``, float32 [N, 3, H, W] in [0, 1]; errors: see :meth:`run_all`."""
         return next(iter(self.run_all(image).values()))
 
     def run_all(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Every output by name for the input ``image``, float32 [N, 3, H, W] in [0, 1].
+        """Return every output by name for ``image``, float32 [N, 3, H, W] in [0, 1].
 
         Raises:
-            MemoryError: the device has not enough memory for this size.
+            MemoryError: the device does not have enough memory for this size.
             DeviceError: the device failed.
-            ModelError: the graph fails on the CPU, or an output is not what the checkpoint's configuration says.
+            ModelError: the graph fails on the CPU, or an output does not match the checkpoint's configuration.
         """
         session = self.open()
         try:
@@ -98,10 +98,10 @@ class Session:
                 found = _interruptible(lambda options: self._run_bound(session, image, options))
             else:
                 found = _interruptible(lambda options: session.run(None, {INPUT: image}, options))
-        except Exception as error:  # the runtime's exceptions have no common base
+        except Exception as error:  # the runtime's exceptions have no common base class
             if is_out_of_memory(error):
                 raise MemoryError(first_line(error)) from error
-            if self.device.kind == "cpu" and not isinstance(error, TimeoutError):  # which computes all that is sound
+            if self.device.kind == "cpu" and not isinstance(error, TimeoutError):  # the CPU runs every valid graph
                 raise ModelError(
                     f"{self.file} of {self.config.name} cannot be run ({first_line(error)}); use another checkpoint"
                 ) from error
@@ -111,7 +111,7 @@ class Session:
         return outputs
 
     def _check(self, outputs: dict[str, NDArray[np.float32]], image: tuple[int, ...]) -> None:
-        """Compare outputs with what the configuration says; the graph is a stranger's program."""
+        """Compare outputs with the configuration, because the graph is untrusted."""
         count, _, height, width = image
         layers = {layer.name: layer for layer in self.config.architecture.layers}
         for name, value in outputs.items():
@@ -133,13 +133,13 @@ class Session:
                     f"{width} x {height} pixels is {came}, expected float32 {list(shape)}; use another checkpoint"
                 )
             if self.file != FEATURES:
-                return  # the first is the one that is used
+                return  # only the first is used
         missing = [name for name in self.outputs if name not in outputs]
         if missing:
             raise ModelError(f"{self.file} of {self.config.name} has no output {missing[0]}; use another checkpoint")
 
     def trim(self) -> None:
-        """Give back the memory that the runtime kept from the last runs; the next run takes it anew."""
+        """Free the memory that the runtime kept from the last runs; the next run allocates it again."""
         import numpy as np
 
         arenas = {"cpu": "cpu:0", "cuda": f"gpu:{self.device.index}"}
@@ -150,14 +150,14 @@ class Session:
         options = load_runtime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device)
         session = self.open()
-        sides = session.get_inputs()[0].shape[2:]  # numbers where the net takes one size only
+        sides = session.get_inputs()[0].shape[2:]  # integers if the network has a fixed size
         image = np.zeros((1, 3, *(side if isinstance(side, int) else 8 for side in sides)), np.float32)
-        # The memory is given back only at the end of a run.
+        # Memory is only freed at the end of a run.
         _interruptible(lambda chosen: session.run(None, {INPUT: image}, chosen), options)
 
     def _run_bound(self, session: Any, image: NDArray[np.float32], options: Any) -> list[NDArray[np.float32]]:
-        # Windows of one shape follow each other: input and outputs stay where they are on the GPU.  One run at a
-        # time, as more at once gain nothing there.
+        # Consecutive tiles have the same shape, so input and outputs stay allocated on the GPU.  One run at a time,
+        # because parallel runs are not faster there.
         with self._lock:
             try:
                 if self._bound is None or self._bound.shape != image.shape:
@@ -191,12 +191,12 @@ class Session:
             ) from error
         provider = find_provider(self.device.kind, runtime.get_available_providers())
         if session.get_providers()[0] != provider.name:
-            raise DeviceError(f"{self.device} did not take {path}; use the device cpu")
+            raise DeviceError(f"{self.device} cannot run {path}; use the device cpu")
         return session
 
 
 class _Bound:
-    """Input and outputs of a session, for one shape of the input, in the memory of a GPU."""
+    """Input and outputs of a session in GPU memory, for one input shape."""
 
     def __init__(self, runtime: Any, session: Any, shape: tuple[int, ...], device: Device) -> None:
         import numpy as np
@@ -207,11 +207,11 @@ class _Bound:
         self._image = runtime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, "cuda", device.index)
         self._binding.bind_ortvalue_input(INPUT, self._image)
         for output in session.get_outputs():
-            # Allocated by the first run, and taken again by the next.
+            # Allocated by the first run and reused by the next.
             self._binding.bind_output(output.name, "cuda", device.index)
 
     def run(self, image: NDArray[np.float32], options: Any) -> list[NDArray[np.float32]]:
-        """The outputs, in the order of the session's."""
+        """Run, and return the outputs in the session's order."""
         import numpy as np
 
         self._image.update_inplace(np.ascontiguousarray(image))
@@ -223,29 +223,29 @@ class _Bound:
 
 
 class _Runner(threading.Thread):
-    """A thread that runs graphs for the main thread, which would not see signals while it runs one itself."""
+    """A thread that runs graphs for the main thread, which could not handle signals while running one itself."""
 
     def __init__(self) -> None:
         super().__init__(name="skipae-run", daemon=True)
         self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def run(self) -> None:
-        """Jobs as they come; they raise nothing."""
+        """Run jobs as they arrive; they do not raise."""
         while True:
             job = self.jobs.get()
             job()
-            del job  # and the arrays that it holds
+            del job  # and the arrays that it refers to
 
 
 _runner: _Runner | None = None
 _deadline = math.inf
 _ENDING = 5.0
-"""Seconds that a graph gets to end by itself once it was told to; between two nodes it looks."""
+"""Seconds that a graph gets to stop after a request, which it checks between nodes."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End each graph that the main thread still runs after so many seconds, with :class:`DeviceError`."""
+    """Stop each graph that the main thread runs for longer than a number of seconds, with :class:`DeviceError`."""
     global _deadline
     before, _deadline = _deadline, time.monotonic() + seconds
     try:
@@ -255,11 +255,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list[Any]:
-    """Call ``run`` with options of a run, which a signal (Ctrl-C, SIGTERM) ends between two of the graph's nodes."""
+    """Call ``run`` with run options, so that a signal (Ctrl-C, SIGTERM) stops it between two nodes of the graph."""
     global _runner
     if options is None:
         options = load_runtime().RunOptions()
-    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
         return run(options)
     found: list[Any] = []
     errors: list[BaseException] = []
@@ -279,11 +279,11 @@ def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list
     try:
         while not done.wait(min(_LONGEST_WAIT, max(0.0, _deadline - time.monotonic()))):
             if time.monotonic() >= _deadline:
-                raise TimeoutError("the run was ended, it took too long")
+                raise TimeoutError("the run was stopped because it took too long")
     except BaseException:
         options.terminate = True
         if not done.wait(_ENDING):
-            _runner = None  # left to itself: a node that never ends
+            _runner = None  # abandoned: a node that never ends
         raise
     if errors:
         raise errors.pop()
@@ -291,7 +291,7 @@ def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list
 
 
 _LONGEST_WAIT = 0.2 if sys.platform == "win32" else 60.0
-"""Seconds after which the main thread looks for signals; on Windows a wait is not broken off by one."""
+"""Seconds after which the main thread checks for signals, which do not interrupt a wait on Windows."""
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -300,7 +300,7 @@ _orphans: list[Any] = []
 
 def _after_fork() -> None:
     # A session's threads and GPU context stay with the parent.  Its destructor may wait for those threads, so it
-    # is kept, unused; a lock may have been held by a thread that is no longer there.
+    # is kept, unused; a lock may have been held by a thread that no longer exists.
     global _runner
     _runner = None
     for session in list(_sessions):

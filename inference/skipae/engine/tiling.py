@@ -1,10 +1,10 @@
-"""Restore an image of any size window by window, with the result of one run on the whole.
+"""Restore an image of any size tile by tile ("windows" in this module), with the result of one run on the whole.
 
-The image is never padded: windows are clipped to it, so that at a true edge the net's own zero padding is
-what the whole image would have had.  Window starts are multiples of the net's total stride S and the window
+The image is never padded: windows are clipped to it, so that the network's own zero padding applies at the image's
+edges, as it would for the whole image.  Window starts are multiples of the network's total stride S and the window
 size is congruent to the image's size modulo S; then the last window ends at the image's edge, is in phase
-with the stride, and one shape serves the whole image.  Of each window only what lies at least the halo from
-an edge that is not the image's is kept.  With the net's reach as the halo the result is exact.
+with the stride, and one shape serves the whole image.  Pixels of a window that are closer than the halo to an inner
+edge are discarded.  If the halo is the network's reach, the result is exact.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from skipae.errors import ImageError, UsageError
 from skipae.options import TileOptions
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A net: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped, or to logits."""
+"""A network: float32 [1, 3, H, W], RGB in [0, 1], to the same shape and units, unclamped, or to logits."""
 
 Finish = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
-"""Makes values [h, w, ...] of a result from a network's input [3, h, w] and output [C, h, w]."""
+"""Computes values [h, w, ...] of a result from a network's input [3, h, w] and output [C, h, w]."""
 
-NOT_FINITE = "the model gave values that are not finite numbers: try the device cpu, or another model"
+NOT_FINITE = "the model's output is not finite; try the device cpu or another model"
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
-_COMPARED = 1 << 16  # pixels that are compared at once
+_COMPARED = 1 << 16  # number of pixels that are compared at once
 
 WINDOW_OVERHEAD = 64 * 64
-"""Pixels' worth of time that a window costs besides its own pixels."""
+"""Overhead of a window, as a number of pixels that take the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Axis:
         return 1 if self.size >= self.length else 1 - (self.size - self.length) // self.step
 
     def spans(self) -> list[tuple[int, int, int]]:
-        """(start of the window, first pixel kept, end of the pixels kept) of each, in the image's pixels."""
+        """Yield (start of the window, first pixel kept, end of the pixels kept) of each, in the image's pixels."""
         spans: list[tuple[int, int, int]] = []
         kept = 0
         for k in range(self.count):
@@ -86,7 +86,7 @@ class Plan:
 
 
 def axes(length: int, stride: int, halo: int) -> list[Axis]:
-    """Every sensible window size along an axis of ``length`` pixels, largest first (the first is the whole)."""
+    """Yield every sensible window size along an axis of ``length`` pixels, largest first (the first is the whole)."""
     # With T = length - j * stride and q = (length - 2 * halo) // stride, a window advances by (q - j) * stride.
     quotient = (length - 2 * halo) // stride
     whole = Axis(length, length, max(length, 1), halo)
@@ -96,7 +96,7 @@ def axes(length: int, stride: int, halo: int) -> list[Axis]:
     advance = quotient
     while advance > 1:
         count = -(-quotient // (advance - 1))
-        advance = -(-quotient // count)  # the smallest windows that do with this many
+        advance = -(-quotient // count)  # the smallest windows for this count
         found.append(Axis(length, length - (quotient - advance) * stride, advance * stride, halo))
     return found
 
@@ -105,8 +105,8 @@ def axes(length: int, stride: int, halo: int) -> list[Axis]:
 class Tiling:
     """Processes an image of any size in windows, with the result of one run on the whole.
 
-    It suits every function of pixels whose outputs have the input's size and see no farther than ``halo``, and that
-    treats all positions alike that are a multiple of ``stride`` apart: convolutional networks, and filters.
+    It works for every function of pixels whose outputs have the input's size and depend on no more than ``halo`` pixels
+    around, and that treats positions a multiple of ``stride`` apart alike: convolutional networks, and filters.
 
     >>> def blur(batch):  # 3 x 3, zeros around the image: [1, 3, H, W] in, the same shape out
     ...     padded = np.pad(batch, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -121,9 +121,9 @@ class Tiling:
     stride: int = 1
     """Total stride of the function, in pixels: windows start at its multiples."""
     halo: int = 0
-    """Pixels around what is kept of a window: how far the function sees."""
+    """Discarded border of a window in pixels: how far outputs depend on inputs."""
     area: int = 1 << 20
-    """Most pixels in a window; exceeded where the halo leaves no smaller window, halved when memory runs out."""
+    """Maximum number of pixels in a window; exceeded if the halo requires it, halved when memory runs out."""
     tile: int | None = None
     """Longest side of a window in pixels, instead of ``area``."""
 
@@ -135,10 +135,10 @@ class Tiling:
         TileOptions(tile=self.tile)
 
     def plan(self, height: int, width: int) -> Plan:
-        """The cheapest windows for an image of this size.
+        """Return the cheapest windows for an image of this size.
 
         Raises:
-            UsageError: ``tile`` leaves nothing of a window to keep.
+            UsageError: ``tile`` is too small for the halo.
         """
         rows, columns = axes(height, self.stride, self.halo), axes(width, self.stride, self.halo)
         if self.tile is not None:
@@ -157,7 +157,7 @@ class Tiling:
         return min(plans, key=lambda plan: (plan.cost, plan.area))
 
     def smaller(self, windows: Plan) -> Plan | None:
-        """Windows for the same image of half the area at most; None where there are none."""
+        """Return windows of at most half the area for the same image; None if there are none."""
         half = replace(self, area=max(1, windows.area // 2), tile=None)
         found = half.plan(windows.rows.length, windows.columns.length)
         return found if found.area < windows.area else None
@@ -165,18 +165,18 @@ class Tiling:
     def run(
         self, run: Run, pixels: NDArray[Any], *, channels: int = 3, progress: Callable[[float], None] | None = None
     ) -> NDArray[np.float32]:
-        """The function's output for the whole image, float32 [H, W, C].
+        """Return the function's output for the whole image, float32 [H, W, C].
 
         Args:
             run: takes float32 [1, 3, h, w] in [0, 1] and returns float32 [1, C, h, w].
-            pixels: [H, W] (gray, given as three equal channels) or [H, W, 3] (RGB) of uint8, uint16, or float in
+            pixels: [H, W] (gray, passed as three equal channels) or [H, W, 3] (RGB) of uint8, uint16, or float in
                 [0, 1].
-            channels: how many ``run`` returns.
-            progress: called after each window with the share done, in (0, 1].
+            channels: number of channels that ``run`` returns.
+            progress: called after each window with the finished share, in (0, 1].
 
         Raises:
-            ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
-            UsageError: ``tile`` leaves nothing of a window to keep, or floats are far out of [0, 1].
+            ImageError: memory runs out even with the smallest window, or outputs are NaN or infinite.
+            UsageError: ``tile`` is too small for the halo, or floats are far out of [0, 1].
         """
         result = np.empty((*pixels.shape[:2], channels), np.float32)
         sweep(run, pixels, result, _channels_last, self, progress=progress)
@@ -199,25 +199,25 @@ def restore(
         run: the network.
         pixels: [H, W] (gray, run as three equal channels) or [H, W, 3] (RGB); uint8, uint16, or float in
             [0, 1].  Only windows of it are ever converted to float.
-        tiling: the windows; with the network's reach as the halo the result is exact.
-        luma: share of the change in brightness (Y of ITU-R BT.601) that is taken, from 0 to 1.
-        chroma: share of the change in color that is taken, from 0 to 1.
-        progress: called after each window with the share done, in (0, 1].
-        shrunk: called with the smaller windows to come when memory has run out.
+        tiling: the windows; if the halo is the network's reach, the result is exact.
+        luma: share of the change in brightness (Y of ITU-R BT.601) that is applied, from 0 to 1.
+        chroma: share of the change in color that is applied, from 0 to 1.
+        progress: called after each window with the finished share, in (0, 1].
+        shrunk: called with the next, smaller windows when memory runs out.
 
     Returns:
         An array of the shape and dtype of ``pixels``, floats clipped to [0, 1]; three equal channels stay equal.
 
     Raises:
-        ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
-        UsageError: the tile leaves nothing of a window to keep, or floats are far out of [0, 1].
+        ImageError: memory runs out even with the smallest window, or outputs are NaN or infinite.
+        UsageError: the tile is too small for the halo, or floats are far out of [0, 1].
     """
     height, width = pixels.shape[:2]
     try:
         result = np.empty_like(pixels, order="C")
     except MemoryError:
         raise ImageError(f"not enough memory for the result of {width} x {height} pixels") from None
-    if is_gray(pixels):  # a net would color it, if ever so little
+    if is_gray(pixels):  # a network would add slight colors
         light = restore(run, pixels[..., 0], tiling, luma=luma, chroma=chroma, progress=progress, shrunk=shrunk)
         result[...] = light[..., None]
         return result
@@ -249,16 +249,16 @@ def sweep(
     Args:
         run: the network; its output has the input's height and width, and any number C of channels.
         pixels: as for :func:`restore`.
-        result: [H, W, ...], is filled.
+        result: [H, W, ...], to be filled.
         finish: returns values [h, w, ...] of ``result`` for a part of an image, from the network's input [3, h, w]
             and output [C, h, w].
         tiling: the windows.
-        progress: called after each window with the share done, in (0, 1].
-        shrunk: called with the smaller windows to come when memory has run out.
+        progress: called after each window with the finished share, in (0, 1].
+        shrunk: called with the next, smaller windows when memory runs out.
 
     Raises:
-        ImageError: memory runs out with the smallest window too, or outputs are NaN or infinite.
-        UsageError: the tile leaves nothing of a window to keep, or floats are far out of [0, 1].
+        ImageError: memory runs out even with the smallest window, or outputs are NaN or infinite.
+        UsageError: the tile is too small for the halo, or floats are far out of [0, 1].
     """
     windows = tiling.plan(*pixels.shape[:2])
     while True:
@@ -269,7 +269,7 @@ def sweep(
             smaller = tiling.smaller(windows)
             if smaller is None:
                 raise ImageError(
-                    f"not enough memory for a window of {windows.columns.size} x {windows.rows.size} pixels: "
+                    f"not enough memory for a tile of {windows.columns.size} x {windows.rows.size} pixels: "
                     "free some memory, or use a smaller halo"
                 ) from None
             windows = smaller
@@ -306,7 +306,7 @@ def _sweep(
 
 
 def is_gray(pixels: NDArray[Any]) -> bool:
-    """Whether pixels [H, W, 3] have three equal channels; of a color photo, the first rows tell."""
+    """Return whether pixels [H, W, 3] have three equal channels; a color photo is recognized by its first rows."""
     if pixels.ndim != 3:
         return False
     rows = max(1, _COMPARED // max(1, pixels.shape[1]))
@@ -317,25 +317,25 @@ def is_gray(pixels: NDArray[Any]) -> bool:
 
 
 def check_range(pixels: NDArray[Any]) -> None:
-    """Refuse floats that are far out of [0, 1], or no numbers, with a :class:`UsageError`."""
+    """Raise :class:`UsageError` for floats that are far out of [0, 1], NaN or infinite."""
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
         if not np.isfinite([low, high]).all():
             raise UsageError("image: floats must be in [0, 1], but some are NaN or infinite; replace them first")
-        # Noise may leave [0, 1] by a little; values of another scale are a mistake worth naming.
+        # Noise may exceed [0, 1] slightly; values on another scale are a mistake to report.
         if not (low >= -2 and high <= 3):
             raise UsageError(
-                f"image: floats must be in [0, 1], but these go from {low:g} to {high:g}: divide them by their "
+                f"image: floats must be in [0, 1], but these range from {low:g} to {high:g}; divide them by their "
                 "maximum, or use uint8 or uint16"
             )
 
 
 def to_net(window: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """A net's input, float32 [1, 3, H, W] in [0, 1].
+    """Return a network's input, float32 [1, 3, H, W] in [0, 1].
 
     Args:
         window: [H, W] (gray) or [H, W, 3] (RGB) of uint8, uint16, or float in [0, 1].
-        out: where to put it, instead of a new array.
+        out: array to fill instead of a new one.
 
     Raises:
         UsageError: floats are far out of [0, 1].
@@ -352,7 +352,7 @@ def _channels_last(_: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray
 
 
 def _top(pixels: NDArray[Any]) -> np.float32:
-    """The value of white."""
+    """Return the value of white."""
     return np.float32(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
 
 
