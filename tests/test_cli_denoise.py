@@ -230,7 +230,7 @@ def test_streams(run: Run, checkpoint: Path) -> None:
         assert Image.open(io.BytesIO(result.stdout_bytes)).tobytes() == expected
     assert run("-", "-o", "x.webp", input=data).exit_code == 0
     assert Image.open("x.webp").format == "WEBP"
-    failed(run("-", "-", input=data), 2, "can be given once")
+    failed(run("-", "-", input=data), 2, "can be used only once")
     failed(run("-", "photo.png", "-o", "out/", input=data), 2, "- (standard input) has no name")
     failed(run("photo.png", "x.webp", "-o", "-"), 2, "-o - (standard output) works with a single input")
     failed(run("-", input=b""), 5, "-: is empty (zero bytes)")
@@ -870,8 +870,8 @@ def test_lists(run: Run, folder: Path) -> None:
         write(name)
     assert run("--list", "odd.txt", "-o", "odd/").exit_code == 0 and tree(folder / "odd") == sorted(odd)
     failed(run("--list", "gone.txt"), 2, "--list gone.txt cannot be read: No such file")
-    failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
-    failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be given once")
+    failed(run("-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be used only once")
+    failed(run("--list", "-", "--list", "-", input="d.png\n"), 2, "- (standard input) can be used only once")
     failed(run(), 2, "no input; pass images, folders or patterns, or use --list")
 
 

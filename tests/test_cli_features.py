@@ -200,7 +200,7 @@ def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
     failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
     failed(run("in", "-o", "f.npz", "--precision", "int8"), 2, "--precision int8: features are always computed in fp32")
     failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file; use a folder, or a name in .npz, .npy")
-    failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features are not written as .hdf5; use .npz, .npy, .safetensors")
+    failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features cannot be written as .hdf5; use .npz, .npy, .safetensors")
     failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")
 
 
@@ -648,7 +648,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
         file.write(b"x")
     failed(run("in", "-o", "out", model=damaged), 4, "does not match its config.json (sha256 ")
     bare = write_checkpoint(tmp_path / "bare", tiny_graph())
-    failed(run("in", "-o", "out", model=bare), 4, "lists no onnx/features.onnx: this checkpoint does not have it")
+    failed(run("in", "-o", "out", model=bare), 4, "does not list onnx/features.onnx: this checkpoint does not have it")
 
 
 @pytest.mark.parametrize(("kind", "module"), list(feature_formats.EXTRAS.items()))

@@ -411,7 +411,7 @@ def test_boxes(run: Run) -> None:
     failed(run("photo.png", "--box", "25,2,6,4"), 2, "--box 25,2,6,4 exceeds photo.png (upright), which has 30 x 20")
     failed(run("photo.png", "--box", "1,2,3"), 2, "'1,2,3' is not a box; use x,y,w,h in pixels")
     failed(run("photo.png", "--box", "1,2,3,0"), 2, "'1,2,3,0' is not a box; x and y must be at least 0, w")
-    failed(run("photo.png", "--box=-1,2,3,4"), 2, "'-1,2,3,4' must have")
+    failed(run("photo.png", "--box=-1,2,3,4"), 2, "'-1,2,3,4' is not a box")
 
 
 def test_transparent_pixels(run: Run) -> None:
@@ -468,7 +468,7 @@ def test_no_thumbnail_shows_what_was_filled(run: Run) -> None:
 def test_nothing_to_fill_is_refused(run: Run) -> None:
     Image.new("L", (30, 20)).save("black.png")
     failed(run("photo.png", "--mask", "black.png"), 2, "--mask black.png is entirely black: there is nothing to fill")
-    failed(run("photo.png"), 2, "every pixel is opaque: use --mask or --box what to fill")
+    failed(run("photo.png"), 2, "every pixel is opaque; use --mask or --box to select what to fill")
     assert not Path("photo.inpainted.png").exists()
     Image.open("photo.png").save("other.png")
     nothing = "every pixel is opaque"

@@ -74,7 +74,7 @@ def find(
             below = _walk(path, results, marks, found)
             found.trees.append((path, below))
             if not below and (len(found.failed), found.left_out) == before:
-                found.failed.append(Failure(text, ImageError(f"holds no images ({', '.join(images.FORMATS)})")))
+                found.failed.append(Failure(text, ImageError(f"contains no images ({', '.join(images.FORMATS)})")))
         elif os.path.lexists(path):
             found.single.append(path)
         elif not glob.has_magic(text):

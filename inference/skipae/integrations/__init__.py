@@ -1,1 +1,1 @@
-"""Other libraries that use checkpoints; each module needs the library that it is named after."""
+"""Integrations with other libraries; each module needs the library that it is named after."""

@@ -1,7 +1,7 @@
-"""Features of images on the machines of a Ray cluster; Ray is needed for this module alone.
+"""Extract features on the machines of a Ray cluster; only this module needs Ray.
 
-Workers read images and run the net, by the code of ``skipae features``; the process that called writes what they find,
-as that command does: the same files, the same manifest, and either goes on where the other stopped.
+Workers read images and run the network with the code of ``skipae features``; the calling process writes the features
+like that command: the same files, the same manifest, and each can resume a run of the other.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 BLOCKS = 2000
-"""Pieces that a long list of paths is dealt out in; what a lost machine was at is done again."""
+"""Number of pieces that a long list of paths is split into; the pieces of a lost machine are repeated."""
 
 Answer = tuple[dict[str, str], list[tuple[Entry, Features | ImageError]], int]
-"""A worker's versions of programs; of each image, its entry in the manifest (without ``sha256`` where it could not be
-read) and its features or why there are none; how many were left out, being done."""
+"""A worker's versions of programs; for each image its entry in the manifest (without ``sha256`` if it could not be
+read), and its features or the reason for failure; the number of images skipped because they were done."""
 
 
 def extract(
@@ -66,16 +66,16 @@ def extract(
 ) -> Outcome:
     """Extract encoder features to files on a Ray cluster.
 
-    It is the cluster that ``ray.init`` was told of or that ``RAY_ADDRESS`` names, else this machine.  The files and
-    their manifest are those of ``skipae features``, but for the order of the images, which is that of the answers.
+    The cluster is the one passed to ``ray.init`` or named by ``RAY_ADDRESS``, otherwise this machine.  The files and
+    their manifest are those of ``skipae features``, except for the order of the images, which is that of the answers.
 
     Args:
-        sources: files, folders and patterns that all machines see under the same path; or a data set of Ray's with
-            the columns ``path`` and ``bytes``, as ``ray.data.read_binary_files(..., include_paths=True)`` gives.
+        sources: files, folders and patterns with the same path on all machines; or a Ray data set with the columns
+            ``path`` and ``bytes``, as returned by ``ray.data.read_binary_files(..., include_paths=True)``.
         output: a folder, or a file whose extension names the format; written here, not by the workers.
-        model: a checkpoint's name, or a folder that all machines see.
-        spec: what is extracted; its fields can also be given by keywords.
-        batch_size: most images of one size in one run; by default 16, fewer where memory is short.
+        model: a checkpoint's name, or a folder with the same path on all machines.
+        spec: the keyword arguments as one value.
+        batch_size: maximum number of images of one size in one run; by default 16, fewer if memory is short.
         max_pixels: the largest image file to decode, in pixels.
         format: npz (default), npy, safetensors, parquet or hdf5.
         shard_size: images in a file; by default 10,000, or as many as have 128 MiB of features.
@@ -89,13 +89,13 @@ def extract(
         **keywords: ``layers``, ``pool``, ``l2``, ``dtype``, ``resize`` and ``crop`` of :class:`skipae.FeatureSpec`.
 
     Returns:
-        How many images went well, those that were done before included.  The manifest says which failed, and why.
+        The number of images that succeeded, including those that were done before.  The manifest lists the failures.
 
     Raises:
         UsageError: an argument cannot be used.
         ModelError: the checkpoint is unavailable, here or on a worker, or differs there.
         DeviceError: a worker has no runtime, or its GPU does not work.
-        ImageError: the results cannot be written.
+        ImageError: the features cannot be written.
     """
     numbers = {"shard_size": shard_size, "workers": workers, "batch_size": batch_size, "cpus": cpus}
     for name, number in (numbers | {"max_pixels": max_pixels}).items():
@@ -164,10 +164,10 @@ def _leave_a_core(dataset: Dataset, workers: int, cpus: int) -> None:
 
 
 def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outcome) -> list[str]:
-    """Paths of images, as the command line takes them; those that are missing are noted."""
+    """Return the paths of images, found as on the command line; missing ones are recorded."""
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     if not isinstance(named, Iterable):
-        raise UsageError(f"sources must be paths or a data set of Ray's, not {type(sources).__name__}")
+        raise UsageError(f"sources must be paths or a Ray data set, not {type(sources).__name__}")
     found = find([os.fspath(source) for source in named], results=output)
     paths = [*found.single, *(path for _, files in found.trees for path in files)]
     if None in paths:
@@ -180,7 +180,7 @@ def _find(sources: Any, output: Path, store: feature_store.Store, outcome: Outco
 
 
 def _deal(paths: list[str], batch_size: int) -> Dataset:
-    """A data set of paths, as bytes: a name of a file need not be text."""
+    """Return a data set of paths, as bytes, because file names may not be text."""
     size = max(batch_size, len(paths) // BLOCKS)
     encoded = [os.fsencode(path) for path in paths]
     return ray.data.from_arrow(
@@ -194,7 +194,7 @@ def _write(
     outcome: Outcome,
     shard_size: int | None,
 ) -> None:
-    """Write answers as they come, a shard at a time; also where the run is broken off, what came until then."""
+    """Write answers as they arrive, shard by shard; if the run is interrupted, also those received so far."""
     shards = Shards(shard_size)
 
     def flush() -> None:
@@ -232,21 +232,21 @@ class _Worker:
 
     model: str
     checkpoint: str
-    """Sha256 that the model's net must have."""
+    """sha256 that the model's graph must have."""
     spec: FeatureSpec
     batch_size: int | None
     device: str
     threads: int
     folder: Path
-    """What relative paths are meant from."""
+    """The folder that paths are relative to."""
     done: set[str]
-    """Images that are left out."""
+    """Images to skip."""
     max_pixels: int
     net: Net | None = None
-    """Loaded with the first image."""
+    """The batcher, loaded with the first image."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A pickled :data:`Answer`, or the error that ends the run: Ray would wrap it, or try again."""
+        """Return a pickled :data:`Answer`, or the error that ends the run, which Ray would wrap or retry."""
         answer: Answer | SkipaeError
         try:
             answer = self._answer(table)
@@ -258,8 +258,8 @@ class _Worker:
         names = table.column_names
         if "path" not in names:
             raise UsageError(
-                f"sources has the columns {', '.join(names)}: it needs path, and bytes, as "
-                "ray.data.read_binary_files(..., include_paths=True) gives"
+                f"sources has the columns {', '.join(names)}, but needs path and bytes, as returned by "
+                "ray.data.read_binary_files(..., include_paths=True)"
             )
         paths = [os.fsdecode(path) for path in table.column("path").to_pylist()]
         contents = table.column("bytes").to_pylist() if "bytes" in names else [None] * len(paths)

@@ -1,4 +1,4 @@
-"""Layer features as a scikit-learn transformer; scikit-learn is needed for this module alone."""
+"""Layer features as a scikit-learn transformer; only this module needs scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from skipae_zoo import CheckpointConfig
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Images to rows of features, for scikit-learn's pipelines.
+    """Transforms images to rows of features, for scikit-learn's pipelines.
 
-    Nothing is learnt: ``fit`` checks the parameters, and ``transform`` works without it.  The model is loaded at
-    the first ``transform`` in each process, so that this can be cloned, pickled and used by ``n_jobs``.
+    ``fit`` learns nothing and only checks the parameters; ``transform`` works without it.  The model is loaded at
+    the first ``transform`` in each process, so that this object can be cloned, pickled and used with ``n_jobs``.
 
     >>> from skipae import FeatureExtractor
     >>> rows = FeatureExtractor("skipae-natural", layers=["enc6"]).fit_transform(["a.png", "b.png"])
@@ -43,20 +43,20 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "auto",
         threads: int | None = None,
     ) -> None:
-        """Only keep the parameters, as scikit-learn wants it; they are checked by ``fit``.
+        """Store the parameters, as scikit-learn requires; ``fit`` checks them.
 
         Args:
             model: a checkpoint's name or folder.
-            layers: see :meth:`skipae.Model.features`.
-            pool: the same, without ``none``, whose rows would have no common length.
-            l2: the same.
-            dtype: the same.
-            resize: the same.
-            crop: the same.
-            batch_size: the same.
-            max_pixels: the same.
+            layers: layer names; None uses the checkpoint's default layer.
+            pool: ``avg``, ``max`` or ``spatial:N``.
+            l2: whether to scale each feature vector to Euclidean length 1.
+            dtype: ``float32`` or ``float16``.
+            resize: length of the short side after scaling, in pixels; None uses the checkpoint's, 0 keeps the size.
+            crop: side of the center crop, in pixels; None uses the checkpoint's, 0 takes the whole image.
+            batch_size: maximum number of images of one size in one run; None uses 16, fewer if memory is short.
+            max_pixels: the largest image file to decode, in pixels.
             device: see :func:`skipae.from_pretrained`.
-            threads: the same.
+            threads: number of CPU threads; None uses all cores that this process may use.
         """
         self.model = model
         self.layers = layers
@@ -71,7 +71,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: Any = None, y: Any = None) -> FeatureExtractor:
-        """Check the parameters; the images are not looked at.
+        """Check the parameters; the images are not used.
 
         Raises:
             UsageError: a parameter cannot be used.
@@ -81,10 +81,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> NDArray[Any]:
-        """Features [N, F], layer after layer, each flattened in the order [C, n, n].
+        """Return features [N, F], layer after layer, each flattened in the order [C, n, n].
 
         Args:
-            X: images, see :meth:`skipae.Model.features`; a column [N, 1] of paths too.
+            X: images, see :meth:`skipae.Model.features`, or a column [N, 1] of paths.
         """
         spec = self._spec()
         if isinstance(X, str | bytes) or not isinstance(X, Iterable):
@@ -95,7 +95,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.concatenate(rows, axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
-        """A name for each column: ``enc6_0``, ``enc6_1``, ..., with row and column for ``spatial:n``."""
+        """Return a name for each column: ``enc6_0``, ``enc6_1``, ..., with row and column for ``spatial:n``."""
         spec = self._spec()
         channels = {layer.name: layer.channels for layer in self._config().architecture.layers}
         names = [
@@ -106,18 +106,18 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.array(names, object)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Always: nothing is learnt."""
+        """Return True, because nothing is learned."""
         return True
 
     def __sklearn_tags__(self) -> Any:
-        """It needs no fit, and takes images and paths."""
+        """Declare that no fit is needed, and that inputs are images and paths."""
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.no_validation = True
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters, without the model that was loaded."""
+        """Return the parameters, without the loaded model."""
         state: dict[str, Any] = super().__getstate__()
         return {key: value for key, value in state.items() if key != "_model"}
 

@@ -1,1 +1,1 @@
-"""What a checkpoint is used for: functions of a network, pixels and options."""
+"""Tasks: functions of a network, pixels and options."""

@@ -1,4 +1,4 @@
-"""A figure of the strongest feature maps of a layer, for an image and for the same image corrupted (figures 5, 6)."""
+"""Draw the strongest feature maps of a layer, for an image and the same image corrupted (figures 5 and 6)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS = 4
-"""Maps beside each other in each half."""
+"""Number of maps in a row of each half."""
 
 CELL = 160
 """Width of a map in the figure, in pixels."""
 
 LARGEST = 768
-"""Short side that a larger image is scaled to, in pixels: the figure shows no more, and memory holds every map."""
+"""Short side to which a larger image is scaled, in pixels: the figure shows no more, and all maps are in memory."""
 
 GAP = 6
 LINE = 26
@@ -41,7 +41,7 @@ COLORS = np.array(
         (253, 231, 37),
     ]
 )
-"""From 0 to a map's maximum: matplotlib's viridis, at nine places."""
+"""Nine colors from 0 to a map's maximum: matplotlib's viridis."""
 
 
 def figure(
@@ -50,16 +50,16 @@ def figure(
     layer: str,
     options: DrawOptions,
 ) -> Image.Image:
-    """Draw the maps of a layer with the most energy on the clean image; each pair has one scale.
+    """Draw the maps of a layer with the most energy on the clean image; both maps of a pair have the same scale.
 
     Args:
-        net: of a checkpoint with features.
+        net: a checkpoint with features.
         pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
         layer: its name.
         options: how many maps, the corruption, and the size of the image.
 
     Raises:
-        UsageError: an argument is none of these.
+        UsageError: an argument has the wrong type or is out of range.
         ImageError: memory runs out.
     """
     from PIL import Image, ImageDraw, ImageFont

@@ -1,8 +1,8 @@
-"""Layer features of images: what a layer gives, pooled, the same whatever the batch and however large the image.
+"""Layer features of images, pooled, independent of the batch and of the size of the image.
 
-An image that is too large for one run goes through the encoder window by window.  A layer's output at row i sees
-the pixels within half its receptive field of row ``i * stride``, so that windows in phase with the stride and a
-halo of that half give exactly what one run on the whole image gives.
+An image that is too large for one run goes through the encoder tile by tile.  A layer's output at row i depends on
+the pixels within half its receptive field of row ``i * stride``, so tiles in phase with the stride and with a halo of
+that half yield exactly the features of one run on the whole image.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from skipae.tasks.pixels import load, prepare
 Key = TypeVar("Key")
 
 BATCH_SIZE = 16
-"""Images of one size that go through the net together, where memory allows it."""
+"""Number of images of one size that are run together, if memory allows it."""
 
 Features = dict[str, NDArray[Any]]
 """Layer name to values: [C] for ``avg`` and ``max``, [C, N, N] for ``spatial:N``, [C, h, w] for ``none``."""
 
 
 class Extractor:
-    """Runs a net's encoder, as far as a spec asks for it."""
+    """Runs a network's encoder up to the deepest layer of a spec."""
 
     def __init__(self, net: Net, spec: FeatureSpec, batch_size: int | None = None) -> None:
         """Choose the part of the network; nothing is loaded yet.
 
         Args:
-            net: of a checkpoint with features.
-            spec: what is extracted.
-            batch_size: most images in one run, :data:`BATCH_SIZE` by default.
+            net: a checkpoint with features.
+            spec: which features to extract.
+            batch_size: maximum number of images in one run, :data:`BATCH_SIZE` by default.
 
         Raises:
             UsageError: the checkpoint has no such layer, or ``batch_size`` is not positive.
@@ -47,7 +47,7 @@ class Extractor:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
         self.spec = spec = spec.resolve(net.config)
-        """With all that it leaves to the checkpoint."""
+        """The spec with the checkpoint's defaults."""
         known = net.config.architecture.layers
         by_name = {layer.name: layer for layer in known}
         self.layers = tuple(by_name[name] for name in spec.names)
@@ -57,7 +57,7 @@ class Extractor:
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
 
     def limit(self, pixels: NDArray[Any]) -> int:
-        """How many images of this size one run takes."""
+        """Return the number of images of this size in one run."""
         area: int = pixels.shape[0] * pixels.shape[1]
         return max(1, min(self.batch_size, self.tiling.area // area))
 
@@ -70,10 +70,10 @@ class Extractor:
         return prepare(pixels, self.spec.resize, self.spec.crop)
 
     def run(self, batch: Sequence[NDArray[Any]]) -> list[Features]:
-        """Features of prepared images of one size.
+        """Return the features of prepared images of one size.
 
         Raises:
-            ImageError: memory runs out with one image too, or the values are not finite.
+            ImageError: memory runs out even with one image, or the values are not finite.
         """
         height, width = batch[0].shape[:2]
         windows = self.tiling.plan(height, width)
@@ -90,7 +90,7 @@ class Extractor:
                 windows = smaller
 
     def run_each(self, batch: Sequence[NDArray[Any]]) -> list[Features | ImageError]:
-        """As :meth:`run`; an image that fails has its error in its place, and the others their features."""
+        """Like :meth:`run`, but with the error of an image that failed in its place."""
         try:
             return list(self.run(batch))
         except ImageError as error:
@@ -127,28 +127,28 @@ class Extractor:
 
 
 class SizeBatcher(Generic[Key]):
-    """Extracts features of images as they come; neighbors of one size share a run, and results do not depend on it.
+    """Extracts features of a stream of images; consecutive images of one size share a run, which does not affect them.
 
-    Images go in with a key and come out with it, in the same order, each with its features or its error.
+    Each image is added with a key and returned with it, in the same order, with its features or its error.
     """
 
     def __init__(self, net: Net, spec: FeatureSpec, batch_size: int | None = None) -> None:
-        """Arguments and errors are those of :class:`Extractor`."""
+        """Prepare; arguments and errors are those of :class:`Extractor`."""
         self.extractor = Extractor(net, spec, batch_size)
         self._waiting: list[tuple[Key, NDArray[Any]]] = []
         """Prepared images of one size."""
         self._done: list[tuple[Key, Features | ImageError]] = []
 
     def push(self, key: Key, pixels: NDArray[Any]) -> list[tuple[Key, Features | ImageError]]:
-        """Take an image in, and return what is ready.
+        """Add an image and return what is ready.
 
         Args:
-            key: comes back with the image's features.
+            key: returned with the image's features.
             pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1], not resized yet.
 
         Raises:
-            ImageError: the image is smaller than the crop; it was not taken in.
-            DeviceError: the device failed.  All images that waited have this error, which the next call returns.
+            ImageError: the image is smaller than the crop; it was not added.
+            DeviceError: the device failed.  The next call returns all waiting images with this error.
         """
         prepared = self.extractor.prepare(pixels)
         if self._waiting and prepared.shape[:2] != self._waiting[0][1].shape[:2]:
@@ -159,7 +159,7 @@ class SizeBatcher(Generic[Key]):
         return self._take()
 
     def flush(self) -> list[tuple[Key, Features | ImageError]]:
-        """Run what waits, and return what is ready; errors: see :meth:`push`."""
+        """Run the waiting images and return what is ready; errors: see :meth:`push`."""
         self._run()
         return self._take()
 
@@ -169,7 +169,7 @@ class SizeBatcher(Generic[Key]):
         found: list[Features | ImageError]
         try:
             found = self.extractor.run_each([pixels for _, pixels in self._waiting])
-        except Exception as error:  # that ends the run; an interrupt leaves the images to be run by the next call
+        except Exception as error:  # ends the run; after an interrupt, the next call runs the images
             self._done += [(key, ImageError(str(error))) for key, _ in self._waiting]
             self._waiting = []
             raise
@@ -182,7 +182,7 @@ class SizeBatcher(Generic[Key]):
 
 
 def iterate(batcher: SizeBatcher[int], sources: Iterable[Any], max_pixels: int) -> Iterator[Features]:
-    """Features of images of all kinds, one at a time and in order; see :meth:`skipae.Model.iter_features`."""
+    """Yield features of images of all kinds, one at a time and in order; see :meth:`skipae.Model.iter_features`."""
     for number, source in enumerate(sources):
         try:
             ready = batcher.push(number, load(source, max_pixels))
@@ -194,10 +194,10 @@ def iterate(batcher: SizeBatcher[int], sources: Iterable[Any], max_pixels: int) 
 
 
 def extract(batcher: SizeBatcher[int], sources: Any, max_pixels: int) -> dict[str, NDArray[Any] | list[NDArray[Any]]]:
-    """Features of an image or of several; see :meth:`skipae.Model.features`."""
+    """Return features of one or several images; see :meth:`skipae.Model.features`."""
     many: Iterable[Any] = [sources] if _is_one(sources) else sources
     if not isinstance(many, Iterable):
-        raise UsageError(f"images must be an image, or several of them, not {type(sources).__name__}")
+        raise UsageError(f"images must be an image or several images, not {type(sources).__name__}")
     results = list(iterate(batcher, many, max_pixels))
     spec = batcher.extractor.spec
     joined: dict[str, NDArray[Any] | list[NDArray[Any]]] = {}
@@ -220,13 +220,18 @@ def _good(ready: list[tuple[int, Features | ImageError]]) -> Iterator[Features]:
 
 
 class _Pool:
-    """A layer of some images, fed window by window, pooled to a grid.
+    """Pools a layer of some images to a grid, tile by tile.
 
     Cell i of N takes the rows from ``floor(i * h / N)`` to ``ceil((i + 1) * h / N)``, as adaptive pooling does.
     """
 
     def __init__(self, spec: FeatureSpec, shape: tuple[int, int, int, int]) -> None:
-        """Args: ``shape`` of the whole layer, [N, C, h, w]."""
+        """Start with nothing pooled.
+
+        Args:
+            spec: pooling.
+            shape: shape of the whole layer, [N, C, h, w].
+        """
         self.pool = spec.pool
         self.grid = grid = spec.grid
         n, channels, height, width = shape
@@ -241,7 +246,7 @@ class _Pool:
             self.sums = np.zeros((n, channels, grid, grid), np.float64)
 
     def add(self, values: NDArray[np.float32], y: int, x: int) -> None:
-        """Take in a window [N, C, h, w] whose first value is at row ``y`` and column ``x`` of the layer."""
+        """Add a tile [N, C, h, w] whose first value is at row ``y`` and column ``x`` of the layer."""
         height, width = values.shape[2:]
         if not self.grid:
             self.sums[:, :, y : y + height, x : x + width] = values
@@ -257,7 +262,7 @@ class _Pool:
                     self.sums[:, :, i, j] += part.sum((2, 3))
 
     def values(self) -> NDArray[np.float32]:
-        """What the windows make together, float32 [N, ...]."""
+        """Return the pooled values of all tiles, float32 [N, ...]."""
         if self.pool == "none":
             return self.sums
         if self.pool == "max":
@@ -268,7 +273,7 @@ class _Pool:
 
 
 def _is_one(value: Any) -> bool:
-    """Whether it is an image and not several."""
+    """Return whether it is one image and not several."""
     if isinstance(value, np.ndarray):
         return value.ndim in (2, 3) and value.dtype.kind in "uifb"
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | images.Picture) or images.is_pil(

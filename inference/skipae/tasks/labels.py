@@ -1,4 +1,4 @@
-"""Classes of images and of their pixels: from a net's logits to scores, label maps and pictures of them."""
+"""Classes of images and of their pixels: from logits to scores, label maps and pictures of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LabelMap = NDArray[np.uint8]
 
 
 class Score(NamedTuple):
-    """A class and how sure the network is of it.
+    """A class and its score.
 
     >>> Score("cat", 0.93).label
     'cat'
@@ -30,20 +30,20 @@ class Score(NamedTuple):
 
     label: str
     score: float
-    """In [0, 1]; where an image has one class, all classes together have 1."""
+    """In [0, 1]; if an image has exactly one class, the scores of all classes add up to 1."""
 
 
 class Area(NamedTuple):
-    """How much of an image a class covers."""
+    """The area that a class covers in an image."""
 
     label: str
     pixels: int
     share: float
-    """Of the image, in (0, 1]."""
+    """Share of the image, in (0, 1]."""
 
 
 def classify(net: Net, pixels: NDArray[Any], top: int) -> list[Score]:
-    """The ``top`` classes of an image, the likeliest first; see :meth:`skipae.Model.classify`."""
+    """Return the ``top`` classes of an image, most likely first; see :meth:`skipae.Model.classify`."""
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}")
     config = net.config
@@ -70,11 +70,11 @@ def classify(net: Net, pixels: NDArray[Any], top: int) -> list[Score]:
 def segment(
     net: Net, pixels: NDArray[Any], options: TileOptions, progress: Callable[[float], None] | None = None
 ) -> LabelMap:
-    """The likeliest class of each pixel; see :meth:`skipae.Model.segment`.
+    """Return the most likely class of each pixel; see :meth:`skipae.Model.segment`.
 
-    Where the checkpoint has a scale, the image is brought to it, and the logits are enlarged to the image's size
-    (bilinear) before the classes are chosen.  Elsewhere they are chosen window by window, so that logits are never kept
-    for more than a window.
+    If the checkpoint has a scale, the image is scaled to it, and the logits are enlarged to the image's size
+    (bilinear) before the classes are chosen.  Otherwise they are chosen tile by tile, so that logits are never kept
+    for more than a tile.
     """
     size = pixels.shape[:2]
     scaled = prepare(pixels, net.config.preprocessing.resize, None)
@@ -93,12 +93,12 @@ def segment(
 
 
 def _enlarged(logits: NDArray[np.float32], height: int, width: int) -> LabelMap:
-    """The likeliest class of each pixel of an image that ``logits``, [h, w, K], were scaled down for."""
+    """Return the most likely class of each pixel of an image from ``logits`` [h, w, K] at a smaller scale."""
     from PIL import Image
 
     labels = np.zeros((height, width), np.uint8)
     most = np.full((height, width), -np.inf, np.float32)
-    for number in range(logits.shape[2]):  # a class at a time, to need no more memory than the image
+    for number in range(logits.shape[2]):  # one class at a time, so that memory does not exceed that of the image
         plane = np.ascontiguousarray(logits[..., number])
         enlarged = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
         labels[enlarged > most] = number
@@ -107,7 +107,7 @@ def _enlarged(logits: NDArray[np.float32], height: int, width: int) -> LabelMap:
 
 
 def areas(labels: LabelMap, names: Sequence[str]) -> list[Area]:
-    """The classes that a label map holds, the largest first."""
+    """Return the classes in a label map, largest first."""
     counts = np.bincount(labels.reshape(-1), minlength=len(names))
     return [
         Area(names[k], int(counts[k]), float(counts[k] / labels.size))
@@ -117,7 +117,7 @@ def areas(labels: LabelMap, names: Sequence[str]) -> list[Area]:
 
 
 def palette(colors: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
-    """The colors [256, 3] of class numbers: those of the first classes, then those of PASCAL VOC.
+    """Return the colors [256, 3] of class numbers: those of the first classes, then those of PASCAL VOC.
 
     PASCAL VOC puts the bits of the number, lowest three first, into the highest bits of red, green and blue, and so on
     down.
@@ -132,7 +132,7 @@ def palette(colors: Sequence[tuple[int, int, int]] = ()) -> NDArray[np.uint8]:
 
 
 def to_pil(labels: LabelMap, colors: Sequence[tuple[int, int, int]] = ()) -> Image:
-    """A palette image whose indices are the class numbers, in the colors of :func:`palette`."""
+    """Return a palette image whose indices are the class numbers, in the colors of :func:`palette`."""
     from PIL import Image
 
     image = Image.fromarray(labels)
@@ -148,14 +148,14 @@ def overlay(
     *,
     legend: bool = False,
 ) -> NDArray[np.uint8]:
-    """The image in half its strength with the classes' colors in the other half; ``background`` stays as it is.
+    """Blend the image with the classes' colors, half and half; ``background`` is unchanged.
 
     Args:
         pixels: [H, W] or [H, W, 3] of uint8 or uint16.
-        labels: of the same height and width.
-        names: of the classes.
-        colors: of the classes, RGB from 0 to 255; see :func:`palette`.
-        legend: whether the classes that are there are named in a corner, where there is room for it.
+        labels: label map of the same height and width.
+        names: names of the classes.
+        colors: colors of the classes, RGB from 0 to 255; see :func:`palette`.
+        legend: whether to name the visible classes in a corner, if there is enough space.
 
     Returns:
         [H, W, 3].
@@ -166,7 +166,7 @@ def overlay(
     result[:] = (pixels >> shift if shift else pixels)[..., None] if pixels.ndim == 2 else pixels >> shift
     tinted = np.ones(256, bool)
     tinted[[k for k, name in enumerate(names) if name == "background"]] = False
-    for row, line in zip(result, labels, strict=True):  # by rows, to need no second image
+    for row, line in zip(result, labels, strict=True):  # by rows, to avoid a second image in memory
         where = tinted[line]
         row[where] = row[where] // 2 + shades[line[where]] // 2
     if legend:
@@ -176,11 +176,11 @@ def overlay(
 
 
 LEAST_FONT = 10
-"""Height of a legend's text in pixels, at least."""
+"""Minimum height of a legend's text, in pixels."""
 
 
 def _draw_legend(pixels: NDArray[np.uint8], entries: Sequence[tuple[str, tuple[int, ...]]]) -> None:
-    """Name the colors at the lower left, in place; not where that would hide more than a third of the image."""
+    """Draw a legend at the lower left, in place, unless it would hide more than a third of the image."""
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = pixels.shape[:2]

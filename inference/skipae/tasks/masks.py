@@ -1,4 +1,4 @@
-"""Masks: which pixels of an image are to be filled."""
+"""Masks: which pixels of an image to fill."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Mask = NDArray[np.bool_]
 def read_mask(
     mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
 ) -> Mask:
-    """Where a mask is not zero, bool [H, W].
+    """Return where a mask is not zero, bool [H, W].
 
     Args:
         mask: an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of any type of number; a ``PIL.Image``; or the path
-            or the bytes of an image file, whose EXIF orientation is applied.  In color, pixels count that are not
-            black; with alpha, those that are not fully transparent besides.
+            or the bytes of an image file, whose EXIF orientation is applied.  In color, pixels count if they are not
+            black; with alpha, if they are also not fully transparent.
         max_pixels: the largest file to decode, in pixels.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: ``mask`` has another type or shape.
         ImageError: the file cannot be decoded.
     """
     return load_mask(mask, max_pixels=max_pixels)[0]
@@ -37,7 +37,7 @@ def read_mask(
 def load_mask(
     mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[Mask, str | None]:
-    """As :func:`read_mask`, and what is to be said of values between black and white, if anything.
+    """Like :func:`read_mask`, with a remark about values between black and white, or None.
 
     Raises:
         UsageError: see :func:`read_mask`.
@@ -67,7 +67,7 @@ def load_mask(
 
 
 def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
-    """What a mask has between black and white, as a lossy format or a scanner leaves it."""
+    """Return a remark about nearly black pixels of a mask, which a lossy format or a scanner may leave."""
     if light.dtype.kind == "b" or not holes.any():
         return None
     white = light.max()
@@ -82,25 +82,29 @@ def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
 
 
 def transparent_pixels(picture: images.Picture) -> Mask:
-    """Which pixels of a picture are to be filled where there is no mask, bool [H, W]."""
+    """Return the pixels of a picture to fill without a mask, bool [H, W]."""
     if picture.alpha is None:
         return np.zeros(picture.size[::-1], bool)
     return transparent(np.asarray(picture.alpha))
 
 
 def transparent(alpha: NDArray[Any]) -> Mask:
-    """What is not opaque; where nothing is, what is fully transparent.  Alpha of uint8, uint16, or float in [0, 1]."""
+    """Return the pixels that are not opaque, or, if none is opaque, the fully transparent ones.
+
+    Args:
+        alpha: uint8, uint16, or float in [0, 1].
+    """
     holes: Mask = alpha < opaque(alpha)
     return holes if not holes.all() else alpha <= 0
 
 
 def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> int:
-    """How many pixels are masked in an image of ``size`` (width, height).
+    """Return the number of masked pixels in an image of ``size`` (width, height).
 
     Args:
         mask: bool [H, W].
-        size: of the image.
-        said: of the mask, for the message.
+        size: size of the image.
+        said: remark about the mask, for the message.
 
     Raises:
         UsageError: the mask has another size.
@@ -119,5 +123,5 @@ def check_mask(mask: Mask, size: tuple[int, int], said: str | None = None) -> in
 
 
 def opaque(alpha: NDArray[Any]) -> int:
-    """The value of what is fully opaque."""
+    """Return the value of a fully opaque pixel."""
     return int(np.iinfo(alpha.dtype).max) if alpha.dtype.kind == "u" else 1

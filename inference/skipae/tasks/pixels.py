@@ -1,4 +1,4 @@
-"""What all tasks share: images of every kind in, and images of the same kind out."""
+"""Shared by all tasks: accept images of every kind and return images of the same kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[float], None]
-"""Is called with the share of an image that is done, in (0, 1]."""
+"""Called with the finished share of an image, in (0, 1]."""
 
 Restore = Callable[[NDArray[Any], "Progress | None"], NDArray[Any]]
 """Changes one plane, [H, W] or [H, W, 3] of uint8, uint16 or float, into another of the same shape and dtype."""
@@ -31,10 +31,10 @@ def restored(
     max_pixels: int,
     progress: Progress | None = None,
 ) -> NDArray[Any] | Image | images.Picture:
-    """An image whose planes were changed, of the kind of the one given; a ``Picture`` for a file.
+    """Return an image with changed planes, of the same kind as ``image``; a ``Picture`` for a file.
 
     Raises:
-        UsageError: it is no image.
+        UsageError: ``image`` is not an image.
         ImageError: the file cannot be decoded.
     """
     if isinstance(image, np.ndarray):
@@ -46,7 +46,7 @@ def restored(
 
 
 def on_planes(picture: images.Picture, restore: Restore, progress: Progress | None = None) -> None:
-    """Replace each plane of a picture; ``progress`` goes over all of them."""
+    """Replace each plane of a picture; ``progress`` covers all of them."""
     planes = len(picture.planes)
     before = 0
 
@@ -61,10 +61,10 @@ def on_planes(picture: images.Picture, restore: Restore, progress: Progress | No
 
 
 def on_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """A new array whose colors were changed; alpha stays.
+    """Return a new array with changed colors and the same alpha.
 
     Raises:
-        UsageError: it is not [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16 or float.
+        UsageError: the array is not [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16 or float.
     """
     images.check_array(array)
     if array.ndim == 2 or array.shape[2] == 3:
@@ -80,11 +80,11 @@ def on_array(array: NDArray[Any], restore: Callable[[NDArray[Any]], NDArray[Any]
 def load(
     image: NDArray[Any] | Image | images.Picture | images.Source, max_pixels: int = images.MAX_PIXELS
 ) -> NDArray[Any]:
-    """Pixels [H, W] (gray) or [H, W, 3] (RGB), uint8, uint16 or float, of an image of any kind; alpha is left out.
+    """Return the pixels of an image of any kind without alpha: [H, W] or [H, W, 3] (RGB), uint8, uint16 or float.
 
     Raises:
         ImageError: the file cannot be decoded.
-        UsageError: it is no image.
+        UsageError: it is not an image.
     """
     if isinstance(image, np.ndarray):
         images.check_array(image)
@@ -99,7 +99,7 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
 
     Args:
         pixels: [H, W] or [H, W, 3] of uint8, uint16, or float in [0, 1].
-        resize: None or 0 leaves the size.
+        resize: None or 0 keeps the size.
         crop: None or 0 takes the whole image.
 
     Returns:
@@ -112,7 +112,7 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
     if resize and min(height, width) != resize:
         scale = resize / min(height, width)
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        if height * width > images.MAX_PIXELS:  # a strip, whose middle alone may be wanted
+        if height * width > images.MAX_PIXELS:  # a strip, of which only the middle may be needed
             raise ImageError(
                 f"is {pixels.shape[1]} x {pixels.shape[0]} pixels, and {width} x {height} with its short side scaled "
                 f"to {resize}, more than {images.MAX_PIXELS} pixels: cut out the part that matters first"
@@ -128,7 +128,7 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
 
 @contextmanager
 def named(source: object, what: str = "image") -> Iterator[None]:
-    """Say of which file an error is."""
+    """Add the name of the file to errors."""
     try:
         yield
     except ImageError as error:
