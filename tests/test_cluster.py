@@ -215,7 +215,7 @@ def test_a_worker(checkpoint: Path) -> None:
 
 def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     answer = ask(worker(checkpoint), name=["a"], image=[b""])
-    assert isinstance(answer, UsageError) and "sources has the columns name, image: it needs path" in str(answer)
+    assert isinstance(answer, UsageError) and "sources has the columns name, image, but needs path" in str(answer)
     answer = ask(worker(checkpoint, checkpoint="0" * 64), path=["a.png"])
     assert isinstance(answer, ModelError) and "is not the one where the run was started" in str(answer)
     store = Store("out", {"layers": ["enc2"]})

@@ -1,17 +1,16 @@
 """Fill masked pixels from their surroundings.
 
-Two guesses are made of a hole.  One is a thin plate under tension: the smooth surface that meets the known pixels
-around the hole in value and slope (see :func:`_plate`).  The other is the net's, for a hole painted in the color
-that the net was trained to fill; the net is not told the mask, so it may miss parts of it.  How far to go from the
-first to the second is measured on the image itself: holes of the same shapes are cut beside the real ones, where
-the truth is known, and the weight with the least squared error there is taken.  A net that fills well takes over;
-one that does not, on this picture, changes nothing.
+A hole is estimated twice.  The first estimate is a thin plate under tension: the smooth surface that meets the known
+pixels around the hole in value and slope (see :func:`_plate`).  The second is the network's output for a hole painted
+in the color that the network was trained to fill; the network does not know the mask, so it may miss parts of it.  The
+weight of the second is measured on the image itself: holes of the same shapes are cut next to the real ones, where
+the truth is known, and the weight with the least squared error there is used.  A network that fills well dominates;
+one that does not, on this picture, has no effect.
 
-Holes wider than the blocks that the net was trained on are filled from coarse to fine: what lies deeper than
-:data:`DEPTH` comes from the same procedure on the image at half size, and the band around it is then filled with
-known pixels outside and the coarse result inside.  The band fades into the coarse result, so that no scale shows as
-a frame.  Only windows around holes are computed, so that a small hole in
-a large photo is fast and memory is bounded.
+Holes wider than the blocks that the network was trained on are filled from coarse to fine: pixels deeper than
+:data:`DEPTH` come from the same procedure on the image at half size, and the band around them is then filled with
+known pixels outside and the coarse result inside.  The band fades into the coarse result, so that the scales do not
+show as frames.  Only regions around holes are computed, so a small hole in a large photo is fast and memory is bounded.
 """
 
 from __future__ import annotations
@@ -226,7 +225,7 @@ def _fill_window(net: Net, values: Floats, hole: Mask, deep: Mask) -> Floats:
     decoy = _decoy(hole | deep)
     if not decoy.any():
         return smooth
-    # What the net makes of holes like these, where the truth is known.
+    # The network's output for similar holes where the truth is known.
     base = _plate(smooth, decoy)
     change = (_guess(net, smooth, decoy) - base)[decoy]
     error = (smooth - base)[decoy]
@@ -239,7 +238,7 @@ def _fill_window(net: Net, values: Floats, hole: Mask, deep: Mask) -> Floats:
 
 
 def _guess(net: Net, values: Floats, hole: Mask) -> Floats:
-    """The net's guess, with the hole painted in the color it was trained to fill."""
+    """Return the network's estimate, with the hole painted in the color it was trained to fill."""
     color = np.array(net.config.preprocessing.fill, np.float32)
     restored = net.restore(np.where(hole[..., None], color, np.clip(values, 0, 1)))
     return cast("Floats", restored if values.shape[2] == 3 else restored.mean(axis=2, keepdims=True))
