@@ -149,11 +149,11 @@ def test_examples(two_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"workers": 2},
-            "workers=2 with cpus=1 take all 2 cores of the cluster, .*: give workers=1 or fewer, or sources.m",
+            "workers=2 with cpus=1 take all 2 cores of the cluster, .*; use workers=1 or fewer, or sources.m",
         ),
         (
             {"cpus": 2},
-            "workers=1 with cpus=2 take all 2 cores of the cluster, .*: give fewer cpus, or sources.materialize",
+            "workers=1 with cpus=2 take all 2 cores of the cluster, .*; use fewer cpus, or sources.materialize",
         ),
     ],
 )

@@ -91,7 +91,7 @@ def find(
         kinds = ", ".join(f"{extension} {count}" for extension, count in sorted(found.passed_over.items()))
         rows = {images.FORMATS[images.SUFFIXES[each]] for each in found.passed_over if each in images.SUFFIXES}
         ways = "".join(f"; to read {row.name}, type: {install_command(row.extra)}" for row in rows if row.extra)
-        log.warning("passed over %d file(s) of formats that are not read: %s%s", found.passed_over.total(), kinds, ways)
+        log.warning("skipped %d file(s) in unsupported formats: %s%s", found.passed_over.total(), kinds, ways)
     return found
 
 

@@ -159,7 +159,7 @@ def _leave_a_core(dataset: Dataset, workers: int, cpus: int) -> None:
         fewer = f"workers={most} or fewer" if most > 0 else "fewer cpus" if cores > 1 else "paths instead"
         raise UsageError(
             f"workers={workers} with cpus={cpus} take all {cores} cores of the cluster, and reading the data set needs "
-            f"one: give {fewer}, or sources.materialize()"
+            f"one; use {fewer}, or sources.materialize()"
         )
 
 
