@@ -120,8 +120,8 @@ def test_lists_that_are_not_utf_8_are_refused(tmp_path, file):
     ("names", "told"),
     [
         ("a\nmissing\n", r"missing.png is missing, but train.txt names it"),
-        ("../../secret\n", r"train.txt names ../../secret, which lies outside of the set"),
-        ("/etc/passwd\n", r"train.txt names /etc/passwd, which lies outside of the set"),
+        ("../../secret\n", r"train.txt names '../../secret', which lies outside of the set"),
+        ("/etc/passwd\n", r"train.txt names '/etc/passwd', which lies outside of the set"),
     ],
 )
 def test_a_list_that_names_what_is_not_there_or_not_of_the_set_is_refused(tmp_path, names, told):

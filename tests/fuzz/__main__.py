@@ -10,8 +10,8 @@ import time
 import warnings
 from pathlib import Path
 
+from registry import TARGETS
 from runner import Outcome, run
-from targets import TARGETS
 
 MOST_MEMORY = 4 << 30
 SLICE = 20.0
@@ -22,7 +22,7 @@ def main() -> int:
     """0 without faults, else 1."""
     parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, help="for all readers together  [default: 60, or as --count asks]")
-    parser.add_argument("--count", type=int, help="files for each reader")
+    parser.add_argument("--count", type=int, help="files for each reader, fewer for slow ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=TARGETS, help="a reader; may be repeated")
     parser.add_argument("--case", type=int, help="this file of --only and --seed alone")
@@ -39,7 +39,8 @@ def main() -> int:
     while busy and time.monotonic() < end:
         for name in list(busy):
             total = totals[name]
-            left = None if arguments.count is None else arguments.count - total.files
+            most = None if arguments.count is None else max(1, round(arguments.count * TARGETS[name].share))
+            left = None if most is None else most - total.files
             first, count = (arguments.case, 1) if arguments.case is not None else (total.files, left)
             share = min(SLICE, max(0.5, (end - time.monotonic()) / len(busy)))
             found = run(
@@ -51,11 +52,11 @@ def main() -> int:
             total.faults += found.faults
             for fault in found.faults:
                 print(fault, end="\n\n", flush=True)
-            if arguments.case is not None or (arguments.count is not None and total.files >= arguments.count):
+            if arguments.case is not None or (most is not None and total.files >= most):
                 busy.discard(name)
-    print(f"{'reader':14}{'files':>9}{'taken':>9}{'faults':>8}{'slowest':>10}")
+    print(f"{'reader':16}{'files':>9}{'taken':>9}{'faults':>8}{'slowest':>10}")
     for name, total in totals.items():
-        print(f"{name:14}{total.files:9}{total.taken:9}{len(total.faults):8}{total.slowest:8.2f} s")
+        print(f"{name:16}{total.files:9}{total.taken:9}{len(total.faults):8}{total.slowest:8.2f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
     files, faults = sum(t.files for t in totals.values()), sum(len(t.faults) for t in totals.values())
     print(f"{files} files, {faults} faults, peak memory {peak >> 20} MB, seed {arguments.seed}")

@@ -1,4 +1,4 @@
-"""What is given changed files: every reader of images, checkpoints and manifests."""
+"""Readers of images, checkpoints and manifests, and what all targets have in common."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Target:
     """Gives it a file that was changed in a way; whether it was taken.  Any error is a fault."""
     split: mutations.Split | None = None
     is_json: bool = False
+    share: float = 1.0
+    """Of the files that each reader is given; less for slow ones."""
 
 
 def check_message(error: Exception) -> None:
@@ -58,18 +60,18 @@ def check_message(error: Exception) -> None:
 # Images
 
 
-def _photo(size: tuple[int, int] = (40, 24), mode: str = "RGB") -> Image.Image:
+def photo(size: tuple[int, int] = (40, 24), mode: str = "RGB") -> Image.Image:
     random_pixels = np.random.default_rng(0).integers(0, 255, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
     return Image.fromarray(random_pixels).resize(size, Image.Resampling.BILINEAR).convert(mode)
 
 
-def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
+def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
-def _exif(orientation: int) -> bytes:
+def exif(orientation: int) -> bytes:
     data = Image.Exif()
     data[271], data[274], data[282], data[283], data[296] = "Camera", orientation, 300.0, 150.0, 2
     data[34665] = {
@@ -82,7 +84,7 @@ def _exif(orientation: int) -> bytes:
     data[34853] = {1: "N", 2: (1.0, 2.0, 3.0)}
     whole = bytearray(data.tobytes())
     # A second directory with a thumbnail, at the end.
-    small = _saved(_photo((16, 12)), "JPEG")
+    small = saved(photo((16, 12)), "JPEG")
     first = 6 + struct.unpack_from("<I" if whole[6:7] == b"I" else ">I", whole, 10)[0]
     order = "<" if whole[6:7] == b"I" else ">"
     count = struct.unpack_from(order + "H", whole, first)[0]
@@ -114,16 +116,16 @@ def _segment(marker: int, data: bytes) -> bytes:
 
 
 def _jpegs() -> list[bytes]:
-    about: dict[str, Any] = {"exif": _exif(6), "xmp": _XMP, "icc_profile": _icc(), "dpi": (300, 150)}
-    plain = _saved(_photo(), "JPEG", **about)
+    about: dict[str, Any] = {"exif": exif(6), "xmp": _XMP, "icc_profile": _icc(), "dpi": (300, 150)}
+    plain = saved(photo(), "JPEG", **about)
     extra = _segment(0xE1, b"FLIR\0" + bytes(40)) + _segment(0xFE, b"hi") + _segment(0xEB, b"JP\0\1c2pa" + bytes(40))
     extra += _segment(0xED, b"Photoshop 3.0\x008BIM\4\4\0\0\0\0\0\4abcd8BIM\4\x0c\0\0\0\0\0\2xy")
-    frames = _saved(_photo(), "MPO", save_all=True, append_images=[_photo()])
+    frames = saved(photo(), "MPO", save_all=True, append_images=[photo()])
     return [
-        plain[:2] + extra + plain[2:] + _saved(_photo((8, 8)), "JPEG") + b"\0\0\0\x18ftypmp42",
-        _saved(_photo(), "JPEG", progressive=True, quality=40, exif=_exif(3)),
-        _saved(_photo(mode="CMYK"), "JPEG"),
-        _saved(_photo(mode="L"), "JPEG", exif=_exif(8)),
+        plain[:2] + extra + plain[2:] + saved(photo((8, 8)), "JPEG") + b"\0\0\0\x18ftypmp42",
+        saved(photo(), "JPEG", progressive=True, quality=40, exif=exif(3)),
+        saved(photo(mode="CMYK"), "JPEG"),
+        saved(photo(mode="L"), "JPEG", exif=exif(8)),
         frames,
     ]
 
@@ -141,21 +143,21 @@ def _pngs() -> list[bytes]:
             (b"iCCP", b"x\0\0" + zlib.compress(_icc())),
             (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + _XMP),
             (b"iTXt", b"Title\0\1\0de\0T\0" + zlib.compress(b"text")),
-            (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 8\n" + _exif(5).hex().encode())),
+            (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 8\n" + exif(5).hex().encode())),
             (b"pHYs", struct.pack(">IIB", 1, 2, 0)),
             (b"sBIT", b"\5\6\5"),
             (b"caBX", bytes(20)),
-            (b"eXIf", _exif(6)[6:]),
+            (b"eXIf", exif(6)[6:]),
         )
     )
-    plain = _saved(_photo(), "PNG")
+    plain = saved(photo(), "PNG")
     deep = imagecodecs.png_encode(np.arange(12 * 10 * 3, dtype=np.uint16).reshape(12, 10, 3) * 180)
     return [
         plain[:33] + more + plain[33:] + b"PK\3\4",
-        _saved(_photo().quantize(9), "PNG", transparency=3, bits=4),
-        _saved(_photo(), "PNG", save_all=True, append_images=[_photo()]),
-        _saved(_photo(mode="1"), "PNG"),
-        _saved(_photo(mode="LA"), "PNG"),
+        saved(photo().quantize(9), "PNG", transparency=3, bits=4),
+        saved(photo(), "PNG", save_all=True, append_images=[photo()]),
+        saved(photo(mode="1"), "PNG"),
+        saved(photo(mode="LA"), "PNG"),
         bytes(deep[:33] + more + deep[33:]),
     ]
 
@@ -168,7 +170,7 @@ def _tiffs() -> list[bytes]:
         tifffile.imwrite(buffer, pixels, **options)
         return buffer.getvalue()
 
-    pixels = np.asarray(_photo())
+    pixels = np.asarray(photo())
     tags = [
         (274, 3, 1, 6, True),
         (700, 1, len(_XMP), _XMP, True),
@@ -176,7 +178,7 @@ def _tiffs() -> list[bytes]:
         (271, 2, 0, "ACME", True),
     ]
     container = io.BytesIO()
-    about = images.Metadata("TIFF", exif=_exif(1), xmp=_XMP, icc=_icc(), dpi=(300, 150), iptc=b"\x1c\2\x50\0\1A")
+    about = images.Metadata("TIFF", exif=exif(1), xmp=_XMP, icc=_icc(), dpi=(300, 150), iptc=b"\x1c\2\x50\0\1A")
     images.Picture("rgb", [pixels], None, about, []).encode(container)
     return [
         tiff(pixels, photometric="rgb", extratags=tags, compression="lzw"),
@@ -184,41 +186,41 @@ def _tiffs() -> list[bytes]:
         tiff(pixels.transpose(2, 0, 1), photometric="rgb", planarconfig=2, byteorder=">"),
         tiff(np.zeros((3, 12, 10), np.uint8), imagej=True),
         tiff(pixels, photometric="rgb", compression="webp"),
-        _saved(_photo(mode="1"), "TIFF", compression="group4"),
-        _saved(_photo(mode="CMYK"), "TIFF", compression="tiff_adobe_deflate"),
-        _saved(_photo(), "TIFF", compression="jpeg"),
+        saved(photo(mode="1"), "TIFF", compression="group4"),
+        saved(photo(mode="CMYK"), "TIFF", compression="tiff_adobe_deflate"),
+        saved(photo(), "TIFF", compression="jpeg"),
         container.getvalue(),
     ]
 
 
 def _webps() -> list[bytes]:
-    about: dict[str, Any] = {"exif": _exif(6), "xmp": _XMP, "icc_profile": _icc()}
+    about: dict[str, Any] = {"exif": exif(6), "xmp": _XMP, "icc_profile": _icc()}
     return [
-        _saved(_photo(), "WEBP", lossless=True, **about),
-        _saved(_photo(mode="RGBA"), "WEBP", quality=60, **about),
-        _saved(_photo(), "WEBP", save_all=True, append_images=[_photo().rotate(180)]),
-        _saved(_photo(), "WEBP"),
+        saved(photo(), "WEBP", lossless=True, **about),
+        saved(photo(mode="RGBA"), "WEBP", quality=60, **about),
+        saved(photo(), "WEBP", save_all=True, append_images=[photo().rotate(180)]),
+        saved(photo(), "WEBP"),
     ]
 
 
 def _gifs() -> list[bytes]:
-    image = _photo().quantize(16)
+    image = photo().quantize(16)
     turned = image.rotate(180)
     return [
-        _saved(image, "GIF", comment=b"hi", transparency=2),
-        _saved(image, "GIF", save_all=True, append_images=[turned, image], loop=0),
-        _saved(_photo(mode="L"), "GIF", interlace=1),
+        saved(image, "GIF", comment=b"hi", transparency=2),
+        saved(image, "GIF", save_all=True, append_images=[turned, image], loop=0),
+        saved(photo(mode="L"), "GIF", interlace=1),
     ]
 
 
 def _avifs() -> list[bytes]:
-    clear = _photo()
+    clear = photo()
     clear.putalpha(90)
-    about: dict[str, Any] = {"exif": _exif(1), "xmp": _XMP, "icc_profile": _icc()}
+    about: dict[str, Any] = {"exif": exif(1), "xmp": _XMP, "icc_profile": _icc()}
     return [
-        _saved(_photo(), "AVIF", speed=9, **about),
-        _saved(clear, "AVIF", speed=9, exif=_exif(6)),
-        _saved(_photo(), "AVIF", speed=9, save_all=True, append_images=[_photo()]),
+        saved(photo(), "AVIF", speed=9, **about),
+        saved(clear, "AVIF", speed=9, exif=exif(6)),
+        saved(photo(), "AVIF", speed=9, save_all=True, append_images=[photo()]),
     ]
 
 
@@ -226,8 +228,8 @@ def _heics() -> list[bytes]:
     import pillow_heif
 
     found = []
-    for mode, options in (("RGB", {"xmp": _XMP, "icc_profile": _icc()}), ("RGBA", {"exif": _exif(6)})):
-        buffer, image = io.BytesIO(), _photo(mode=mode)
+    for mode, options in (("RGB", {"xmp": _XMP, "icc_profile": _icc()}), ("RGBA", {"exif": exif(6)})):
+        buffer, image = io.BytesIO(), photo(mode=mode)
         pillow_heif.encode(mode, image.size, image.tobytes(), buffer, quality=50, thumbnails=[16], **options)
         found.append(buffer.getvalue())
     return found
@@ -235,10 +237,10 @@ def _heics() -> list[bytes]:
 
 def _plain() -> list[bytes]:
     return [
-        _saved(_photo(), "BMP"),
-        _saved(_photo().quantize(7), "BMP"),
-        _saved(_photo(), "PPM") * 2,
-        _saved(_photo(mode="1"), "PPM"),
+        saved(photo(), "BMP"),
+        saved(photo().quantize(7), "BMP"),
+        saved(photo(), "PPM") * 2,
+        saved(photo(mode="1"), "PPM"),
         b"P5 # note\n2 2\n1023\n" + bytes(8),
         b"P3 2 1 255\n1 2 3 4 5 6\n",
     ]
@@ -376,7 +378,7 @@ def _run_onnx(file: str, data: bytes, how: str, rng: random.Random) -> bool:
     config = json.loads((folder / "config.json").read_text())
     config["files"][file] = sha256(data).hexdigest()
     (folder / "config.json").write_text(json.dumps(config))
-    pixels = np.asarray(_photo((24, 16)))
+    pixels = np.asarray(photo((24, 16)))
     try:
         model = from_pretrained(folder, device="cpu", threads=1, notify=lambda line: None)
         if file == "onnx/model.onnx":

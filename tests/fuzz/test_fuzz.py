@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from registry import NEEDS, TARGETS
 from runner import run
-from targets import TARGETS
 
 FILES = 40
 """For each reader in the ordinary suite."""
-
-NEEDS = {"safetensors": "torch", "HEIC": "pillow_heif"}
-"""What may not be installed."""
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, of damaged files; the command hides them
@@ -24,7 +21,11 @@ NEEDS = {"safetensors": "torch", "HEIC": "pillow_heif"}
 def test_changed_files_end_in_one_line(name: str, request: pytest.FixtureRequest) -> None:
     pytest.importorskip(NEEDS.get(name, "skipae"))
     seconds = request.config.getoption("--fuzz-seconds")
-    outcome = run(TARGETS[name], count=None if seconds else FILES, seconds=seconds and seconds / len(TARGETS))
+    outcome = run(
+        TARGETS[name],
+        count=None if seconds else max(4, round(FILES * TARGETS[name].share)),
+        seconds=seconds and seconds / len(TARGETS),
+    )
     assert not outcome.faults, "\n\n".join(outcome.faults)
     assert outcome.files > outcome.taken  # some are broken for sure
 

@@ -9,10 +9,14 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from skipae.errors import SkipaeError
 
 Pixels = NDArray[np.uint8]
+_MOST_TEXT = 256 << 20
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of Pillow's: of others, one would start Ghostscript for a file that says it is PostScript, whatever its name."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
 
 
@@ -55,29 +59,46 @@ def require_file(path: Path) -> None:
         raise DataError(f"{path} is not a regular file: put the file in its place, or remove it")
 
 
-def read_text(path: Path) -> str:
-    """A list or description of a data set, in UTF-8."""
+def read_small(path: Path) -> bytes:
+    """A list or description of a data set; :class:`DataError` where it is larger than any is."""
     require_file(path)
+    with path.open("rb") as file:
+        data = file.read(_MOST_TEXT + 1)
+    if len(data) > _MOST_TEXT:
+        raise DataError(f"{path} is larger than {_MOST_TEXT >> 20} MiB, which no list is: unpack the set again")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The same as text in UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path).decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text ({error}): save it in that encoding, or unpack the set again"
         ) from None
 
 
-def open_rgb(file: Path | BinaryIO, name: object, short_side: int = 0) -> Image.Image:
-    """Decode one image, RGB, upright.  A JPEG may come out smaller, its short side still >= ``short_side`` if > 0."""
+def open_image(file: Path | BinaryIO) -> ImageFile:
+    """Pillow's image, not decoded yet; :class:`DataError` for what is no file, nearly anything for damaged ones."""
     if isinstance(file, Path):
         require_file(file)
+    Image.init()
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def open_rgb(file: Path | BinaryIO, name: object, short_side: int = 0) -> Image.Image:
+    """Decode one image, RGB, upright.  A JPEG may come out smaller, its short side still >= ``short_side`` if > 0."""
     try:
-        with Image.open(file) as stored:
+        with open_image(file) as stored:
             if short_side:
                 stored.draft("RGB", (short_side, short_side))
             image: Image.Image = ImageOps.exif_transpose(stored)
             if image.mode.startswith("I;16"):  # which convert would clip at 255
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             return image.convert("RGB")
+    except DataError:
+        raise
     except Exception as error:  # damaged files raise nearly anything
         raise DataError(f"{name} cannot be decoded ({error}): repair or remove it") from error
 

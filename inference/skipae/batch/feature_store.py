@@ -30,6 +30,7 @@ from skipae.errors import ImageError, UsageError
 from skipae.files import lock, remove_parts, write_atomically
 from skipae.options import FeatureSpec
 from skipae.tasks.features import Features
+from skipae_zoo import MAX_LAYERS
 
 _OTHERS = (".arrow", ".csv", ".feather", ".hdf5", ".json", ".jsonl", ".mat", ".pkl", ".pt", ".pth", ".txt")
 """Extensions that users may expect but that are not supported; other names with a dot are folders."""
@@ -248,15 +249,16 @@ class Store:
                         f"{name} changed since its features were extracted, which are kept; pass all images of {shard} "
                         "to extract them again"
                     )
-            if held[shard] == found[shard]:
-                self._lose(shard)
-                self._replaced += self._paths(shard)
+        lost = [shard for shard in sorted(changed) if held[shard] == found[shard]]
+        for shard in lost:
+            self._replaced += self._paths(shard)
+        self._lose(lost)
 
-    def _lose(self, shard: str) -> None:
-        self._shards.discard(shard)
+    def _lose(self, shards: list[str]) -> None:
+        self._lost.update(shards)
+        self._shards -= self._lost
         self._number = 0
-        self._lost.add(shard)
-        self.done = {name: value for name, value in self.done.items() if value[0] != shard}
+        self.done = {name: value for name, value in self.done.items() if value[0] not in self._lost}
 
     def _drop(self) -> None:
         """Rewrite the manifest without the lines of lost shards."""
@@ -333,8 +335,7 @@ class Store:
                 reason=reason,
                 output=str(self.output),
             ) from error
-        for shard in broken:
-            self._lose(shard)
+        self._lose(broken)
         return bool(about)
 
     def _is_whole(self, paths: list[Path], made: object) -> bool:
@@ -462,8 +463,8 @@ def _about(run: object) -> dict[str, Any]:
     if run["format"] not in list(EXTENSIONS):  # may be of any type
         raise ValueError(f"format {_short(repr(run['format']))}")
     layers = run["layers"]
-    if not isinstance(layers, list) or not layers:
-        raise ValueError("a run has no layers")
+    if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
+        raise ValueError(f"a run does not have 1 to {MAX_LAYERS} layers")
     for layer in layers:
         if not isinstance(layer, str) or _LAYER.fullmatch(layer) is None:
             raise ValueError(f"{_short(repr(layer))} is not a layer")

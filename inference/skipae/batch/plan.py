@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,9 +183,16 @@ _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
 
 def _flaw(target: Path, source: Path | None) -> str | None:
     """Return why a file is not the complete output for an image, which has the image's size; None if it may be."""
+    asked = None
+    with suppress(ImageError, MemoryError):  # where it cannot be read, there is nothing to make it again from
+        if source is not None:
+            with images.read_header(source, max_pixels=sys.maxsize) as opened:
+                asked = opened.size
     try:
         with images.read_header(target, max_pixels=sys.maxsize) as opened, target.open("rb") as file:
             size, format = opened.size, images.sniff(file.read(64)) or ""
+            if asked is not None and sorted(asked) != sorted(size):  # before the memory for its pixels is taken
+                return f"has {size[0]} x {size[1]} pixels, not {asked[0]} x {asked[1]}"
             file.seek(0)
             header = file.read(8)
             length = file.seek(0, os.SEEK_END)
@@ -197,11 +205,4 @@ def _flaw(target: Path, source: Path | None) -> str | None:
                 opened.decode()
     except (ImageError, OSError, MemoryError):
         return "is not a complete image"
-    try:
-        if source is not None:
-            with images.read_header(source, max_pixels=sys.maxsize) as opened:
-                if sorted(opened.size) != sorted(size):
-                    return f"has {size[0]} x {size[1]} pixels, not {opened.size[0]} x {opened.size[1]}"
-    except (ImageError, MemoryError):
-        pass  # the input cannot be read, so the output cannot be written again
     return None

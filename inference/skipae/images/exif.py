@@ -25,6 +25,8 @@ _IN_INTEROPERABILITY = ((0x1001, 0x1002),)
 
 _MOST_VALUES = 256 << 20  # bytes of all tags that are read of a file
 _MOST_TAGS = 10_000
+_MOST_NUMBERS = 1 << 16
+"""Numbers of one tag that are read, unless more are asked for."""
 _MOST_DIRECTORIES = 100_000
 _PINNED_BELOW = 60_000  # a maker's note keeps its place up to here, so that all fits in a JPEG's segment
 _SELF_CONTAINED = (b"Nikon\0\2", b"FUJIFILM", b"Apple iOS\0", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0", b"Ricoh\0")
@@ -47,10 +49,22 @@ class Tag:
     entry: int = 0
     """Where the tag itself is in the file."""
 
-    def values(self, order: str) -> tuple[int, ...]:
-        """Whole numbers; empty for another type.  ``order`` is ``<`` or ``>``."""
+    def values(self, order: str, most: int = _MOST_NUMBERS) -> tuple[int, ...]:
+        """Whole numbers; empty for another type.
+
+        Args:
+            order: ``<`` or ``>``.
+            most: how many there may be: each takes ten times the room that it has in the file.
+
+        Raises:
+            ValueError: there are more.
+        """
         code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(self.type)
-        return () if code is None else struct.unpack(f"{order}{self.count}{code}", self.data)
+        if code is None:
+            return ()
+        if self.count > most:
+            raise ValueError(f"the tag {self.number} has {self.count} numbers")
+        return struct.unpack(f"{order}{self.count}{code}", self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +320,12 @@ def without_thumbnail(exif: bytes) -> bytes:
     except ValueError:
         second = Directory({})
     for where, length in ((513, 514), (273, 279)):  # of a JPEG, or of strips
-        pair = [second.tags[tag].values(reader.order) for tag in (where, length) if tag in second.tags]
+        try:
+            pair = [second.tags[tag].values(reader.order) for tag in (where, length) if tag in second.tags]
+        except ValueError:
+            return b""
+        if len(pair) == 2 and sum(pair[1]) > len(data):  # which strips that do not overlap cannot have
+            return b""
         for at, size in zip(*pair, strict=False) if len(pair) == 2 else ():
             data[start + at : start + at + size] = bytes(len(data[start + at : start + at + size]))
     link = start + first.link

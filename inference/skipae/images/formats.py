@@ -132,7 +132,7 @@ FORMATS = {
             "PPM",
             (".ppm", ".pgm", ".pbm", ".pnm"),
             lambda head: re.match(rb"P(?:[1-6]\s+(?:#|\d)|[fF]\s)", head) is not None,
-            pillow.reader("PPM", ppm.inspect),
+            ppm.read,
             ppm.write,
             gray_16bit=True,
             carries=frozenset({"comment"}),

@@ -32,7 +32,7 @@ _CARRIED = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"tIME", b"pCA
 _HINTS = (b"iDOT",)
 """Chunks that help to decode the very file."""
 _MOST_METADATA = 256 << 20  # bytes of all chunks but the pixels
-_MOST_PROFILE = 64 << 20  # and of XMP data
+_MOST_INFLATED = 64 << 20  # bytes of all that is compressed but the pixels: profile, XMP and EXIF data
 _HEADER_END = 33  # of signature and IHDR
 
 
@@ -54,6 +54,8 @@ class _Layout:
     """Pictures of an animation, with the one that is shown instead of it."""
     end: int = 0
     """Where the last chunk ends; 0 where it is not there."""
+    left: int = _MOST_INFLATED
+    """Bytes that metadata may still grow to."""
 
     @property
     def is_deep(self) -> bool:
@@ -217,9 +219,9 @@ def _take_chunks(layout: _Layout, metadata: Metadata) -> None:
     gone: list[bytes] = []
     for kind, data in layout.chunks:
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            _take_text(kind, data, metadata)
+            _take_text(kind, data, layout, metadata)
         elif kind == b"iCCP":
-            metadata.icc = _profile(data, metadata)
+            metadata.icc = _profile(data, layout, metadata)
         elif kind == b"eXIf":
             metadata.exif = exif.complete(data)
         elif kind == b"pHYs" and data[8:] == b"\1":
@@ -241,49 +243,51 @@ def _take_chunks(layout: _Layout, metadata: Metadata) -> None:
             metadata.left_out.append(Loss("chunks", f"chunks of a PNG that {why} are left out: {names}"))
 
 
-def _take_text(kind: bytes, data: bytes, metadata: Metadata) -> None:
+def _take_text(kind: bytes, data: bytes, layout: _Layout, metadata: Metadata) -> None:
     key, _, text = data.partition(b"\0")
     if key == _XMP and kind == b"iTXt" and metadata.xmp is None:
-        metadata.xmp = _international(text)
+        metadata.xmp = _international(text, layout)
         if metadata.xmp is None:
             metadata.left_out.append(Loss("xmp", "XMP data is damaged and is left out"))
         return
     if key == _RAW_EXIF and metadata.exif is None:
         with suppress(ValueError):
-            plain = text if kind == b"tEXt" else _inflated(text[1:])
-            metadata.exif = exif.complete(bytes.fromhex("".join(plain.decode("latin-1").split("\n")[3:])))
+            plain = text if kind == b"tEXt" else _inflated(text[1:], layout)
+            lines = plain.split(b"\n", 3)  # an empty one, "exif", the length, and the data
+            metadata.exif = exif.complete(bytes.fromhex(lines[3].decode("latin-1")) if len(lines) > 3 else b"")
             return
     metadata.png_text.append((kind, data))
 
 
-def _international(text: bytes) -> bytes | None:
+def _international(text: bytes, layout: _Layout) -> bytes | None:
     """The text of an ``iTXt`` chunk after its key; None where it is damaged."""
     parts = text[2:].split(b"\0", 2)  # language, translated key
     if len(parts) < 3:
         return None
     try:
-        return _inflated(parts[2]) if text[:1] == b"\1" else parts[2]
+        return _inflated(parts[2], layout) if text[:1] == b"\1" else parts[2]
     except ValueError:
         return None
 
 
-def _profile(data: bytes, metadata: Metadata) -> bytes | None:
+def _profile(data: bytes, layout: _Layout, metadata: Metadata) -> bytes | None:
     try:
-        return _inflated(data.partition(b"\0")[2][1:])
+        return _inflated(data.partition(b"\0")[2][1:], layout)
     except ValueError as error:
         metadata.left_out.append(Loss("icc", f"the color profile {error} and is left out"))
         return None
 
 
-def _inflated(data: bytes) -> bytes:
-    """Decompressed data; :class:`ValueError` where it is damaged or too much."""
+def _inflated(data: bytes, layout: _Layout) -> bytes:
+    """Decompressed data; :class:`ValueError` where it is damaged, or too much with what came before."""
     stream = zlib.decompressobj()
     try:
-        found = stream.decompress(data, _MOST_PROFILE)
+        found = stream.decompress(data, max(1, layout.left))
     except zlib.error:
         raise ValueError("is damaged") from None
+    layout.left -= len(found)
     if not stream.eof:
-        raise ValueError(f"is larger than {_MOST_PROFILE >> 20} MB" if stream.unconsumed_tail else "is damaged")
+        raise ValueError(f"is larger than {_MOST_INFLATED >> 20} MB" if stream.unconsumed_tail else "is damaged")
     return found
 
 

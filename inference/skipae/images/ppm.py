@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -14,7 +15,20 @@ if TYPE_CHECKING:
 
 _HEAD = 4096  # bytes that hold all numbers and comments
 _MAGIC_END = 3
+_PLAIN = (b"P1", b"P2", b"P3")
+"""Kinds whose numbers are text."""
+_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 _CHANNELS = {b"P4": 1, b"P5": 1, b"P6": 3}
+
+
+def read(file: IO[bytes]) -> pillow.Opened:
+    """Open a PPM; errors: see :func:`inspect`."""
+    found = inspect(file)
+    file.seek(0)
+    if file.read(2) in _PLAIN:  # where Pillow takes comments out one by one, and copies what follows each time
+        file.seek(0)
+        file = io.BytesIO(_COMMENT.sub(b"", file.read()))
+    return pillow.reader("PPM", lambda _: found)(file)
 
 
 def inspect(file: IO[bytes]) -> Metadata:

@@ -192,8 +192,9 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     result = np.empty(values.shape, np.uint8)
-    for k, row in enumerate(values):
-        result[k] = np.rint(row / np.float32(257))
+    rows = max(1, _STRIP_PIXELS // 4 // values.shape[1])
+    for top in range(0, len(values), rows):
+        result[top : top + rows] = np.rint(values[top : top + rows] / np.float32(257))
     return result
 
 

@@ -51,6 +51,8 @@ _OTHERS |= {32771: "none, in words", 32809: "ThunderScan", 34676: "SGI Log", 346
 _LOSSLESS = {5: "tiff_lzw", 32773: "packbits", 34925: "lzma", 50000: "zstd"}
 """Compressions that Pillow writes."""
 _STRIP_BYTES = 1 << 20
+_MOST_PLACES = 1 << 22
+"""Numbers of a tag that says where the pixels are: an image of as many rows has as many strips."""
 
 
 def read(file: IO[bytes]) -> pillow.Opened:
@@ -61,6 +63,9 @@ def read(file: IO[bytes]) -> pillow.Opened:
     """
     reader = Reader(file)
     page = reader.directory(reader.first)
+    for tag in page.tags.values():
+        if tag.number in _STRUCTURE and tag.count > _MOST_PLACES:  # decoders make a number of Python's of each
+            raise ValueError(f"the tag {tag.number} has {tag.count} numbers")
     samples = _value(reader, page, 277, 1)
     compression = _value(reader, page, 259, 1)
     other = compression not in _BY_PILLOW
@@ -200,9 +205,11 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
         notes.append(f"only the first {channels + alpha} of {pixels.shape[2]} channels are kept")
     if alpha and extras[0] == 1:
         notes.append("colors that were multiplied by alpha are divided by it")
-        for row in pixels:
-            opaque = np.maximum(row[:, channels : channels + 1], 1)
-            row[:, :channels] = np.minimum(np.rint(row[:, :channels] * (white / opaque)), white)
+        step = max(1, _STRIP_BYTES // pixels.shape[1])
+        for top in range(0, len(pixels), step):
+            rows = pixels[top : top + step]
+            opaque = np.maximum(rows[..., channels : channels + 1], 1)
+            rows[..., :channels] = np.minimum(np.rint(rows[..., :channels] * (white / opaque)), white)
     return pixels[..., : channels + alpha], kind, alpha, notes
 
 
@@ -294,12 +301,14 @@ def _classic(tag: Tag, order: str) -> Tag | None:
         return None
     if tag.type not in (16, 17):
         return tag
-    code = {16: "QI", 17: "qi"}[tag.type]
-    values = struct.unpack(f"{order}{tag.count}{code[0]}", tag.data)
-    try:
-        return replace(tag, type={16: 4, 17: 9}[tag.type], data=struct.pack(f"{order}{tag.count}{code[1]}", *values))
-    except struct.error:
+    import numpy as np
+
+    kind = {16: "u", 17: "i"}[tag.type]
+    values = np.frombuffer(tag.data, f"{order}{kind}8")
+    narrow = values.astype(f"{order}{kind}4")
+    if (narrow != values).any():
         return None
+    return replace(tag, type={16: 4, 17: 9}[tag.type], data=narrow.tobytes())
 
 
 class _Container:
@@ -377,7 +386,7 @@ class _Container:
         for number in (258, 259, 262, 266, 277, 278, 284, 317):
             if number in page.tags:
                 self.put(number, 4 if page.tags[number].type == 4 else 3, *page.tags[number].values(reader.order))
-        places, lengths = (page.tags[number].values(reader.order) for number in (273, 279))
+        places, lengths = (page.tags[number].values(reader.order, _MOST_PLACES) for number in (273, 279))
         data = buffer.getbuffer()
         pieces = (data[place : place + length] for place, length in zip(places, lengths, strict=True))
         self._finish(file, list(lengths), pieces, channels)

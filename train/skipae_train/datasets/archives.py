@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,23 @@ from torch import Tensor
 
 from skipae_train.data import DataError, require_file
 from skipae_train.datasets.sets import MemorySet
+from skipae_zoo import shown
 
 Bytes = NDArray[np.uint8]
 _CIFAR_SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _STL_SITE = "https://cs.stanford.edu/~acoates/stl10/"
-_LARGEST = 4 << 30
-"""Bytes; STL-10's unlabeled images are 2.8 GB."""
+_LARGEST = {"unlabeled_X.bin": 4 << 30, ".bin": 1 << 28, ".txt": 1 << 20, "": 1 << 28}
+"""Most bytes of a file, by the end of its name; STL-10's unlabeled images are 2.8 GB, and no other has 230 MB."""
+
+_OPERATIONS = (
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT",
+    "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+    "EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT",
+    "LONG_BINPUT", "MEMOIZE", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+)  # fmt: skip
+"""Operations of pickles that make containers, texts, numbers and what :data:`_GLOBALS` lists."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +173,8 @@ def _pickled_batches(
                 found = f"uint8 {list(rows.shape)}" if rows.size else "not filled"
                 raise _damaged(where, name, f"its data is {found}, not uint8 [N, 3072]", _CIFAR_SITE)
             count = described.get("num_cases_per_batch", len(rows))  # CIFAR-100 does not state it
-            if count != len(rows):
-                raise _damaged(where, name, f"it has {len(rows)} images, {meta} says {str(count)[:20]}", _CIFAR_SITE)
+            if type(count) is not int or count != len(rows):
+                raise _damaged(where, name, f"it has {len(rows)} images, {meta} says {_shown(count)}", _CIFAR_SITE)
             if not (isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)):
                 raise _damaged(where, name, f"its {spec.labels} are no list of numbers", _CIFAR_SITE)
             batches.append((rows, torch.tensor(labels, dtype=torch.int64)))
@@ -188,6 +201,7 @@ def _read(root: Path, places: Sequence[tuple[str, str, list[str]]], site: str) -
 def _read_file(path: Path, site: str) -> Bytes:
     require_file(path)
     try:
+        _check_size(path.parent, path.name, path.stat().st_size, site)
         return np.fromfile(path, np.uint8)
     except FileNotFoundError:
         raise _damaged(path.parent, path.name, "it is missing", site) from None
@@ -200,8 +214,7 @@ def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
             for member in archive:
                 name = Path(member.name).name
                 if name in wanted and member.isfile() and (source := archive.extractfile(member)):
-                    if member.size > _LARGEST:
-                        raise _damaged(path, name, f"it would take {member.size:,} bytes, which no file does", site)
+                    _check_size(path, name, member.size, site)
                     found[name] = _fill(source, member.size)
                 if len(found) == len(wanted):
                     break
@@ -213,6 +226,12 @@ def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
     if missing:
         raise _damaged(path, missing[0], "it is missing", site)
     return {name: found[name] for name in wanted}
+
+
+def _check_size(where: Path, name: str, size: int, site: str) -> None:
+    most = next(most for end, most in _LARGEST.items() if name.endswith(end))
+    if size > most:
+        raise _damaged(where, name, f"it would take {size:,} bytes, which no file does", site)
 
 
 def _fill(source: Any, size: int) -> Bytes:
@@ -230,7 +249,10 @@ def _fill(source: Any, size: int) -> Bytes:
 def _unpickle(where: Path, name: str, data: Bytes, *keys: str) -> dict[str, Any]:
     """Load a pickle of byte arrays, lists, strings and numbers; anything else in it is an error and is not run."""
     try:
-        loaded = _Unpickler(io.BytesIO(data.data), encoding="bytes").load()
+        _check_pickle(data)
+        unpickler = _Unpickler(io.BytesIO(data.data), encoding="bytes")
+        unpickler.left = len(data)
+        loaded = unpickler.load()
     except DataError as error:
         raise _damaged(where, name, str(error), _CIFAR_SITE) from None
     except Exception as error:  # damaged pickles raise nearly anything
@@ -241,6 +263,20 @@ def _unpickle(where: Path, name: str, data: Bytes, *keys: str) -> dict[str, Any]
     if missing:
         raise _damaged(where, name, f"it has no {missing[0]!r}", _CIFAR_SITE)
     return entries
+
+
+def _check_pickle(data: Bytes) -> None:
+    """Refuse operations that take time or memory out of proportion; :class:`DataError` names them."""
+    for done, (operation, argument, _) in enumerate(pickletools.genops(io.BytesIO(data.data))):
+        name = operation.name
+        if name not in _OPERATIONS:
+            raise DataError(f"it holds the operation {name}, which no CIFAR file needs")
+        # Pickle's table of earlier values has as many places as the largest number.
+        if name.endswith("PUT") and isinstance(argument, int) and not 0 <= argument <= done:
+            raise DataError(f"it numbers a value {argument} that is the {done}th at most")
+        # Of larger ones many have one hash value, so that a dict of them takes quadratic time.
+        if isinstance(argument, int) and argument.bit_length() > 63:
+            raise DataError("it holds a number of more than 64 bits")
 
 
 def _text(stored: str | bytes) -> str:
@@ -257,16 +293,19 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> _Global:
         """Look a global up in the list of allowed ones."""
-        return _Global(f"{module}.{name}")
+        return _Global(f"{module}.{name}", self)
+
+    left: int
+    """Bytes that texts may still be turned into."""
 
 
 class _Global:
     """What a pickle gets for a name: it can be called, as far as CIFAR needs it, and not changed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, unpickler: _Unpickler) -> None:
         if name not in _GLOBALS:
-            raise DataError(f"it asks for {name}, which no CIFAR file needs")
-        self._call = _GLOBALS[name]
+            raise DataError(f"it asks for {shown(name)}, which no CIFAR file needs")
+        self._call = partial(_encode, unpickler) if name == "_codecs.encode" else _GLOBALS[name]
 
     def __call__(self, *arguments: object) -> object:
         return self._call(*arguments)
@@ -279,8 +318,8 @@ class _Uint8:
     """Stands for numpy's dtype, of which no other is allowed."""
 
     def __init__(self, kind: object, *_: object) -> None:
-        if kind not in ("u1", b"u1"):
-            raise DataError(f"it holds an array of type {str(kind)[:20]!r}, not of bytes (u1)")
+        if not isinstance(kind, str | bytes) or kind not in ("u1", b"u1"):
+            raise DataError(f"it holds an array of type {_shown(kind)}, not of bytes (u1)")
 
     def __setstate__(self, state: object) -> None:
         """Byte order, fields and flags, which bytes have none of."""
@@ -303,12 +342,25 @@ def _no_array(*_: object) -> object:
     raise DataError("it makes an array that is never filled")
 
 
+def _encode(unpickler: _Unpickler, text: object, *_: object) -> bytes:
+    """Bytes of a text, which are no more in all than the file has: one text may be named many times."""
+    if not isinstance(text, str) or len(text) > unpickler.left:
+        raise DataError("it makes more bytes than it holds")
+    unpickler.left -= len(text)
+    return text.encode("latin-1")
+
+
+def _shown(value: object) -> str:
+    """A value in a message; a container may hold itself many times over, so that its text has no end."""
+    return shown(value) if isinstance(value, str | bytes | int | float | None) else f"a {type(value).__name__}"
+
+
 _GLOBALS: dict[str, Callable[..., object]] = {
     "numpy.dtype": _Uint8,
     "numpy.ndarray": _no_array,  # named as the kind of what _reconstruct makes
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
-    "_codecs.encode": lambda text, _: text.encode("latin-1"),  # how Python 3 writes bytes for Python 2
+    "_codecs.encode": _no_array,  # how Python 3 writes bytes for Python 2: see _encode
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skipae_train.data import IMAGE_SUFFIXES, DataError, find_images, is_hidden, open_rgb, read_text
 from skipae_train.datasets.sets import MEMORY, StreamedSet
+from skipae_zoo import shown
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -175,14 +176,16 @@ def _annotations(path: Path, folder: Path) -> dict[str, str]:
     for line in read_text(path).splitlines():
         fields = line.split("\t")
         if len(fields) < 2 or not _SYNSET.fullmatch(fields[1]):
-            raise DataError(f"{path} has the line {line!r}, not 'FILE<tab>SYNSET<tab>...': unpack the set again")
+            raise DataError(f"{path} has the line {shown(line)}, not 'FILE<tab>SYNSET<tab>...': unpack the set again")
         named[fields[0]] = fields[1]
     if not (folder / "images").is_dir():
         raise DataError(f"{folder / 'images'} is missing, but {path.name} names files in it: unpack the set again")
     there = {entry.name for entry in (folder / "images").iterdir()}
     missing = sorted(set(named) - there)
     if missing:
-        raise DataError(f"{folder / 'images' / missing[0]} is missing, but {path.name} names it: unpack the set again")
+        raise DataError(
+            f"{folder / 'images'} lacks {shown(missing[0])}, but {path.name} names it: unpack the set again"
+        )
     return named
 
 

@@ -110,6 +110,8 @@ def hub(
     try:
         if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(source)
+            for part in [found] if isinstance(found, datasets.Dataset) else found.values():
+                part.data.validate(full=True)  # offsets that a stranger wrote are followed without a look at them
         else:
             name, configuration = source, None
             if source.count("/") == 2 and not folder.exists():

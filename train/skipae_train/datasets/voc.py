@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from skipae_train.data import DataError, open_rgb, read_text, require_file
+from skipae_train.data import DataError, open_image, open_rgb, read_small, read_text
 from skipae_train.datasets.folders import FileSet
 from skipae_train.datasets.sets import VOID
+from skipae_zoo import shown
 
 COARSE = {
     "animal": ["bird", "cat", "cow", "dog", "horse", "sheep"],
@@ -22,6 +24,8 @@ COARSE = {
     "person": ["person"],
 }
 """The coarse classes of table 5."""
+_LONGEST = 200
+"""Most bytes of an image's name, for which file systems have room with its extension."""
 VOC_CLASSES = sorted(name for names in COARSE.values() for name in names)
 
 
@@ -39,19 +43,21 @@ def voc_classification(
         lists = (folder / "ImageSets" / "Main").glob(f"*_{split}.txt")
         classes = sorted(path.stem.removesuffix(f"_{split}") for path in lists) or VOC_CLASSES
     labels = np.zeros((len(names), len(classes)), np.int8)
+    numbers = {name: number for number, name in enumerate(classes)}
     for row, name in zip(labels, names, strict=True):
         path = folder / "Annotations" / f"{name}.xml"
-        require_file(path)
         try:
-            found = [(o.findtext("name"), o.findtext("difficult", "0")) for o in ElementTree.parse(path).iter("object")]
+            tree = ElementTree.fromstring(read_small(path))
+            found = [(o.findtext("name"), o.findtext("difficult", "0")) for o in tree.iter("object")]
+        except DataError:
+            raise
         except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of its encoding
             raise DataError(
                 f"{path} cannot be read ({error}), but {split}.txt names it: unpack the set again"
             ) from None
-        for number, wanted in enumerate(classes):
-            difficult = [flag.strip() == "1" for label, flag in found if label == wanted]
-            if difficult:
-                row[number] = -1 if all(difficult) else 1
+        for label, flag in found:
+            if label in numbers and row[numbers[label]] <= 0:
+                row[numbers[label]] = -1 if flag.strip() == "1" else 1
     return FileSet(_images(folder, names, split), torch.from_numpy(labels), classes, short_side=short_side)
 
 
@@ -109,24 +115,29 @@ class SegmentationSet(FileSet):
 
     def colors(self) -> list[list[int]]:
         """Color of each class, RGB from 0 to 255, as the first mask's palette shows it; empty for gray masks."""
-        with Image.open(self.masks[0]) as image:
-            shown = image.getpalette() if image.mode == "P" else None
-        found = [shown[k : k + 3] for k in range(0, 3 * len(self.classes), 3)] if shown else []
+        palette = self._stored_mask(0)[2] or []
+        found = [palette[k : k + 3] for k in range(0, 3 * len(self.classes), 3)] if palette else []
         return found if found and len(found[-1]) == 3 else []
 
     def _open(self, row: int) -> Image.Image:
         """At its full size, which is the mask's."""
         return open_rgb(self.files[row], self.files[row])
 
-    def _mask(self, row: int) -> Image.Image:
+    def _stored_mask(self, row: int) -> tuple[str, NDArray[np.uint8], list[int] | None]:
+        """A mask's mode, values and palette."""
         path = self.masks[row]
-        require_file(path)
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 image.load()
-                mode, indices = image.mode, np.array(image)
+                return image.mode, np.array(image), image.getpalette() if image.mode == "P" else None
+        except DataError:
+            raise
         except Exception as error:  # damaged files raise nearly anything
             raise DataError(f"{path} cannot be decoded ({error}): repair or remove it") from error
+
+    def _mask(self, row: int) -> Image.Image:
+        path = self.masks[row]
+        mode, indices, _ = self._stored_mask(row)
         if mode not in ("P", "L"):
             raise DataError(f"{path} is a mask of mode {mode}: masks are palette or gray PNGs whose values are classes")
         unknown = set(np.unique(indices).tolist()) - {*range(len(self.classes)), VOID}
@@ -154,12 +165,15 @@ def _image_list(folder: Path, kind: str, split: str) -> list[str]:
     files = [name for name in names if name.endswith((".jpg", ".png"))]
     if files:
         raise DataError(
-            f"{path} has the file {files[0]}, as lists of an older layout have: write one id a line, with its mask in "
-            f"{folder / 'SegmentationClass'}"
+            f"{path} has the file {shown(files[0])}, as lists of an older layout have: write one id a line, with its "
+            f"mask in {folder / 'SegmentationClass'}"
         )
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
-        raise DataError(f"{path} names {outside[0]}, which lies outside of the set: take it out of the list")
+        raise DataError(f"{path} names {shown(outside[0])}, which lies outside of the set: take it out of the list")
+    unusable = [name for name in names if len(name.encode()) > _LONGEST or "\0" in name]
+    if unusable:
+        raise DataError(f"{path} names {shown(unusable[0])}, which is not the name of a file: take it out of the list")
     return names
 
 
