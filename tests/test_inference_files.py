@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from skipae import ImageError, UsageError, files
-from skipae.files import ExistsError, lock, remove_parts, write_atomically
+from skipae.files import ExistsError, flaw_of_folder, lock, remove_parts, write_atomically
 
 
 def write_bytes(data: bytes) -> Callable[[Any], None]:
@@ -42,6 +42,25 @@ def test_atomic_writing(tmp_path: Path) -> None:
         write_atomically(path, interrupted)
     assert [child.name for child in path.parent.iterdir()] == ["x.png"]
     assert path.read_bytes() == b"one"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that nobody closes
+@pytest.mark.parametrize("call", ["open", "flock"])
+def test_a_signal_right_after_a_part_was_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    owner = Path if call == "open" else pytest.importorskip("fcntl")
+    original = getattr(owner, call)
+
+    def interrupted(*arguments: Any) -> None:
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, call, interrupted)
+    for write in (lambda: write_atomically(tmp_path / "x.png", write_bytes(b"one")), lambda: flaw_of_folder(tmp_path)):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert not list(tmp_path.iterdir())
 
 
 def test_atomic_writing_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

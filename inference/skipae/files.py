@@ -57,20 +57,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwri
 def replace_file(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
     """Do as :func:`write_atomically`, but raise the system's own :class:`OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, file = _create(path.parent)
-    try:
-        with file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            if overwrite:
-                _keep_permissions(path, part)
-            if fcntl is not None:
-                _name(part, path, overwrite)  # while it is locked
+    with _part(path.parent) as (part, file):
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+        if overwrite:
+            _keep_permissions(path, part)
         if fcntl is None:
-            _name(part, path, overwrite)  # an open file cannot be renamed
-    finally:
-        part.unlink(missing_ok=True)
+            file.close()  # an open file cannot be renamed
+        _name(part, path, overwrite)  # elsewhere while it is locked
 
 
 def flaw_of_folder(folder: Path) -> str | None:
@@ -80,9 +75,8 @@ def flaw_of_folder(folder: Path) -> str | None:
     if not folder.is_dir():
         return f"{folder} is not a folder"
     try:
-        part, file = _create(folder)  # permissions are not reliable on all file systems
-        file.close()
-        part.unlink(missing_ok=True)
+        with _part(folder):  # permissions are not reliable on all file systems
+            pass
     except OSError as error:
         return error.strerror or str(error)
     return None
@@ -174,19 +168,37 @@ def _take(file: IO[bytes]) -> None:
             raise BlockingIOError from None
 
 
-def _create(folder: Path) -> tuple[Path, BinaryIO]:
-    """Create a file that is locked while it is open, so that :func:`remove_parts` of another process keeps it."""
+@contextmanager
+def _part(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file, locked so that :func:`remove_parts` of another process leaves it; at the end it is removed.
+
+    A signal's exception may come after any call.  So the name is known before there is a file, and nothing is called
+    before it is removed.
+    """
     while True:
         # Short, because the output's name may be as long as the file system allows.
         part = folder / f".skipae-{secrets.token_hex(8)}.part"
-        file = part.open("xb")
-        if fcntl is None:
-            return part, file
-        with suppress(OSError):  # a file system without locks, or remove_parts holds the lock
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if os.fstat(file.fileno()).st_nlink:
-            return part, file
-        file.close()
+        name = str(part)
+        try:
+            try:
+                file = part.open("xb")
+            except FileExistsError:  # of another process
+                name = ""
+                raise
+            with file:
+                if fcntl is not None:
+                    with suppress(OSError):  # a file system without locks, or remove_parts holds the lock
+                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    if not os.fstat(file.fileno()).st_nlink:
+                        continue
+                yield part, file
+                return
+        finally:
+            try:
+                if name:
+                    os.unlink(name)  # noqa: PTH108
+            except FileNotFoundError:  # it has its name
+                pass
 
 
 def _keep_permissions(path: Path, part: Path) -> None:

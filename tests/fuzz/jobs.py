@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -120,6 +121,7 @@ def _be(kind: Kind, words: list[str], folder: Path, said: int, before: Callable[
         traceback.print_exc()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading._shutdown()  # type: ignore[attr-defined]  # as at every end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 71)
@@ -300,7 +302,7 @@ def training(root: Path) -> Kind:
 
     data = make_sets.cifar(root / "data", train=80)
     words = ["pretrain", "cifar10-4k", "--data", str(data), "--out", "run", "--budget", "smoke", "--precision", "fp32"]
-    words += ["--device", "cpu", "--threads", "1", "--save-minutes", "0", "--validate-every", "2", "--quiet"]
+    words += ["--device", "cpu", "--threads", "1", "--save-minutes", "0", "--quiet"]
 
     def results(folder: Path) -> Results:
         run, found = folder / "run", Results()
@@ -342,9 +344,10 @@ def preload(names: list[str]) -> None:
         import accelerate  # noqa: F401
         import tensorboardX  # noqa: F401
 
-        from skipae_train import finetune, plots, pretrain, trainer  # noqa: F401
+        from skipae_train import finetune, plots, pretrain, reproduce, trainer  # noqa: F401
 
-        plots.figure()
+        with tempfile.TemporaryDirectory() as folder:  # once, for the fonts
+            plots.draw_curves([{"step": "1", "loss": "1.5"}], Path(folder) / "curves.png")
         trainer.commit()
 
 

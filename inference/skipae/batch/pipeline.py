@@ -239,6 +239,8 @@ class _Pipeline:
             return
         before = self.outcome.done
         with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
+            for pool in (decoder, encoder):
+                pool.submit(int).result()  # one that a signal comes upon as it starts is not waited for
             try:
                 self._overlapped(jobs, decoder, encoder)
                 self._finish()
