@@ -157,9 +157,10 @@ def test_the_measured_halo_keeps_what_lies_beyond_it(architecture):
     assert np.abs(part[:, :, halo:] - whole[:, :, 4 * stride + halo :]).max() < 1e-4
 
 
-def test_reach_is_exact():
+@pytest.mark.parametrize("options", [{}, {"refine": 2, "norm": "none"}], ids=str)
+def test_reach_is_exact(options):
     """Beyond ``reach`` a cut changes nothing at all; just inside it something does."""
-    network = trained_a_little(network_1((2, 1, 1, 0), 6, shortcuts="input-output"))
+    network = trained_a_little(network_1((2, 1, 1, 0), 6, shortcuts="input-output", **options))
     with torch.no_grad():
         for p in network.parameters():
             p.abs_()  # positive weights keep every ReLU open, so that no path is dead

@@ -13,6 +13,8 @@ SMALL = [
     network_2(3),
     network_2(3, topology="post"),
     network_3(2),
+    network_1((4, 2, 5, 0), 2, widths=(2, 3, 4, 5), residual=True, refine=2, norm="none"),
+    network_1((2, 4, 1, 0), 3, topology="post", residual=True, refine=1),
 ]
 
 
@@ -58,6 +60,24 @@ def test_a_shortcut_carries_what_its_topology_says(topology):
     raw = network.encoder["enc2"].conv(torch.relu(network.encoder["enc1"].norm(network.encoder["enc1"].conv(pixels))))
     expected = raw if topology == "pre" else torch.relu(network.encoder["enc2"].norm(raw))
     torch.testing.assert_close(skips[1], expected)
+
+
+def test_a_residual_unit_adds_what_goes_in_to_what_comes_out():
+    network = trained_a_little(network_1((4, 1, 0, 0), 3, topology="post", residual=True))
+    assert network.architecture.units == ((2, 3),)
+    image = torch.rand(1, 3, 16, 16)
+    found, x = network.features(image), network.normalize(image)
+    for name in ("enc1", "enc2", "enc3"):
+        unit = network.unit(name)
+        x = torch.relu(unit.norm(unit.conv(x)))
+    torch.testing.assert_close(found["enc3"], x + found["enc1"])
+    for name in ("dec3", "dec2"):  # nothing is left of the mirror but what goes in
+        torch.nn.init.zeros_(network.unit(name).norm.weight)
+    deep, skips = network.encode(network.normalize(image))
+    entering = torch.nn.functional.relu(network.unit("dec5").norm(network.unit("dec5").conv(deep, output_size=(8, 8))))
+    unit = network.unit("dec4")
+    entering = torch.relu(unit.norm(unit.conv(entering + skips[3], output_size=(16, 16))))
+    torch.testing.assert_close(network.decode(deep, skips), entering)
 
 
 def test_the_input_shortcut_alone_makes_the_identity():

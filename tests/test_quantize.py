@@ -15,6 +15,7 @@ from test_export import config_of
 from test_networks import trained_a_little
 
 POST = network_1((2, 2, 1, 2), 16, topology="post")
+UNITS = {"topology": "post", "residual": True, "refine": 1, "norm": "none", "widths": (4, 8, 8, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,10 @@ def noise(n, height, width, seed=0):
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 29, 31), (1, 45, 100)])
-@pytest.mark.parametrize("topology", ["post", "pre"])
+@pytest.mark.parametrize("options", [{"topology": "post"}, {"topology": "pre"}, UNITS], ids=str)
 @pytest.mark.parametrize("build", [build_model, build_features])
-def test_the_form_for_int8_computes_the_same_in_float(build, topology, size):
-    network = trained_a_little(network_1((2, 2, 1, 2), 4, topology=topology))
+def test_the_form_for_int8_computes_the_same_in_float(build, options, size):
+    network = trained_a_little(network_1((4, 2, 1, 2), 4, **options))
     model = build(network, config_of(network), "float16")
     image = {model.graph.input[0].name: noise(*size)}
     for found, want in zip(
@@ -79,6 +80,17 @@ def test_a_convolution_that_is_kept_stays_in_float():
     assert weights["enc2.weight"] == onnx.TensorProto.FLOAT
     assert weights["enc3.weight.int"] == onnx.TensorProto.INT8
     assert "enc2.weight.int" not in weights
+
+
+def test_residual_units_and_deeper_decoders_run_in_int8():
+    network = trained_a_little(network_1((4, 4, 1, 0), 16, topology="post", residual=True, refine=1))
+    graph, model = quantized(network)
+    floats = [w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and w.dims[1:]]
+    assert len(network.architecture.units) == 2 and floats == ["dec1.conv.sum.weight"]  # adds pieces of the result
+    x = np.rint(noise(1, 45, 64, seed=9) * 255).astype(np.float32) / 255
+    want, found = (session(m).run(None, {graph.image: x})[0] for m in (graph.to_model(), model))
+    within = np.abs(want - x) < 0.9
+    assert np.abs(found - want)[within].mean() < 0.05 * np.abs(want - x).mean()
 
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 29, 31)])

@@ -63,7 +63,12 @@ def test_network_3_is_vgg_16_without_pooling():
 
 @pytest.mark.parametrize(
     ("architecture", "reach"),
-    [(network_1((2, 2, 3, 3), 32), 84), (network_1((3, 3, 3, 3), 32), 90), (network_3(), 180)],
+    [
+        (network_1((2, 2, 3, 3), 32), 84),
+        (network_1((3, 3, 3, 3), 32), 90),
+        (network_1((3, 3, 3, 3), 32, refine=1), 90 + 1 + 2 + 4 + 8),
+        (network_3(), 180),
+    ],
 )
 def test_reach(architecture, reach):
     assert architecture.reach == reach
@@ -72,6 +77,19 @@ def test_reach(architecture, reach):
 def test_receptive_field_by_hand():
     # 3x3 sees 3; the strided 3x3 sees 5; then each step is 2 pixels: 9.
     assert [layer.receptive_field for layer in network_1((2, 1, 0, 0), 4).layers] == [3, 5, 9]
+
+
+def test_residual_units_are_pairs_that_keep_size_and_channels():
+    assert network_1((4, 3, 6, 2), 8).units == ()
+    assert network_1((4, 3, 6, 2), 8, residual=True).units == ((2, 3), (9, 10), (11, 12))
+
+
+def test_options_are_in_the_config_only_where_they_are_used():
+    plain, changed = network_1((4, 3, 6, 2), 8), network_1((4, 3, 6, 2), 8, widths=(8, 9, 10, 11), norm="none")
+    assert plain.to_dict().keys() == {"network", "n", "m", "shortcuts", "topology"}
+    assert {*changed.to_dict()} - {*plain.to_dict()} == {"widths", "norm"}
+    assert [Architecture.from_dict(shape.to_dict()) for shape in (plain, changed)] == [plain, changed]
+    assert [layer.channels for layer in changed.layers] == [8] * 4 + [9] * 3 + [10] * 6 + [11] * 2
 
 
 def test_shortcuts_join_every_second_layer_but_not_the_last():
@@ -88,6 +106,12 @@ def test_shortcuts_join_every_second_layer_but_not_the_last():
         (lambda: network_1((2, 2, 3, 3), 0), "n must be a whole number of channels"),
         (lambda: network_1((2, 2, 3, 3), 8, topology="middle"), "topology must be one of pre, post"),
         (lambda: Architecture("network-2", 96, (1, 2, 3, 4)), "m is fixed for network-2"),
+        (lambda: network_1((2, 2, 3, 3), 8, widths=(8, 8, 8)), "widths must be empty or four numbers .* the first of"),
+        (lambda: network_1((2, 2, 3, 3), 8, widths=(4, 8, 8, 8)), "the first of them n = 8, not"),
+        (lambda: network_1((2, 2, 3, 3), 8, refine=9), "refine must be a whole number from 0 to 8, not 9"),
+        (lambda: network_1((2, 2, 3, 3), 8, residual=1), "residual must be true or false, not 1"),
+        (lambda: network_1((2, 2, 3, 3), 8, norm="layer"), "norm must be one of batch, none, not"),
+        (lambda: network_2(8, norm="none"), "are for network-1: leave them out of network-2"),
         (lambda: Architecture("resnet", 96), "network must be one of network-1"),  # type: ignore[arg-type]
         (lambda: Architecture.from_dict({"network": "network-2"}), "look at: m, n, shortcuts, topology"),
     ],

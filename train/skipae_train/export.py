@@ -27,7 +27,7 @@ from skipae.errors import SkipaeError
 from skipae.files import write_atomically
 from skipae_train.corruption import Color
 from skipae_train.finetune import load_network
-from skipae_train.networks import AutoEncoder, Classifier, ConvNorm, Network, Segmenter, check_finite
+from skipae_train.networks import AutoEncoder, ChannelBias, Classifier, ConvNorm, Network, Segmenter, check_finite
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import damage_of, read_preprocessing, write_json
 from skipae_zoo import INPUT, OUTPUT, QUANTIZED, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
@@ -163,8 +163,11 @@ def _values(tensor: torch.Tensor | None) -> Array:
 
 
 def _norm(unit: ConvNorm) -> tuple[Array, Array]:
-    """Scale and shift per channel that batch norm applies in use."""
+    """Scale and shift per channel that batch norm, or what is in its place, applies in use."""
     norm = unit.norm
+    if isinstance(norm, ChannelBias):
+        shift = _values(norm.bias)
+        return np.ones_like(shift), shift
     if not isinstance(norm, nn.BatchNorm2d):
         raise ExportError(f"expected batch norm, found {type(norm).__name__}")
     scale = _values(norm.weight) / np.sqrt(_values(norm.running_var) + norm.eps)
@@ -180,6 +183,8 @@ def _encoder(
     """
     x = graph.add("Sub", [INPUT, graph.constant("mean", network.mean.numpy())], "pixels")
     skips = []
+    ends = {last: first for first, last in network.architecture.units}
+    results: list[str] = []
     for number, layer in enumerate(network.architecture.layers, start=1):
         unit = network.unit(layer.name)
         weight = _values(unit.conv.weight)
@@ -193,7 +198,12 @@ def _encoder(
             x = graph.affine(x, layer.name, scale, shift)
         else:
             x = graph.convolution(x, layer.name, weight * scale.reshape(-1, 1, 1, 1), shift, layer.stride, pads)
-        x = graph.add("Relu", [x], outputs(layer.name))
+        if number in ends:
+            x = graph.add("Relu", [x], f"{layer.name}.alone")
+            x = graph.add("Add", [x, results[ends[number] - 2]], outputs(layer.name))
+        else:
+            x = graph.add("Relu", [x], outputs(layer.name))
+        results.append(x)
         if number not in raw:
             skips.append(x)
     return x, skips
@@ -202,21 +212,34 @@ def _encoder(
 def _decoder(graph: _Graph, network: Network, x: str, skips: list[str]) -> str:
     """Add the decoder down to ``dec2``; the name of its output, which has the size of the first layer."""
     architecture = network.architecture
+    starts = {last: first for first, last in architecture.units}
+    entered: dict[int, str] = {}
     for number in range(len(architecture.layers), 1, -1):
         name = f"dec{number}"
         unit = network.unit(name)
         like = skips[number - 2]
         scale, shift = _norm(unit)
         joins = number - 1 in architecture.shortcut_layers
+        if number in starts:
+            entered[starts[number]] = x
         if joins and architecture.topology == "pre":
             x = _deconvolution(graph, network, x, number, _values(unit.conv.weight), np.zeros_like(shift), like)
             x = graph.affine(graph.add("Add", [x, like], f"{name}.sum"), name, scale, shift)
             x = graph.add("Relu", [x], f"{name}.relu")
-            continue
-        weight = _values(unit.conv.weight) * scale.reshape(1, -1, 1, 1)
-        x = _deconvolution(graph, network, x, number, weight, shift, like, "Relu")
-        if joins:
-            x = graph.add("Add", [x, like], f"{name}.sum")
+        else:
+            weight = _values(unit.conv.weight) * scale.reshape(1, -1, 1, 1)
+            x = _deconvolution(graph, network, x, number, weight, shift, like, "Relu")
+            if joins:
+                x = graph.add("Add", [x, like], f"{name}.sum")
+        if number in entered:
+            x = graph.add("Add", [x, entered.pop(number)], f"{name}.unit")
+        for further in architecture.refinements(number):
+            unit = network.unit(further)
+            scale, shift = _norm(unit)
+            weight = _values(unit.conv.weight) * scale.reshape(1, -1, 1, 1)
+            x = graph.add(
+                "Relu", [graph.deconvolution(x, unit, further, weight, shift, woven=False)], f"{further}.relu"
+            )
     return x
 
 

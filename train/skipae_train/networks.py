@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipae.errors import SkipaeError
-from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Task, read_config, verified_file
+from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Norm, Task, read_config, verified_file
 
 Init = Literal["normal", "he"]
 Part = Literal["encoder", "decoder"]
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+ARCHITECTURE_FIELDS = ("network", "n", "m", "widths", "residual", "norm", "shortcuts", "topology", "refine")
+"""What must agree between networks that share encoder and decoder."""
 
 
 class TransferError(SkipaeError, ValueError):
@@ -30,13 +32,26 @@ class TransferError(SkipaeError, ValueError):
     exit_code = 2
 
 
+class ChannelBias(nn.Module):
+    """A number per channel that is added, in the place of batch norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add it to [N, C, H, W]."""
+        return x + self.bias.view(-1, 1, 1)
+
+
 class ConvNorm(nn.Module):
     """A convolution or deconvolution and its batch norm; ReLU is left to the caller (figure 1b)."""
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool = True) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, norm: Norm | None = "batch") -> None:
         super().__init__()
         self.conv = conv
-        self.norm: nn.Module = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
+        kind = {"batch": nn.BatchNorm2d, "none": ChannelBias, None: nn.Identity}[norm]
+        self.norm: nn.Module = kind(conv.out_channels)
 
 
 def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
@@ -50,6 +65,8 @@ def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+        elif isinstance(module, ChannelBias):
+            nn.init.zeros_(module.bias)
         elif isinstance(module, Layer):
             std = 0.01
             if init == "he" and module is not last:
@@ -92,7 +109,8 @@ class Network(nn.Module):
         self.decoder = nn.ModuleDict()
         for layer in architecture.layers:
             shape = (layer.kernel, layer.stride, layer.kernel // 2)
-            self.encoder[layer.name] = ConvNorm(nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False))
+            conv = nn.Conv2d(layer.in_channels, layer.channels, *shape, bias=False)
+            self.encoder[layer.name] = ConvNorm(conv, architecture.norm)
 
     @classmethod
     def from_checkpoint(cls, folder: Path) -> Self:
@@ -140,8 +158,9 @@ class Network(nn.Module):
         return None
 
     def unit(self, name: str) -> ConvNorm:
-        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``."""
-        return cast(ConvNorm, (self.encoder if name in self.encoder else self.decoder)[name])
+        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``, or one of those that refine a ``dec`` of stride 2."""
+        key = name.replace(".", "_")  # names of modules have no dots
+        return cast(ConvNorm, (self.encoder if key in self.encoder else self.decoder)[key])
 
     def normalize(self, image: Tensor) -> Tensor:
         """What the first layer sees of an image in [0, 1]."""
@@ -149,14 +168,20 @@ class Network(nn.Module):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
-        pre = self.architecture.topology == "pre"
-        x, skips = pixels, []
-        for name in self.encoder:
+        raw, outputs = self._encoded(pixels)
+        return outputs[-1], raw if self.architecture.topology == "pre" else outputs
+
+    def _encoded(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Of every layer, what its convolution gives, and what the next one takes."""
+        ends = {last: first for first, last in self.architecture.units}
+        raw: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for number, name in enumerate(self.encoder, start=1):
             unit = self.unit(name)
-            raw = unit.conv(x)
-            x = torch.relu(unit.norm(raw))
-            skips.append(raw if pre else x)
-        return x, skips
+            raw.append(unit.conv(outputs[-1] if outputs else pixels))
+            x = torch.relu(unit.norm(raw[-1]))
+            outputs.append(x + outputs[ends[number] - 2] if number in ends else x)
+        return raw, outputs
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """From the last layer's output back to ``dec2`` after ReLU (and shortcut), the size of ``enc1``.
@@ -164,8 +189,12 @@ class Network(nn.Module):
         Each deconvolution restores its mirror's input size.
         """
         pre = self.architecture.topology == "pre"
+        starts = {last: first for first, last in self.architecture.units}
+        entered: dict[int, Tensor] = {}
         for number in range(len(self.encoder), 1, -1):
             unit = self.unit(f"dec{number}")
+            if number in starts:
+                entered[starts[number]] = x
             target = skips[number - 2]
             x = unit.conv(x, output_size=target.shape[-2:])
             joins = number - 1 in self.architecture.shortcut_layers
@@ -174,17 +203,17 @@ class Network(nn.Module):
             x = torch.relu(unit.norm(x))
             if joins and not pre:
                 x = x + target
+            if number in entered:
+                x = x + entered.pop(number)
+            for name in self.architecture.refinements(number):
+                further = self.unit(name)
+                x = torch.relu(further.norm(further.conv(x)))
         return x
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
-        x = self.normalize(image)
-        found = {}
-        for name in self.encoder:
-            unit = self.unit(name)
-            x = torch.relu(unit.norm(unit.conv(x)))
-            found[name] = x
-        return found
+        _, found = self._encoded(self.normalize(image))
+        return dict(zip(self.encoder, found, strict=True))
 
     def _add_decoder(self, first: int) -> None:
         """The deconvolutions from ``dec{first}`` on; ``dec1`` gives the pixels, without batch norm."""
@@ -192,7 +221,11 @@ class Network(nn.Module):
             if number >= first:
                 shape = (layer.kernel, layer.stride, layer.kernel // 2)
                 conv = nn.ConvTranspose2d(layer.channels, layer.in_channels, *shape, bias=number == 1)
-                self.decoder[f"dec{number}"] = ConvNorm(conv, norm=number > 1)
+                norm = self.architecture.norm
+                self.decoder[f"dec{number}"] = ConvNorm(conv, norm if number > 1 else None)
+                for name in self.architecture.refinements(number):
+                    further = nn.ConvTranspose2d(layer.in_channels, layer.in_channels, 3, 1, 1, bias=False)
+                    self.decoder[name.replace(".", "_")] = ConvNorm(further, norm)
 
 
 class AutoEncoder(Network):
@@ -382,7 +415,8 @@ def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequ
     was.
     """
     network = Network.from_checkpoint(source) if isinstance(source, Path) else source
-    fields = ("network", "n", "m") + (("shortcuts", "topology") if "decoder" in parts else ())
+    fields = ("network", "n", "m", "widths", "residual", "norm")
+    fields += ("shortcuts", "topology", "refine") if "decoder" in parts else ()
     check_architecture(target.architecture, network.architecture, fields)
     prefixes = (*(f"{part}." for part in parts), "mean", "std")
     wanted = [name for name in target.state_dict() if name.startswith(prefixes)]
@@ -400,9 +434,7 @@ def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequ
     return [name for name, _ in target.named_parameters() if name not in wanted]
 
 
-def check_architecture(
-    ours: Architecture, theirs: Architecture, fields: Sequence[str] = ("network", "n", "m", "shortcuts", "topology")
-) -> None:
+def check_architecture(ours: Architecture, theirs: Architecture, fields: Sequence[str] = ARCHITECTURE_FIELDS) -> None:
     """Raise :class:`TransferError` where ``fields`` of a pre-trained network are not those of the one it is for."""
     wrong = [key for key in fields if getattr(ours, key) != getattr(theirs, key)]
     if wrong:

@@ -280,12 +280,14 @@ class Graph:
 
     def _apart(self) -> Iterator[NodeProto]:
         users, nodes = self.consumers(), self.activations()
+        outputs = {output.name for output in self.model.graph.output}
         for node in self.nodes:
             name = node.output[0]
             following = users.get(name, [])
             if (
                 node.op_type == "Add"
                 and name in self.full
+                and name not in outputs
                 and all(x in nodes for x in node.input)
                 and len(following) == 1
                 and following[0].op_type == "Conv"

@@ -1,6 +1,15 @@
 """What a skipae checkpoint is: architectures, ``config.json`` and the named checkpoints.  Standard library only."""
 
-from skipae_zoo.architecture import MAX_LAYERS, Architecture, ArchitectureError, Layer, network_1, network_2, network_3
+from skipae_zoo.architecture import (
+    MAX_LAYERS,
+    Architecture,
+    ArchitectureError,
+    Layer,
+    Norm,
+    network_1,
+    network_2,
+    network_3,
+)
 from skipae_zoo.checkpoints import CHECKPOINTS, DEFAULTS, NamedCheckpoint, Published, find_checkpoint
 from skipae_zoo.config import (
     INPUT,
@@ -37,6 +46,7 @@ __all__ = [
     "HeadKind",
     "Layer",
     "NamedCheckpoint",
+    "Norm",
     "Preprocessing",
     "Published",
     "Scores",

@@ -16,13 +16,17 @@ from skipae_zoo.text import shown
 NetworkName = Literal["network-1", "network-2", "network-3"]
 Shortcuts = Literal["symmetric", "input-output", "none"]
 Topology = Literal["pre", "post"]
+Norm = Literal["batch", "none"]
 
 
 MAX_LAYERS = 64
 """Maximum number of encoder convolutions: four times the paper's deepest."""
 
 MAX_CHANNELS = 4096
-"""Maximum number of channels of the first layer."""
+"""Maximum number of channels of the first layer, and of a stage whose width is given."""
+
+MAX_REFINE = 8
+"""Maximum number of further deconvolutions of a stage."""
 
 
 class ArchitectureError(ValueError):
@@ -73,6 +77,15 @@ class Architecture:
     topology: Topology = "pre"
     """Where a symmetric shortcut joins: ``pre`` adds raw convolution outputs, before batch norm and ReLU
     (figure 1b, pre-activation); ``post`` adds the outputs of both ReLUs."""
+    widths: tuple[int, ...] = ()
+    """Channels of each stage in place of n, 2n, 4n, 8n; the first is n.  ``network-1`` only, as all that follows."""
+    residual: bool = False
+    """Whether pairs of layers that change neither size nor channels are residual units: what goes into the first is
+    added to what comes out of the second's ReLU, in the encoder and at its mirror in the decoder."""
+    refine: int = 0
+    """Further deconvolutions of stride 1 after each one of stride 2, for a decoder deeper than the encoder."""
+    norm: Norm = "batch"
+    """``none`` has a bias per channel where batch norm would be."""
 
     def __post_init__(self) -> None:
         """Reject an architecture outside the family."""
@@ -91,6 +104,28 @@ class Architecture:
                 )
         elif self.m:
             raise ArchitectureError(f"m is fixed for {self.network}: leave it empty, not {shown(self.m)}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse options that are outside the family, or that the paper's fixed networks do not have."""
+        _one_of("norm", self.norm, get_args(Norm))
+        if not isinstance(self.residual, bool):
+            raise ArchitectureError(f"residual must be true or false, not {shown(self.residual)}")
+        if not _is_count(self.refine) or self.refine > MAX_REFINE:
+            raise ArchitectureError(f"refine must be a whole number from 0 to {MAX_REFINE}, not {shown(self.refine)}")
+        if self.widths and (
+            len(self.widths) != 4
+            or not all(_is_count(k) and 1 <= k <= 8 * MAX_CHANNELS for k in self.widths)
+            or self.widths[0] != self.n
+        ):
+            raise ArchitectureError(
+                f"widths must be empty or four numbers of channels, one per stage, the first of them n = {self.n}, "
+                f"not {shown(self.widths)}"
+            )
+        if self.network != "network-1" and (self.widths or self.residual or self.refine or self.norm != "batch"):
+            raise ArchitectureError(
+                f"widths, residual, refine and norm are for network-1: leave them out of {self.network}"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -110,6 +145,27 @@ class Architecture:
         return tuple(range(2, len(self.layers), 2)) if self.shortcuts == "symmetric" else ()
 
     @property
+    def units(self) -> tuple[tuple[int, int], ...]:
+        """First and last layer of each residual unit, counted from 1.
+
+        The input of the first is added to the output of the last; in the decoder, the input of the last's mirror to
+        the output of the first's.
+        """
+        found: list[tuple[int, int]] = []
+        layers = self.layers if self.residual else ()
+        for number in range(3, len(layers) + 1):  # the first takes pixels
+            pair = layers[number - 2 : number]
+            free = not found or found[-1][1] < number - 1
+            if free and all(layer.stride == 1 and layer.in_channels == layer.channels for layer in pair):
+                found.append((number - 1, number))
+        return tuple(found)
+
+    def refinements(self, number: int) -> tuple[str, ...]:
+        """Names of the further deconvolutions that follow ``dec{number}``."""
+        count = self.refine if number > 1 and self.layers[number - 1].stride == 2 else 0
+        return tuple(f"dec{number}.{k}" for k in range(1, count + 1))
+
+    @property
     def total_stride(self) -> int:
         """Input pixels between neighbors of the last encoder layer."""
         return self.layers[-1].total_stride
@@ -123,20 +179,22 @@ class Architecture:
             step = layer.kernel // 2
             encoder += step * stride
             stride *= layer.stride
-        for layer in reversed(self.layers):
+        for number, layer in reversed(list(enumerate(self.layers, start=1))):
             # A deconvolution spreads each input pixel, stride apart, by kernel // 2 pixels of its output.
             stride //= layer.stride
-            decoder += layer.kernel // 2 * stride
+            decoder += (layer.kernel // 2 + len(self.refinements(number))) * stride
         return encoder + decoder
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, as in ``config.json``."""
+        """Return the fields as JSON values, as in ``config.json``: options only where they are used."""
+        options = {"widths": list(self.widths), "residual": self.residual, "refine": self.refine, "norm": self.norm}
         return {
             "network": self.network,
             "n": self.n,
             "m": list(self.m),
             "shortcuts": self.shortcuts,
             "topology": self.topology,
+            **{key: value for key, value in options.items() if value != _OPTIONS[key]},
         }
 
     @classmethod
@@ -147,19 +205,22 @@ class Architecture:
             ArchitectureError: a key is wrong; the message names it.
         """
         known = {"network", "n", "m", "shortcuts", "topology"}
-        if set(data) != known:
-            wrong = ", ".join(sorted(set(data) ^ known))
+        if set(data) - set(_OPTIONS) != known:
+            wrong = ", ".join(sorted((set(data) - set(_OPTIONS)) ^ known))
             raise ArchitectureError(
                 f"architecture must have the keys {', '.join(sorted(known))}; check {shown(wrong)[1:-1]}"
             )
-        if not isinstance(data["m"], list):
-            raise ArchitectureError(f"m must be a list of whole numbers, not {shown(data['m'])}")
+        options = {**_OPTIONS, **{key: data[key] for key in _OPTIONS if key in data}}
+        for key, values in (("m", data["m"]), ("widths", options["widths"])):
+            if not isinstance(values, list):
+                raise ArchitectureError(f"{key} must be a list of whole numbers, not {shown(values)}")
         return cls(
             network=cast(NetworkName, data["network"]),
             n=data["n"],
             m=tuple(data["m"]),
             shortcuts=cast(Shortcuts, data["shortcuts"]),
             topology=cast(Topology, data["topology"]),
+            **{**options, "widths": tuple(options["widths"])},
         )
 
     def _convolutions(self) -> Iterator[tuple[int, int, int]]:
@@ -168,7 +229,7 @@ class Architecture:
         if self.network == "network-1":
             for stage, count in enumerate(self.m):
                 for k in range(count):
-                    yield n * 2**stage, 3, 2 if k == count - 1 else 1
+                    yield self.widths[stage] if self.widths else n * 2**stage, 3, 2 if k == count - 1 else 1
         elif self.network == "network-2":
             yield from [(n, 3, 1), (n, 3, 1), (n, 3, 2)]
             yield from [(2 * n, 3, 1), (2 * n, 3, 1), (2 * n, 3, 2)]
@@ -177,6 +238,10 @@ class Architecture:
             for width, count in ((n, 2), (2 * n, 2), (4 * n, 3), (8 * n, 3), (8 * n, 3)):
                 for k in range(count):
                     yield width, 3, 2 if k == count - 1 else 1
+
+
+_OPTIONS: dict[str, Any] = {"widths": [], "residual": False, "refine": 0, "norm": "batch"}
+"""Fields that ``config.json`` leaves out where they have these values, as all checkpoints did before."""
 
 
 def network_1(m: tuple[int, int, int, int], n: int, **options: Any) -> Architecture:
