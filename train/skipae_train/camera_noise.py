@@ -9,16 +9,18 @@ artifacts) alone, and ``clean`` stays the target.
 
 Ranges and their sources:
 
-* Variance ``a x + b`` at a photosite, ``x`` linear in [0, 1]: ``a`` log-uniform from 2e-5 to 2e-2,
-  ``log10 b = -1.6 + 1.24 log10 a`` +- 0.46.  The ends of ``a`` are an ISO-100 camera and a phone at ISO 3200 (SIDD's
-  noise level functions: 2.3e-4 to 2.0e-2), slope and spread of ``b`` those of darktable's profiles of 374 cameras.
-  At ``x = 0.2`` this is 0.5 to 15 gray levels of sRGB, evenly over their logarithm.
+* Variance ``a x + b`` at a photosite, ``x`` linear in [0, 1]: ``a`` log-uniform from 2e-5 to 3e-2,
+  ``log10 b = -1.6 + 1.24 log10 a`` +- 0.46.  The ends of ``a`` are an ISO-100 camera and a phone at ISO 6400 (SIDD's
+  noise level functions end with 2.0e-2 at ISO 3200), slope and spread of ``b`` those of darktable's profiles of 374
+  cameras.  At ``x = 0.2`` this is 0.5 to 20 gray levels of sRGB, evenly over their logarithm.
 * Color matrices, white balance, tone curve: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019);
   its four cameras' matrices, mixed at random.  Red and blue gains are widened to 1.2 to 2.6 (tungsten to shade).
 * Demosaicing: bilinear; Malvar, He, Cutler, "High-quality linear interpolation" (ICASSP 2004); Hamilton, Adams (US
   patent 5,629,734), which follows the smaller gradient and so leaves short strokes; none, as in photos shrunk a lot.
 * Noise reduction: luma and chroma apart, chroma more strongly and over larger distances, less near edges, tuned so
-  that neighboring pixels correlate as in PolyU's photos (0.5 to 0.7; unprocessed phone photos: 0.4; shrunk ones: 0).
+  that luma and chroma correlate over 1 to 4 pixels as in real pairs (PolyU's photos, phone photos shrunk by SIDD's
+  authors).  Blotches: a camera cannot take away what is wider than its filters, and the eye sees it in dark areas.
+* Sharpening of all channels by the user's software, after resizing: it makes the noise of neighbors differ.
   ``benchmarks/noise_statistics.py`` compares the result with real pairs.
 """
 
@@ -48,15 +50,19 @@ LUMA = (0.299, 0.587, 0.114)
 class CameraNoise:
     """Noise of a random camera for every sample; the result is clipped and rounded to 8 bits."""
 
-    gain: tuple[float, float] = (2e-5, 2e-2)
+    gain: tuple[float, float] = (2e-5, 3e-2)
     """Range of ``a``, the variance per unit of linear signal, drawn log-uniformly."""
-    per_pixel: float = 0.15
+    per_pixel: float = 0.2
     """Share without demosaicing; the rest is bilinear, Malvar and Hamilton-Adams in equal parts."""
     reduced: float = 0.75
     """Share with noise reduction in the camera; 0.4 of these are sharpened afterwards."""
     resized: float = 0.25
     """Share shrunk by 0.5 to 1, the same factor for one batch."""
-    jpeg: float = 0.7
+    blotched: float = 0.45
+    """Share with wide spots of color, and faint ones of brightness, mostly in dark areas."""
+    sharpened: float = 0.2
+    """Share whose channels are sharpened at the end, as editors do."""
+    jpeg: float = 0.6
     """Share compressed as JPEG."""
     quality: tuple[int, int] = (50, 98)
     """Range of the JPEG quality, ends included; half is 4:2:0, half 4:4:4."""
@@ -69,6 +75,10 @@ class CameraNoise:
         for rows, scale in ((~shrunk).nonzero().flatten(), 1.0), (shrunk.nonzero().flatten(), factor):
             if len(rows):
                 noisy[rows] = noisy[rows] + self._noise(noisy[rows], scale, generator)
+        rows = chance(clean, self.sharpened, generator).flatten().nonzero().flatten()
+        if len(rows):
+            noise = noisy[rows] - clean[rows].clamp(0, 1)
+            noisy[rows] += _detail(noise, 0.4, 1.2, generator) * uniform(noise, 0.1, 1.0, generator)
         gray = gray_photos(clean, generator)
         noisy = as_file(torch.where(gray, _luma(noisy).expand_as(noisy), noisy))
         rows = chance(clean, self.jpeg, generator).flatten().nonzero().flatten()
@@ -85,10 +95,14 @@ class CameraNoise:
         noise = self._developed(clean, kind, generator)
         # Where a photo was shrunk a lot, the noise is white even if it was reduced before, so seldom again.
         reduced = chance(clean, self.reduced, generator).flatten()
-        reduced &= (kind >= self.per_pixel) | chance(clean, 0.3, generator).flatten()
+        reduced &= (kind >= self.per_pixel) | chance(clean, 0.15, generator).flatten()
         rows = reduced.nonzero().flatten()
         if len(rows):
             noise[rows] = _reduce(noise[rows], clean[rows], generator)
+        noise = noise * _by_brightness(clean, generator)
+        rows = (chance(clean, self.blotched, generator).flatten() & (kind >= self.per_pixel)).nonzero().flatten()
+        if len(rows):
+            noise[rows] += _blotches(noise[rows], clean[rows], generator)
         if scale != 1:
             antialias = bool(torch.rand(1, generator=generator, device=clean.device) < 0.7)
             noise = F.interpolate(noise, size, mode="bilinear", antialias=antialias)
@@ -159,16 +173,51 @@ def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
         (brightness - blur(brightness, torch.ones_like(level))).abs(), 3, 1, 1, count_include_pad=False
     )
     edge = local / (local + level)
-    smooth = blur(luma, uniform(noise, 0.4, 1.4, generator))
+    smooth = blur(luma, uniform(noise, 0.4, 2.6, generator))
     fine = luma - smooth
     threshold = torch.where(chance(noise, 0.3, generator), uniform(noise, 0, 1.5, generator), 0) * level
     cored = fine.sign() * (fine.abs() - threshold).clamp(min=0)  # as wavelet thresholds do: specks stay
-    luma = smooth + cored.lerp(fine, edge) * uniform(noise, 0.0, 0.8, generator).lerp(torch.ones_like(edge), 0.5 * edge)
-    half, quarter = (_coarse(chroma, by, uniform(noise, 0.3, 2.5, generator)) for by in (2, 4))
-    coarse = torch.where(chance(noise, 0.35, generator), quarter, half)
-    chroma = coarse * uniform(noise, 0.3, 1.2, generator) + (chroma - coarse) * uniform(noise, 0, 0.4, generator)
-    sharpened = luma + (luma - blur(luma, uniform(noise, 0.6, 1.5, generator))) * uniform(noise, 0.2, 1.2, generator)
+    luma = smooth + cored.lerp(fine, edge) * uniform(noise, 0.0, 0.7, generator).lerp(torch.ones_like(edge), 0.5 * edge)
+    half = _coarse(chroma, 2, uniform(noise, 0.3, 2.5, generator))
+    quarter = _coarse(chroma, 4, uniform(noise, 0.5, 2.3, generator))
+    coarse = torch.where(chance(noise, 0.7, generator), quarter, half)
+    left = torch.where(chance(noise, 0.8, generator), 0.04, 0.4) * uniform(noise, 0, 1, generator)
+    chroma = coarse * uniform(noise, 0.2, 1.2, generator) + (chroma - coarse) * left
+    sharpened = luma + _detail(luma, 0.6, 2.0, generator) * uniform(noise, 0.2, 1.4, generator)
     luma = torch.where(chance(noise, 0.4, generator), sharpened, luma)
+    return _from_luma(luma, chroma)
+
+
+def _by_brightness(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Factors on the noise, [N, 1, H, W]: tone mapping and noise reduction that depend on the brightness."""
+    angle = torch.pi * _luma(clean)
+    slope, bend = uniform(clean, -1.0, 1.0, generator), uniform(clean, -0.7, 0.3, generator)
+    return (slope * angle.cos() + bend * (2 * angle).cos()).exp()
+
+
+def _blotches(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Spots 8 to 40 pixels wide, of 0.05 to 0.7 of the noise's amplitude, fewer where it is bright."""
+    n, _, height, width = noise.shape
+    by = 4 if torch.rand(1, generator=generator, device=noise.device) < 0.5 else 8
+    draw = torch.randn(n, 3, height // by + 4, width // by + 4, generator=generator, device=noise.device)
+    spots = blur(draw, uniform(noise, 0.5, 1.3, generator))
+    spots = spots / spots.square().mean((1, 2, 3), keepdim=True).sqrt()
+    top, left = (torch.rand(2, generator=generator, device=noise.device) * by).long().tolist()
+    spots = F.interpolate(spots, scale_factor=float(by), mode="bicubic")
+    spots = spots[..., by + top : by + top + height, by + left : by + left + width]
+    level = noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+    dark = (1 - _luma(clean)).square()
+    faint = spots[:, :1] * uniform(noise, 0, 2.2, generator)
+    return _from_luma(faint, spots[:, 1:]) * dark * level * uniform(noise, 0.05, 0.7, generator)
+
+
+def _detail(planes: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """What a blur of ``low`` to ``high`` pixels takes away."""
+    return planes - blur(planes, uniform(planes, low, high, generator))
+
+
+def _from_luma(luma: Tensor, chroma: Tensor) -> Tensor:
+    """RGB of luma, [N, 1, H, W], and the differences of red and blue from it, [N, 2, H, W]."""
     red, blue = (chroma + luma).chunk(2, 1)
     green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
     return torch.cat([red, green, blue], 1)
