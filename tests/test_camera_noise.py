@@ -109,7 +109,11 @@ def test_pairs_are_found_by_camera_in_both_layouts(tmp_path):
     names = ["A1_desk_real.png", "A1_desk_mean.png", "B2_desk_real.png", "B2_desk_mean.png"]
     for file in [*(tmp_path / name for name in names), sidd / "NOISY_SRGB_010.PNG", sidd / "GT_SRGB_010.PNG"]:
         Image.new("RGB", (8, 8)).save(file)
-    assert [pair.camera for pair in find_pairs(tmp_path)] == ["S6", "A1", "B2"]
+    assert [(pair.camera, pair.scene) for pair in find_pairs(tmp_path)] == [
+        ("S6", "001"),
+        ("A1", "desk"),
+        ("B2", "desk"),
+    ]
     (only,) = find_pairs(tmp_path, cameras=("S6",))
     assert (only.clean.name, only.noisy.name) == ("GT_SRGB_010.PNG", "NOISY_SRGB_010.PNG")
     assert [pair.clean.name for pair in find_pairs(tmp_path, without=("S6", "B2"))] == ["A1_desk_mean.png"]

@@ -10,6 +10,7 @@ from PIL import Image
 from skipae_train.cli import cli
 from skipae_train.data import DataError, load_rgb
 from skipae_train.gather import NEAR, gather, noise_level, perceptual_hash
+from skipae_train.pairs import find_pairs, load_pair
 
 
 def photo(seed, size=(240, 200)):
@@ -61,3 +62,39 @@ def test_photos_are_gathered_without_test_pictures_copies_and_noise(tmp_path):
     assert sorted(load_rgb(f).shape for f in folders["out"].glob("*.png")) == [(200, 240, 3), (210, 250, 3)]
     with pytest.raises(DataError, match="is not empty: choose a new folder"):
         gather([folders["mine"]], folders["out"], [folders["kodak"]])
+
+
+def test_pairs_of_both_layouts_are_gathered_without_test_pictures_and_cameras_to_test_on(tmp_path):
+    sidd, polyu, test = tmp_path / "sidd" / "0005_001_S6_00100_x", tmp_path / "polyu", tmp_path / "test"
+    for folder in (sidd, polyu, test):
+        folder.mkdir(parents=True)
+    made = {
+        "a": (polyu / "A1_5_100_desk_3_mean.png", polyu / "A1_5_100_desk_3_real.png"),
+        "known": (polyu / "A1_5_100_wall_1_mean.png", polyu / "A1_5_100_wall_1_real.png"),
+        "phone": (sidd / "GT_SRGB_010.PNG", sidd / "NOISY_SRGB_010.PNG"),
+        "b": (polyu / "B2_5_100_toy_1_mean.png", polyu / "B2_5_100_toy_1_real.png"),
+    }
+    for seed, (clean, real) in enumerate(made.values()):
+        Image.fromarray(photo(seed)).save(clean)
+        Image.fromarray(noisy(photo(seed), 5)).save(real)
+    Image.fromarray(np.ascontiguousarray(photo(1)[:, ::-1])).save(test / "wall.png")
+    Image.fromarray(photo(3, (200, 240))).save(made["b"][0])
+    out = tmp_path / "out"
+    given = ["gather", str(tmp_path / "sidd"), str(polyu), "--out", str(out), "--test-set", str(test)]
+    refused = CliRunner().invoke(cli, [*given, "--without-camera", "S6"])
+    assert refused.exit_code == 2 and "--without-camera S6 is for --pairs" in refused.output
+    done = CliRunner().invoke(cli, [*given, "--without-camera", "S6", "--pairs"], catch_exceptions=False)
+    assert done.exit_code == 0 and "1 pairs" in done.output
+    (pair,) = find_pairs(out)
+    assert (pair.camera, pair.scene) == ("A1", "desk")
+    clean, real = load_pair(pair)
+    assert np.array_equal(clean, photo(0)) and np.array_equal(real, noisy(photo(0), 5))
+    rows = list(csv.reader((out / "gathered.tsv").read_text().splitlines(), delimiter="\t"))[1:]
+    reasons = {row[0].rpartition("/")[2]: row[3] for row in rows if row[3]}
+    assert reasons["A1_5_100_wall_1_real.png"] == "is wall.png of the test set test"
+    assert reasons["NOISY_SRGB_010.PNG"] == "is of the camera S6"
+    assert "different sizes (240 x 200 and 200 x 240)" in reasons["B2_5_100_toy_1_real.png"]
+    unknown = CliRunner().invoke(
+        cli, [*given[:4], str(tmp_path / "new"), *given[5:], "--pairs", "--without-camera", "C3"]
+    )
+    assert unknown.exit_code == 5 and "no pairs of the camera C3: choose from A1, B2, S6" in unknown.output

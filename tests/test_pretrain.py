@@ -1,13 +1,16 @@
 import csv
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from skipae import SkipaeError
+from skipae_train.cli import cli
 from skipae_train.corruption import GaussianNoise
 from skipae_train.data import DataError
 from skipae_train.datasets import View
@@ -17,6 +20,7 @@ from skipae_train.export import export, export_run
 from skipae_train.feed import PhotoFeed
 from skipae_train.machine import Session
 from skipae_train.muon import orthogonal
+from skipae_train.pairs import PairedPhotos, find_pairs
 from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe
@@ -286,6 +290,80 @@ def test_the_bundled_denoisers_two_runs_at_the_smoke_budget(tmp_path, photos):
     before = network.state_dict()
     changed = {name.rpartition(".")[2] for name, value in before.items() if not torch.equal(value, further[name])}
     assert "weight" in changed and not {"running_mean", "running_var"} & changed
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Pairs of two cameras and five scenes; the noise has a mean of 8 gray levels."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(1)
+    for number, scene in enumerate(("desk", "cat", "wall", "toy", "door")):  # of which "cat" is held out
+        for camera in ("A1", "B2"):
+            clean = Image.fromarray(rng.integers(60, 196, (6, 7, 3), np.uint8)).resize(
+                (70, 60), Image.Resampling.BICUBIC
+            )
+            noisy = np.clip(np.asarray(clean) + rng.normal(8, 12, (60, 70, 3)), 0, 255).astype(np.uint8)
+            clean.save(folder / f"{camera}_{scene}_{number}_mean.png")
+            Image.fromarray(noisy).save(folder / f"{camera}_{scene}_{number}_real.png")
+    return folder
+
+
+def test_real_pairs_are_drawn_by_scene_and_stay_together(pairs):
+    photos = PairedPhotos(find_pairs(pairs, without=("B2",)), seed=3)
+    assert sorted(photos.scenes) == ["desk", "door", "toy", "wall"] and len(photos.held_out) == 1
+    clean, noisy = photos.crops(5, 40, 24)
+    again = PairedPhotos(find_pairs(pairs, without=("B2",)), seed=3).crops(5, 40, 24)
+    assert torch.equal(clean, again[0]) and torch.equal(noisy, again[1])
+    noise = (noisy.float() - clean.float()).flatten(1)
+    assert float(noise.std(1).min()) > 10 and float(noise.std(1).max()) < 14 and float(noise.mean(1).min()) > 5
+    assert len({tuple(crop.flatten()[:9].tolist()) for crop in clean}) > 20
+    ((target, given),) = photos.validation(32, 4)
+    assert target.shape == given.shape == (1, 3, 32, 32)
+    with pytest.raises(DataError, match="no pair is at least 64 x 64 pixels: lower the crop or add larger pairs"):
+        photos.crops(0, 1, 64)
+
+
+def test_pairs_that_do_not_fit_are_refused(tmp_path, pairs):
+    shutil.copytree(pairs, tmp_path / "pairs")
+    Image.new("RGB", (70, 59)).save(tmp_path / "pairs" / "A1_desk_0_mean.png")
+    with pytest.raises(
+        DataError, match=r"A1_desk_0_mean\.png have different sizes \(70 x 60 and 70 x 59\): remove or crop the pair"
+    ):
+        PairedPhotos(find_pairs(tmp_path / "pairs"))
+    only = find_pairs(pairs)
+    with pytest.raises(DataError, match="show 1 scene"):
+        PairedPhotos([pair for pair in only if pair.scene == "cat"])
+    with pytest.raises(TrainingError, match=r"cifar10 trains on the set cifar10: pairs are for recipes on photos"):
+        pretrain(pretrain_recipe("cifar10", budget="smoke"), tmp_path, tmp_path / "run", pairs=only)
+
+
+def test_training_with_real_pairs_resumes_to_the_same_weights_and_keeps_its_pairs(tmp_path, photos, pairs):
+    recipe = replace(RECIPE, paired=0.4)
+    found = find_pairs(pairs, without=("B2",))
+    session = {"session": Session(precision="fp32", device="cpu", quiet=True, validate_every=3), "pairs": found}
+    whole = pretrain(recipe, photos, tmp_path / "whole", **session).state_dict()
+    stopped = replace(session["session"], stop_at=4)
+    pretrain(recipe, photos, tmp_path / "stopped", stopped, pairs=found)
+    resumed = pretrain(recipe, photos, tmp_path / "stopped", **session).state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    plain = pretrain(recipe, photos, tmp_path / "plain", session["session"]).state_dict()
+    assert not all(torch.equal(value, plain[name]) for name, value in whole.items())
+    row = read_log(tmp_path / "whole")[-1]
+    assert float(row["psnr_pairs"]) > 10 and "psnr_pairs" not in read_log(tmp_path / "plain")[-1]
+    described = json.loads((tmp_path / "whole" / "environment.json").read_text())["pairs"]
+    assert described == "4 of A1 (1 of 1 scenes more held out)"
+    with pytest.raises(TrainingError, match=r"other data \(pairs: 4 of A1 .* there, none now\): give the same"):
+        pretrain(recipe, photos, tmp_path / "stopped", session["session"])
+
+
+def test_the_command_mixes_pairs_in(tmp_path, photos, pairs):
+    options = ["pretrain", "natural", "--budget", "smoke", "--device", "cpu", "--quiet", "--out", str(tmp_path / "run")]
+    given = [*options, "--data", str(photos), "--without-camera", "B2"]
+    refused = CliRunner().invoke(cli, given)
+    assert refused.exit_code == 2 and "--without-camera B2 needs --pairs FOLDER" in refused.output
+    done = CliRunner().invoke(cli, [*given, "--pairs", str(pairs)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["pairs"].startswith("4 of A1 ")
 
 
 def test_a_wide_resnet_is_trained_and_resumed_but_never_exported(tmp_path, photos):

@@ -177,6 +177,14 @@ def recipes(recipe: str | None) -> None:
 @recipe_options
 @click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
+@click.option("--pairs", type=EXISTING, help="On photos: real noisy and clean pairs to mix in, searched recursively.")
+@click.option(
+    "--without-camera",
+    "without",
+    multiple=True,
+    metavar="NAME",
+    help="Leave out the --pairs of this camera, to test on them, for example S6.",
+)
 @session_options
 def pretrain(
     recipe: str,
@@ -188,19 +196,24 @@ def pretrain(
     seed: int,
     start: Path | None,
     lr: float | None,
+    pairs: Path | None,
+    without: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Pre-train an auto-encoder.
 
     A run in --out that was stopped continues.
     """
+    from skipae_train.pairs import find_pairs
     from skipae_train.pretrain import pretrain
     from skipae_train.recipes import pretrain_recipe
 
+    if without and pairs is None:
+        raise click.UsageError(f"--without-camera {without[0]} needs --pairs FOLDER: give both or neither")
     chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, lr=lr)
     session = _session(**options)
     _warn_of_cpu([chosen.id] if chosen.id else [], session)
-    pretrain(chosen, data, out, session, start=start)
+    pretrain(chosen, data, out, session, start=start, pairs=find_pairs(pairs, without=without) if pairs else ())
     if not session.quiet:
         _note(f"the run is in {out}; to make a checkpoint of it: skipae-train export {out} --out FOLDER --name NAME")
 
@@ -405,15 +418,32 @@ def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
     "--halve-from", type=click.IntRange(min=0), default=1600, show_default=True, help="Shrink these by two; 0: none."
 )
 @click.option("--noise", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Largest, gray levels.")
+@click.option("--pairs", is_flag=True, help="Gather pairs of noisy and clean photos for 'pretrain --pairs'.")
+@click.option(
+    "--without-camera", "without", multiple=True, metavar="NAME", help="With --pairs: leave out this camera's pairs."
+)
 def gather(
-    sources: tuple[Path, ...], out: Path, test_sets: tuple[Path, ...], smallest: int, halve_from: int, noise: float
+    sources: tuple[Path, ...],
+    out: Path,
+    test_sets: tuple[Path, ...],
+    smallest: int,
+    halve_from: int,
+    noise: float,
+    pairs: bool,
+    without: tuple[str, ...],
 ) -> None:
-    """Gather clean photos, without those of test sets."""
-    from skipae_train.gather import Rules, gather
+    """Gather clean photos or pairs, without those of test sets."""
+    from skipae_train.gather import Rules, gather, gather_pairs
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
+    if without and not pairs:
+        raise click.UsageError(f"--without-camera {without[0]} is for --pairs: give both or neither")
+    if pairs:
+        count = gather_pairs(sources, out, test_sets, smallest, without, say)
+        click.echo(f"{out}: {count} pairs; gathered.tsv lists all that were looked at")
+        return
     count = gather(sources, out, test_sets, Rules(smallest, halve_from, noise), say)
     click.echo(f"{out}: {count} photos; gathered.tsv lists all that were looked at")
 

@@ -1,4 +1,4 @@
-"""Gather clean photos to train on, and keep pictures of the test sets out."""
+"""Gather clean photos, or pairs with noisy ones, to train on, and keep pictures of the test sets out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipae_train.data import DataError, find_images, load_rgb
+from skipae_train.pairs import find_pairs, load_pair
 
 Pixels = NDArray[np.uint8]
 NEAR = 8
@@ -79,13 +80,7 @@ def gather(
     Raises:
         DataError: A folder holds no images, or ``out`` is not empty.
     """
-    if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty: choose a new folder")
-    known: list[tuple[Pixels, str]] = []
-    for folder in test_sets:
-        for file in find_images(folder):
-            known.append((perceptual_hash(load_rgb(file)), f"is {file.name} of the test set {folder.name}"))
-    out.mkdir(parents=True, exist_ok=True)
+    known = _begin(out, test_sets)
     count = 0
     with (out / "gathered.tsv").open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table, delimiter="\t")
@@ -110,6 +105,70 @@ def gather(
     return count
 
 
+def gather_pairs(
+    sources: Sequence[Path],
+    out: Path,
+    test_sets: Sequence[Path],
+    smallest: int = Rules.smallest,
+    without: Sequence[str] = (),
+    notify: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the pairs below ``sources`` that may be trained on to ``out``; return how many.
+
+    They become ``CAMERA_SCENE_NUMBER_real.png`` and ``..._mean.png``, as :func:`skipae_train.pairs.find_pairs` reads.
+    Left out: cameras in ``without``, pairs that cannot be decoded, whose sizes differ or that are smaller than
+    ``smallest`` pixels, and those whose clean photo is a picture of ``test_sets``.  ``gathered.tsv`` lists every pair.
+
+    Raises:
+        DataError: A folder holds no pairs, a noisy photo has no partner, no folder has pairs of a camera in
+            ``without``, or ``out`` is not empty.
+    """
+    found = [(source, pair) for source in sources for pair in find_pairs(source)]
+    unknown = sorted({*without} - {pair.camera for _, pair in found})
+    if unknown:
+        cameras = ", ".join(sorted({pair.camera for _, pair in found}))
+        raise DataError(f"there are no pairs of the camera {unknown[0]}: choose from {cameras}")
+    known = _begin(out, test_sets)
+    count = 0
+    with (out / "gathered.tsv").open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, delimiter="\t")
+        writer.writerow(["source", "sha256", "file", "left out because it"])
+        for source, pair in found:
+            name, reason = "", ""
+            try:
+                clean, noisy = load_pair(pair)
+                if pair.camera in without:
+                    reason = f"is of the camera {pair.camera}"
+                elif min(clean.shape[:2]) < smallest:
+                    reason = f"is smaller than {smallest} pixels"
+                else:
+                    reason = _same(clean, known)
+            except DataError as error:
+                reason = f"cannot be used: {error}"
+            if not reason:
+                count += 1
+                name = f"{pair.camera}_{pair.scene}_{count:04}_real.png"
+                Image.fromarray(noisy).save(out / name, compress_level=1)
+                Image.fromarray(clean).save(out / name.replace("_real.", "_mean."), compress_level=1)
+            else:
+                notify(f"{pair.noisy} {reason}")
+            digest = hashlib.sha256(pair.noisy.read_bytes()).hexdigest()
+            writer.writerow([pair.noisy.relative_to(source).as_posix(), digest, name, reason])
+    return count
+
+
+def _begin(out: Path, test_sets: Sequence[Path]) -> list[tuple[Pixels, str]]:
+    """Make the folder; hashes of the pictures that are kept out, with what they are."""
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty: choose a new folder")
+    known = []
+    for folder in test_sets:
+        for file in find_images(folder):
+            known.append((perceptual_hash(load_rgb(file)), f"is {file.name} of the test set {folder.name}"))
+    out.mkdir(parents=True, exist_ok=True)
+    return known
+
+
 def _shrunk(pixels: Pixels, rules: Rules) -> Pixels:
     if rules.halve_from and min(pixels.shape[:2]) >= rules.halve_from:
         return np.asarray(Image.fromarray(pixels).reduce(2))
@@ -121,11 +180,18 @@ def _refusal(pixels: Pixels, known: Sequence[tuple[Pixels, str]], rules: Rules) 
     shrunk = _shrunk(pixels, rules)
     if min(shrunk.shape[:2]) < rules.smallest:
         return f"is smaller than {rules.smallest} pixels"
+    if same := _same(pixels, known):
+        return same
+    level = noise_level(shrunk)
+    return f"is noisy ({level:.1f} gray levels)" if level > rules.noise else ""
+
+
+def _same(pixels: Pixels, known: Sequence[tuple[Pixels, str]]) -> str:
+    """Which of the known pictures it is, flipped or turned; empty if none."""
     if known:
         hashes = np.stack([bits for bits, _ in known])
         for pose in poses(pixels):
             distance = (hashes != pose).sum(1)
             if distance.min() <= NEAR:
                 return known[int(distance.argmin())][1]
-    level = noise_level(shrunk)
-    return f"is noisy ({level:.1f} gray levels)" if level > rules.noise else ""
+    return ""

@@ -415,8 +415,8 @@ def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequ
     was.
     """
     network = Network.from_checkpoint(source) if isinstance(source, Path) else source
-    fields = ("network", "n", "m", "widths", "residual", "norm")
-    fields += ("shortcuts", "topology", "refine") if "decoder" in parts else ()
+    of_decoder = ("shortcuts", "topology", "refine") if "decoder" in parts else ()
+    fields = ("network", "n", "m", "widths", "residual", "norm", *of_decoder)
     check_architecture(target.architecture, network.architecture, fields)
     prefixes = (*(f"{part}." for part in parts), "mean", "std")
     wanted = [name for name in target.state_dict() if name.startswith(prefixes)]

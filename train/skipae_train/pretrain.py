@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,6 +17,7 @@ from skipae_train.errors import RefusedError
 from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, some
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder
+from skipae_train.pairs import Pair, PairedPhotos
 from skipae_train.plots import grid
 from skipae_train.recipe import Recipe
 from skipae_train.rng import Draw
@@ -57,6 +58,8 @@ class Pretrain(Recipe):
     """``mse`` is the paper's.  ``rmse`` is the mean over samples of the root: the gradient of a sample is then
     as large at weak noise as at strong, where ``mse`` lets the strongest noise drown the rest.  ``masked`` counts
     masked pixels alone (the Context Encoder of table 4)."""
+    paired: float = 0.15
+    """On photos: share of the samples that are real noisy photos with their clean partners, where there are any."""
 
     @property
     def steps(self) -> int:
@@ -73,12 +76,19 @@ class Pretrain(Recipe):
 
 
 def pretrain(
-    recipe: Pretrain, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
+    recipe: Pretrain,
+    data: Path,
+    out: Path,
+    session: Session = Session(),
+    *,
+    start: Path | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> Restorer:
     """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
 
     ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
-    ``start`` is a checkpoint folder whose weights a new run begins with.  For ``out`` and errors see
+    ``start`` is a checkpoint folder whose weights a new run begins with.  ``pairs`` are real photos that a recipe on
+    photos mixes in (:func:`skipae_train.pairs.find_pairs`).  For ``out`` and errors see
     :func:`skipae_train.trainer.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
 
     Raises as there, :class:`RefusedError` also where ``start`` is of another architecture, or missing though the recipe
@@ -95,14 +105,22 @@ def pretrain(
         if begun.architecture != recipe.architecture:
             raise RefusedError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
         origin = started_from(read_config(start).name, begun)
+    if pairs and recipe.epochs is not None:
+        raise RefusedError(f"{recipe.name} trains on the set {recipe.epochs.data}: pairs are for recipes on photos")
     if finished(recipe, out, origin):
         return load_restorer(out)[0]
     with locked(out):
-        return _run(recipe, data, out, session, begun, origin)
+        return _run(recipe, data, out, session, begun, origin, pairs)
 
 
 def _run(
-    recipe: Pretrain, data: Path, out: Path, session: Session, begun: AutoEncoder | None, origin: dict[str, str]
+    recipe: Pretrain,
+    data: Path,
+    out: Path,
+    session: Session,
+    begun: AutoEncoder | None,
+    origin: dict[str, str],
+    pairs: Sequence[Pair],
 ) -> Restorer:
     network = _build(recipe.architecture, mean=recipe.mean, std=recipe.std)
     torch.manual_seed(recipe.seed)
@@ -110,7 +128,8 @@ def _run(
     if begun is not None:
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
-        train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed)), out, session, origin)
+        paired = PairedPhotos(pairs, seed=recipe.seed) if pairs else None
+        train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, session, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
     images = open_set(epochs, data, "test")  # before the training, since it may not be there
@@ -127,30 +146,50 @@ def _run(
 
 
 class _PhotoJob(Job):
-    """Crops of photos, augmented; measured by PSNR at three levels of Gaussian noise."""
+    """Crops of photos, augmented; measured by PSNR at three levels of Gaussian noise, and on real pairs if any."""
 
-    columns = ("psnr15", "psnr25", "psnr50")
+    columns: tuple[str, ...] = ("psnr15", "psnr25", "psnr50")
     validate_every = 1000
 
-    def __init__(self, recipe: Pretrain, network: Restorer, photos: Photos) -> None:
-        self.recipe, self.pretrain, self.network = recipe, recipe, network
+    def __init__(self, recipe: Pretrain, network: Restorer, photos: Photos, pairs: PairedPhotos | None = None) -> None:
+        self.recipe, self.pretrain, self.network, self.pairs = recipe, recipe, network, pairs
         self.feed = PhotoFeed(photos, recipe.seed)
         self.steps = recipe.steps
         self.facts = {"photos": f"{len(photos.files)} ({len(photos.held_out)} more held out for validation)"}
         self.held_out = photos.validation(256, 24)
+        self.held_out_pairs = pairs.validation(256, 24) if pairs else []
+        self.facts["pairs"] = pairs.described if pairs else "none"
+        if self.held_out_pairs:
+            self.columns = (*self.columns, "psnr_pairs")
 
     def loss(self, model: Model, part: Part) -> Tensor:
+        """Of the restored part."""
         phase = self.pretrain.phase_at(part.step)
         number = part.step * part.processes * part.turns + part.number
         generator = torch.Generator(part.device).manual_seed(derive_seed(self.recipe.seed, number))
-        clean = augment_photos(self.feed.crops(part, phase.batch, phase.crop).float() / 255, generator)
-        corrupted = self.pretrain.corruption(clean, generator).contiguous(memory_format=torch.channels_last)
+        crops, real = self.feed.crops(part, phase.batch, phase.crop), 0
+        if self.pairs:  # the next whole number below or above the share, so that its mean is the share
+            real = int(
+                len(crops) * self.pretrain.paired + float(torch.rand((), generator=generator, device=part.device))
+            )
+            real = min(real, len(crops) - 1)
+        clean = augment_photos(crops[real:].float() / 255, generator)
+        corrupted = self.pretrain.corruption(clean, generator)
+        if self.pairs and real:
+            targets, noisy = (
+                found.to(part.device).float() / 255 for found in self.pairs.crops(number, real, phase.crop)
+            )
+            clean, corrupted = torch.cat([clean, targets]), torch.cat([corrupted, noisy])
+        corrupted = corrupted.contiguous(memory_format=torch.channels_last)
         return reconstruction_loss(model(corrupted), clean, self.pretrain.loss)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
-        if not len(self.held_out):
-            return {}
-        return {f"psnr{sigma}": self._psnr(network, sigma, machine) for sigma in (15, 25, 50)}
+        found = {}
+        if len(self.held_out):
+            found = {f"psnr{sigma}": self._psnr(network, sigma, machine) for sigma in (15, 25, 50)}
+        if self.held_out_pairs:
+            found["psnr_pairs"] = self._psnr_of_pairs(network, machine)
+        return found
 
     def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
         noise = GaussianNoise((25, 25), as_file=1.0)
@@ -161,6 +200,18 @@ class _PhotoJob(Job):
 
     def _psnr(self, network: nn.Module, sigma: int, machine: Machine) -> float:
         return reconstruction_psnr(network, self.held_out, GaussianNoise((sigma, sigma), as_file=1.0), machine)
+
+    @torch.inference_mode()
+    def _psnr_of_pairs(self, network: nn.Module, machine: Machine) -> float:
+        """Mean PSNR in dB of the real photos of the held-out scenes."""
+        total = 0.0
+        for clean, noisy in self.held_out_pairs:
+            image = (noisy.to(machine.device).float() / 255).contiguous(memory_format=torch.channels_last)
+            with machine.autocast():
+                restored = network(image)
+            error = restored.float().clamp(0, 1) - clean.to(machine.device).float() / 255
+            total += float(-10 * error.square().mean().clamp(min=1e-10).log10())
+        return total / len(self.held_out_pairs)
 
 
 class SetJob(Job):
