@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import make_sets
 from skipae_train.evaluate import Score, record_scores
@@ -66,6 +68,38 @@ def test_the_report_of_a_gpu_with_the_cpu_in_its_place(tmp_path):
     assert report["features per second"][0]["images per second"] > 0
     assert report["out of memory"]["said"] and report["out of memory"]["largest difference"] <= 1
     assert "| fp32 | whole |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_bake_off_trains_measures_and_continues(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8))
+        photo = coarse.resize((70, 60), Image.Resampling.BICUBIC)
+        for name in (f"photos/{number}.png", f"clean/{number}.png", f"pairs/A1_desk{number}_mean.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            photo.save(tmp_path / name)
+        noisy = np.clip(np.asarray(photo) + rng.normal(0, 9, (60, 70, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(tmp_path / f"pairs/A1_desk{number}_real.png")
+    folders = {name: tmp_path / name for name in ("photos", "clean", "pairs", "out", "runs")}
+    options = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
+    options += ["--every", 2, "--budget", "smoke", "--threads", 1, "--precision", "fp32"]
+    run("bakeoff.py", *options, "--minutes", 0.02, "--variants", "base")
+    finished = (tmp_path / "runs" / "base" / "run" / "state.pt").read_bytes()
+    said = run("bakeoff.py", *options, "--minutes", 0.02, "--variants", "base,deep+residual")
+    assert (tmp_path / "runs" / "base" / "run" / "state.pt").read_bytes() == finished
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "out" / "bakeoff.csv").read_text().splitlines())}
+    assert list(rows) == ["base", "deep+residual"]
+    base, deep = rows.values()
+    assert float(deep["GFLOP/MP"]) > 1.2 * float(base["GFLOP/MP"]) and int(deep["parameters"]) > int(base["parameters"])
+    assert all(
+        int(row["steps"]) > 1 and 5 < float(row["psnr25"]) < 60 and float(row["pairs"]) > 5 for row in rows.values()
+    )
+    assert "| deep+residual |" in said and (tmp_path / "out" / "bakeoff.png").exists()
+    other = subprocess.run(
+        [sys.executable, BENCHMARKS / "bakeoff.py", *map(str, options), "--minutes", "1", "--variants", "base"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert other.returncode == 2 and "is a run of 0.02 minutes, not 1: give another --runs" in other.stderr
 
 
 def test_what_the_tables_cost():

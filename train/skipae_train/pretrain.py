@@ -129,7 +129,7 @@ def _run(
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
         paired = PairedPhotos(pairs, seed=recipe.seed) if pairs else None
-        train(_PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, session, origin)
+        train(PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, session, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
     images = open_set(epochs, data, "test")  # before the training, since it may not be there
@@ -145,7 +145,7 @@ def _run(
     return trained.cpu()
 
 
-class _PhotoJob(Job):
+class PhotoJob(Job):
     """Crops of photos, augmented; measured by PSNR at three levels of Gaussian noise, and on real pairs if any."""
 
     columns: tuple[str, ...] = ("psnr15", "psnr25", "psnr50")
@@ -184,6 +184,7 @@ class _PhotoJob(Job):
         return reconstruction_loss(model(corrupted), clean, self.pretrain.loss)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
+        """PSNR in dB of held-out photos and pairs."""
         found = {}
         if len(self.held_out):
             found = {f"psnr{sigma}": self._psnr(network, sigma, machine) for sigma in (15, 25, 50)}
@@ -192,10 +193,12 @@ class _PhotoJob(Job):
         return found
 
     def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
+        """Four held-out photos, with noise and restored."""
         noise = GaussianNoise((25, 25), as_file=1.0)
         return _comparison(network, self.held_out[:4], noise, machine) if len(self.held_out) else None
 
     def frozen_norm(self, step: int) -> bool:
+        """As the phase has it."""
         return self.pretrain.phase_at(step).freeze_norm
 
     def _psnr(self, network: nn.Module, sigma: int, machine: Machine) -> float:

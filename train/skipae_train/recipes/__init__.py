@@ -21,7 +21,7 @@ from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
 from skipae_train.recipe import Budget, FinetuneKeywords, Kind, PretrainKeywords, RecipeId, differences, identified
 from skipae_train.recipes.budgets import cut
-from skipae_train.schedules import Cosine
+from skipae_train.schedules import Cosine, Trapezoid
 from skipae_train.wide_resnet import WideResNet
 
 AnyRecipe = TypeVar("AnyRecipe", Pretrain, Finetune)
@@ -260,6 +260,47 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
     return changed
 
 
+def _wider(*factors: float) -> Change:
+    """Network-1 with the channels of its stages multiplied."""
+
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        shape = recipe.architecture
+        if isinstance(shape, WideResNet) or shape.network != "network-1":
+            raise RecipeError(f"{recipe.name} has no Network-1, whose stages this variant makes wider")
+        widths = shape.widths or tuple(shape.n * 2**stage for stage in range(4))
+        widths = tuple(round(width * factor) for width, factor in zip(widths, factors, strict=True))
+        return replace(recipe, architecture=replace(shape, n=widths[0], widths=widths))
+
+    return change
+
+
+def _deeper(recipe: AnyRecipe) -> AnyRecipe:
+    """Network-1 with one more convolution in each of its stages."""
+    if isinstance(recipe.architecture, WideResNet) or not recipe.architecture.m:
+        raise RecipeError(f"{recipe.name} has no Network-1, whose stages this variant makes longer")
+    longer: AnyRecipe = _network(m=tuple(count + bool(count) for count in recipe.architecture.m))(recipe)
+    return longer
+
+
+def _on_photos(**changes: Any) -> Change:
+    """Other fields of a pre-training on photos."""
+
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if not isinstance(recipe, Pretrain) or not recipe.phases:
+            raise RecipeError(f"{recipe.name} does not pre-train on photos: this variant is for natural")
+        return replace(recipe, **changes)
+
+    return change
+
+
+def _large_patches(recipe: AnyRecipe) -> AnyRecipe:
+    """Crops half as large again, as many pixels a step."""
+    if not isinstance(recipe, Pretrain):
+        return recipe
+    phases = tuple(replace(p, crop=p.crop * 3 // 2, batch=max(1, round(p.batch * 4 / 9))) for p in recipe.phases)
+    return _on_photos(phases=phases)(recipe)  # type: ignore[no-any-return]
+
+
 def _in_finetuning(**changes: Any) -> Change:
     return lambda recipe: replace(recipe, **changes) if isinstance(recipe, Finetune) else recipe
 
@@ -298,4 +339,13 @@ VARIANTS: dict[str, Change] = {
     "decay-finetune": _in_finetuning(weight_decay=DECAY),
     "wide-resnet": _wide_resnet,
     "modern": _modern,
+    "wide-full": _wider(1.5, 1, 1, 1),
+    "wide-half": _wider(1, 1.5, 1, 1),
+    "deep": _deeper,
+    "residual": _network(residual=True),
+    "deep-decoder": _network(refine=1),
+    "no-norm": _network(norm="none"),
+    "adam": lambda recipe: replace(recipe, muon_lr=0.0),
+    "large-patches": _large_patches,
+    "high-rate": _on_photos(schedule=Trapezoid(warmup=150, cooldown=0.25)),
 }
