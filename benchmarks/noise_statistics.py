@@ -4,9 +4,11 @@
 
 Every argument is a name and a folder of pairs (NAME_real.* and NAME_mean.*, or NOISY_SRGB* and GT_SRGB*; RENOIR after
 model_cards/skipae-natural/training/renoir_pairs.py).  The synthetic noise is that of :class:`CameraNoise`, put on the
-clean halves of the same pairs.  Measured on crops of 128 pixels: standard deviation by gray level; correlation between
-pixels 1 to 3 apart for luma and chroma, mean of both directions; correlation between channels.  The noise's local mean
-is taken out first, since exposures of a pair differ a little in light.  Needs ``pip install -e ".[cpu,train]"``.
+clean halves of the same pairs, three times each.  Measured on crops of 128 pixels: standard deviation, and by gray
+level; how much larger it is in the darker half of the pixels than in the brighter one, in powers of 2; correlation
+between pixels 1 to 4 apart for luma and chroma, mean of both directions; correlation between channels.  The noise's
+local mean is taken out first, since exposures of a pair differ a little in light.
+Needs ``pip install -e ".[cpu,train]"``.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ from skipae_train.pairs import Pair, find_pairs
 SIDE = 128
 LEVELS = 8
 SYNTHETIC = "synthetic"
+REPEATS = 3
+"""Synthetic samples for each real crop."""
 LUMA = (0.299, 0.587, 0.114)
-COLUMNS = (
-    "set", "camera", "sd", *(f"luma{d}" for d in (1, 2, 3)), *(f"chroma{d}" for d in (1, 2, 3)), "rg", "rb", "gb",
-    *(f"sd_at_{(i * 256 + 128) // LEVELS}" for i in range(LEVELS)),
-)  # fmt: skip
+LAGS = (1, 2, 3, 4)
+STATISTICS = ("sd", "dark", *(f"luma{d}" for d in LAGS), *(f"chroma{d}" for d in LAGS), "rg", "rb", "gb")
+COLUMNS = ("set", "camera", *STATISTICS, *(f"sd_at_{(i * 256 + 128) // LEVELS}" for i in range(LEVELS)))
 Row = dict[str, str | float]
 
 
@@ -65,12 +68,18 @@ def measure(clean: Tensor, noisy: Tensor) -> Row:
     chroma = (noise[0] - luma) / 2 + (noise[2] - luma) / 2
     row: Row = {"sd": float(noise.std())}
     for name, plane in ("luma", luma), ("chroma", chroma):
-        for d in (1, 2, 3):
+        for d in LAGS:
             both = correlation(plane[:, d:], plane[:, :-d]), correlation(plane[d:], plane[:-d])
             row[f"{name}{d}"] = sum(both) / 2
     red, green, blue = noise
     row |= {"rg": correlation(red, green), "rb": correlation(red, blue), "gb": correlation(green, blue)}
-    level = ((clean * weights).sum(0) * LEVELS).long().clamp(0, LEVELS - 1)
+    brightness = (clean * weights).sum(0)
+    dark = brightness <= brightness.median()
+    if dark.all():  # a flat crop has no brighter half
+        row["dark"] = float("nan")
+    else:
+        row["dark"] = float((noise[:, dark].std() / noise[:, ~dark].std().clamp(min=1e-3)).clamp(min=1e-3).log2())
+    level = (brightness * LEVELS).long().clamp(0, LEVELS - 1)
     for number in range(LEVELS):
         here = noise[:, level == number]
         row[f"sd_at_{(number * 256 + 128) // LEVELS}"] = float(here.std()) if here.numel() > 600 else float("nan")
@@ -78,15 +87,15 @@ def measure(clean: Tensor, noisy: Tensor) -> Row:
 
 
 def collect(sets: dict[str, list[Pair]], most: int) -> list[Row]:
-    """A row for every real crop and, of the set ``synthetic``, one for synthetic noise on its clean half."""
+    """A row for every real crop and, of the set ``synthetic``, :data:`REPEATS` for noise made on its clean half."""
     rows: list[Row] = []
     generator = torch.Generator().manual_seed(0)
     for name, pairs in sets.items():
         for pair in pairs:
             for clean, noisy in crops(pair, most):
                 rows.append({"set": name, "camera": pair.camera, **measure(clean, noisy)})
-                made = CameraNoise()(clean[None], generator)[0]
-                rows.append({"set": SYNTHETIC, "camera": name, **measure(clean, made)})
+                for made in CameraNoise()(clean.expand(REPEATS, -1, -1, -1), generator):
+                    rows.append({"set": SYNTHETIC, "camera": name, **measure(clean, made)})
     return rows
 
 
@@ -100,7 +109,7 @@ def values(rows: list[Row], name: str, column: str) -> np.ndarray:
 def spread(rows: list[Row], sets: list[str]) -> str:
     """A table: median and 5 to 95 % range of each statistic, and the share of real crops inside the synthetic range."""
     lines = ["| | " + " | ".join([SYNTHETIC, *sets]) + " |", "| --- " * (len(sets) + 2) + "|"]
-    for column in COLUMNS[2:12]:
+    for column in STATISTICS:
         low, high = np.quantile(values(rows, SYNTHETIC, column), [0.025, 0.975])
         cells = []
         for name in [SYNTHETIC, *sets]:
@@ -134,20 +143,20 @@ def plot(rows: list[Row], sets: list[str], file: Path) -> None:
     axes[0, 0].legend(loc="lower left", fontsize=8)
     for axis, kind in zip(axes[1, :2], ("luma", "chroma"), strict=True):
         for k, (name, color) in enumerate(colors.items()):
-            found = [values(rows, name, f"{kind}{d}") for d in (1, 2, 3)]
+            found = [values(rows, name, f"{kind}{d}") for d in LAGS]
             boxes = axis.boxplot(
-                found, positions=[d + 0.18 * (k - len(sets) / 2) for d in (1, 2, 3)], widths=0.15, whis=(5, 95),
+                found, positions=[d + 0.18 * (k - len(sets) / 2) for d in LAGS], widths=0.15, whis=(5, 95),
                 showfliers=False, patch_artist=True, medianprops={"color": "black"},
             )  # fmt: skip
             for box in boxes["boxes"]:
                 box.set_facecolor(color)
-        axis.set(title=f"correlation by distance, {kind}", xlabel="pixels", xlim=(0.4, 3.6), ylim=(-0.7, 1))
-        axis.set_xticks([1, 2, 3], ["1", "2", "3"])
+        axis.set(title=f"correlation by distance, {kind}", xlabel="pixels", xlim=(0.4, 4.6), ylim=(-0.7, 1))
+        axis.set_xticks(LAGS, [str(d) for d in LAGS])
     levels = [(i * 256 + 128) // LEVELS for i in range(LEVELS)]
     for name, color in colors.items():
         shares = []
         for level in levels:  # of a crop's own sd, so that weak and strong noise count alike
-            share = [float(r[f"sd_at_{level}"]) / float(r["sd"]) for r in rows if r["set"] == name]
+            share = [float(r[f"sd_at_{level}"]) / float(r["sd"]) for r in rows if r["set"] == name and r["sd"]]
             share = [v for v in share if np.isfinite(v)]
             shares.append(np.quantile(share, [0.1, 0.5, 0.9]) if len(share) > 5 else [np.nan] * 3)
         low, middle, high = np.array(shares).T
@@ -159,7 +168,7 @@ def plot(rows: list[Row], sets: list[str], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, write ``statistics.csv`` and ``statistics.png``, print the table."""
+    """Measure, write ``statistics.csv``, ``statistics.md`` (the table) and ``statistics.png``, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME=DIR")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -176,9 +185,11 @@ def main() -> None:
     with (arguments.out / "statistics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows({k: v if isinstance(v, str) else f"{v:.3f}" for k, v in row.items()} for row in rows)
+        writer.writerows({k: v if isinstance(v, str) else f"{v:.2f}" for k, v in row.items()} for row in rows)
+    table = spread(rows, list(folders))
+    (arguments.out / "statistics.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
     plot(rows, list(folders), arguments.out / "statistics.png")
-    print(spread(rows, list(folders)))
 
 
 if __name__ == "__main__":

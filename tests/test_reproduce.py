@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -39,6 +39,7 @@ from skipae_train.recipes import (
 from skipae_train.recipes.budgets import cut
 from skipae_train.reproduce import Bench, Cell, Progress, duration, finetunings, plan, reproduce
 from skipae_train.tables import RESULTS
+from skipae_zoo import Architecture
 
 SESSION = Session(precision="fp32", device="cpu", quiet=True)
 
@@ -309,6 +310,7 @@ def test_budgets_cut_by_their_rules():
     assert {epochs.samples for epochs in halves} == {7000}  # as many of each, as in the paper
     assert finetune_recipe("camvid-seg", budget="cpu").epochs.crop == 113
     assert pretrain_recipe("natural", budget="cpu") == pretrain_recipe("natural")
+    assert pretrain_recipe("natural", budget="day").steps == 10 * pretrain_recipe("natural").steps
     few, all_labels = (finetune_recipe("cifar10-4k", variant=name, budget="cpu") for name in ("", "all-labels"))
     assert (few.architecture.n, few.epochs.count, few.freeze) == (24, 120, 6)
     assert (all_labels.epochs.count, all_labels.freeze) == (40, 2)
@@ -435,9 +437,30 @@ def test_unknown_recipes_and_variants_are_refused_by_name():
     for name, variant in (("natural", "context-encoder"), ("cifar10-4k", "context-encoder+gaussian")):
         with pytest.raises(RecipeError, match="no block masks: context-encoder is for recipes on sets"):
             pretrain_recipe(name, variant=variant)
+    with pytest.raises(RecipeError, match="cifar10 does not pre-train on photos: this variant is for natural"):
+        pretrain_recipe("cifar10", variant="high-rate")
+    with pytest.raises(RecipeError, match="cifar10-4k has no Network-1, whose stages this variant makes wider"):
+        pretrain_recipe("cifar10-4k", variant="wide-full")
     with pytest.raises(RecipeError, match="a Wide-ResNet always has its shortcuts"):
         pretrain_recipe("cifar100", variant="wide-resnet+no-shortcut")
     assert finetune_recipe("cifar10", variant="+".join(VARIANTS)).name.startswith("cifar10-no-shortcut-random")
+
+
+def test_variants_of_the_denoiser_change_what_their_names_say():
+    base = pretrain_recipe("natural")
+    found = {
+        name: pretrain_recipe("natural", variant=name)
+        for name in ("wide-full", "wide-half", "deep+residual", "deep-decoder", "no-norm", "adam", "large-patches")
+    }
+    shapes = {name: cast(Architecture, recipe.architecture) for name, recipe in found.items()}
+    assert (shapes["wide-full"].widths, shapes["wide-half"].widths) == ((48, 64, 128, 256), (32, 96, 128, 256))
+    assert shapes["wide-full"].n == 48 and shapes["deep+residual"].m == (4, 4, 4, 4)
+    assert len(shapes["deep+residual"].units) == 4 and shapes["deep-decoder"].refine == 1
+    assert shapes["no-norm"].norm == "none" and (found["adam"].muon_lr, base.muon_lr) == (0.0, 4e-3)
+    small = cast(Architecture, pretrain_recipe("natural", variant="wide-full", budget="smoke").architecture)
+    assert small.widths == (6, 8, 16, 32)
+    seen = [sum(p.steps * p.batch * p.crop**2 for p in r.phases) for r in (base, found["large-patches"])]
+    assert seen[1] == pytest.approx(seen[0], rel=0.1)
 
 
 def test_the_run_of_another_recipe_is_refused(data, runs, tmp_path):

@@ -60,7 +60,7 @@ class CameraNoise:
     """Share shrunk by 0.5 to 1, the same factor for one batch."""
     blotched: float = 0.45
     """Share with wide spots of color, and faint ones of brightness, mostly in dark areas."""
-    sharpened: float = 0.2
+    sharpened: float = 0.25
     """Share whose channels are sharpened at the end, as editors do."""
     jpeg: float = 0.6
     """Share compressed as JPEG."""
@@ -179,9 +179,9 @@ def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
     cored = fine.sign() * (fine.abs() - threshold).clamp(min=0)  # as wavelet thresholds do: specks stay
     luma = smooth + cored.lerp(fine, edge) * uniform(noise, 0.0, 0.7, generator).lerp(torch.ones_like(edge), 0.5 * edge)
     half = _coarse(chroma, 2, uniform(noise, 0.3, 2.5, generator))
-    quarter = _coarse(chroma, 4, uniform(noise, 0.5, 2.3, generator))
+    quarter = _coarse(chroma, 4, uniform(noise, 0.6, 3.0, generator))
     coarse = torch.where(chance(noise, 0.7, generator), quarter, half)
-    left = torch.where(chance(noise, 0.8, generator), 0.04, 0.4) * uniform(noise, 0, 1, generator)
+    left = torch.where(chance(noise, 0.85, generator), 0.04, 0.4) * uniform(noise, 0, 1, generator)
     chroma = coarse * uniform(noise, 0.2, 1.2, generator) + (chroma - coarse) * left
     sharpened = luma + _detail(luma, 0.6, 2.0, generator) * uniform(noise, 0.2, 1.4, generator)
     luma = torch.where(chance(noise, 0.4, generator), sharpened, luma)
@@ -191,7 +191,7 @@ def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
 def _by_brightness(clean: Tensor, generator: torch.Generator) -> Tensor:
     """Factors on the noise, [N, 1, H, W]: tone mapping and noise reduction that depend on the brightness."""
     angle = torch.pi * _luma(clean)
-    slope, bend = uniform(clean, -1.0, 1.0, generator), uniform(clean, -0.7, 0.3, generator)
+    slope, bend = uniform(clean, -1.2, 1.2, generator), uniform(clean, -0.7, 0.3, generator)
     return (slope * angle.cos() + bend * (2 * angle).cos()).exp()
 
 

@@ -286,7 +286,9 @@ def _on_photos(**changes: Any) -> Change:
     """Other fields of a pre-training on photos."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
-        if not isinstance(recipe, Pretrain) or not recipe.phases:
+        if not isinstance(recipe, Pretrain):
+            return recipe
+        if not recipe.phases:
             raise RecipeError(f"{recipe.name} does not pre-train on photos: this variant is for natural")
         return replace(recipe, **changes)
 

@@ -53,11 +53,12 @@ _TINY_SAMPLES = 7_000
 
 def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
     """The recipe at a budget."""
+    changes: dict[str, Any] = {}
     if isinstance(recipe, Pretrain) and recipe.phases and budget == "day":
-        return replace(recipe, phases=tuple(replace(phase, steps=_LONG * phase.steps) for phase in recipe.phases))
+        changes["phases"] = tuple(replace(phase, steps=_LONG * phase.steps) for phase in recipe.phases)
+        return replace(recipe, **changes)
     if budget == "paper" or (budget != "smoke" and recipe.epochs is None):
         return recipe
-    changes: dict[str, Any] = {}
     if recipe.epochs is not None:
         changes["epochs"] = _epochs(recipe, recipe.epochs, budget)
     if budget == "cpu":
