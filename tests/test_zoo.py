@@ -113,7 +113,7 @@ def test_shortcuts_join_every_second_layer_but_not_the_last():
         (lambda: network_1((2, 2, 3, 3), 8, norm="layer"), "norm must be one of batch, none, not"),
         (lambda: network_2(8, norm="none"), "are for network-1: leave them out of network-2"),
         (lambda: Architecture("resnet", 96), "network must be one of network-1"),  # type: ignore[arg-type]
-        (lambda: Architecture.from_dict({"network": "network-2"}), "look at: m, n, shortcuts, topology"),
+        (lambda: Architecture.from_dict({"network": "network-2"}), "check m, n, shortcuts, topology"),
     ],
 )
 def test_errors_say_what_is_allowed(make, message):
