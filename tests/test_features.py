@@ -307,7 +307,7 @@ def test_wrong_arguments(model: Model, options: dict[str, Any], message: str) ->
     [
         (7, UsageError, "images must be an image or several images, not int"),
         ([np.zeros((4, 4)), 7], UsageError, r"images\[1\]: image must be a PIL.Image"),
-        (["none.png"], ImageError, r"images\[0\] \('none.png'\): no such file"),
+        (["none.png"], ImageError, r"images\[0\]: image none.png: no such file"),
         (np.full((4, 4), 200.0), UsageError, "floats must be in"),
         (np.zeros((2, 4, 4, 5)), UsageError, r"images\[0\]: image: an array must have the shape"),
     ],

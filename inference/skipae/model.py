@@ -30,7 +30,7 @@ from skipae.options import (
 )
 from skipae.tasks import feature_maps, inpaint, labels
 from skipae.tasks.features import Features, SizeBatcher, extract, iterate
-from skipae.tasks.pixels import Progress, load, named, restored
+from skipae.tasks.pixels import Progress, load, restored
 from skipae_zoo import CheckpointConfig, Task
 
 if TYPE_CHECKING:
@@ -288,8 +288,7 @@ class Model:
         """
         self._require("classification", "classify")
         check_max_pixels(max_pixels)
-        with named(image):
-            pixels = load(image, max_pixels)
+        pixels = load(image, max_pixels)
         return labels.classify(self.net, pixels, top)
 
     @overload
@@ -344,8 +343,7 @@ class Model:
         self._require("segmentation", "segment")
         chosen = combine(TileOptions(), options, keywords)
         check_max_pixels(max_pixels)
-        with named(image):
-            pixels = load(image, max_pixels)
+        pixels = load(image, max_pixels)
         found = labels.segment(self.net, pixels, chosen, progress)
         return found if isinstance(image, np.ndarray) else labels.to_pil(found, self.config.colors)
 
@@ -378,8 +376,7 @@ class Model:
         """
         chosen = combine(DrawOptions(), options, keywords)
         check_max_pixels(max_pixels)
-        with named(image):
-            pixels = load(image, max_pixels)
+        pixels = load(image, max_pixels)
         return feature_maps.figure(self.net, pixels, layer, chosen)
 
     def trim(self) -> None:

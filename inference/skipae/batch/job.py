@@ -30,7 +30,7 @@ class Job:
     target: Path | None
     """None for standard output."""
     format: str | None = None
-    """Format to write, by Pillow's name; None keeps the input's."""
+    """Format to write, a key of ``images.FORMATS``; None keeps the input's."""
     tree: Path | None = None
     """The folder named on the command line in which the source was found, if any."""
     resumes: bool = False

@@ -90,7 +90,7 @@ def command(
     """
     from skipae.batch.pipeline import Each
     from skipae.batch.sinks import Written, write_picture
-    from skipae.tasks.masks import check_mask, transparent_pixels
+    from skipae.tasks.masks import check_mask, transparent
 
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
@@ -106,7 +106,7 @@ def command(
 
     def inpaint(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
         holes, said = reader.read(job, picture.size)
-        count = check_mask(transparent_pixels(picture) if holes is None else holes, picture.size, said)
+        count = check_mask(transparent(picture.alpha, picture.size) if holes is None else holes, picture.size, said)
         if not count and holes is None:
             raise UsageError("every pixel is opaque; use --mask or --box to select what to fill")
         if not count:
@@ -150,6 +150,7 @@ class _Masks:
         """Return the pixels to fill, or None for the transparent ones, and a remark about the mask."""
         import numpy as np
 
+        from skipae.images import read_header
         from skipae.tasks.masks import load_mask
 
         path = self.find(job)
@@ -161,7 +162,8 @@ class _Masks:
         else:
             if self._last is None or self._last[0] != path:
                 try:
-                    self._last = path, *load_mask(path, max_pixels=self._max_pixels)
+                    with read_header(path, max_pixels=self._max_pixels) as opened:
+                        self._last = path, *load_mask(opened.decode())
                 except ImageError as error:
                     raise UsageError(f"--mask {path}: {error.command_line()}") from error
             mask = self._last[1].copy() if self._boxes else self._last[1]

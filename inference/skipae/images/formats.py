@@ -21,7 +21,7 @@ class Format:
     """What a format can hold, and its reader and writer."""
 
     name: str
-    """Pillow's name."""
+    """As in messages; Pillow's name, where Pillow reads it."""
     suffixes: tuple[str, ...]
     """Extensions of file names, lower case."""
     is_head: Callable[[bytes], bool]

@@ -34,17 +34,15 @@ def inspect(file: IO[bytes]) -> Metadata:
         if label == _COMMENT and any(blocks):
             found.comments.append(b"".join(blocks))
         elif label == _PLAIN_TEXT:
-            further.append("plain text")
+            further.append(b"plain text")
         elif label == _APPLICATION and blocks and blocks[0] == _XMP:
             packet, end, _ = data[start + 12 : at].partition(_XMP_END)
             found.xmp = packet if end else None
         elif label == _APPLICATION and blocks and blocks[0] == _ICC:
             found.icc = b"".join(blocks[1:])
         elif label == _APPLICATION and blocks and blocks[0] not in _HARMLESS:
-            further.append(blocks[0].decode("latin-1"))
-    if further:
-        names = ", ".join(dict.fromkeys(further))
-        found.left_out.append(Loss("chunks", f"extensions of a GIF are left out: {names}"))
+            further.append(blocks[0])
+    found.leave_out("extensions of a GIF", further)
     if data[at : at + 1] == b";":
         pillow.note_trailer(data[at + 1 :], found)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,6 +125,12 @@ class Metadata:
         if "segments" in lost and kept.xmp is not None and any(map(is_extended_xmp, kept.segments)):
             kept.xmp = xmp.correct(kept.xmp, extended=True).data
         return kept
+
+    def leave_out(self, kinds: str, names: Iterable[bytes]) -> None:
+        """Note that parts of the file are left out, if there are any; each is named once."""
+        unique = dict.fromkeys(name.decode("latin-1").strip() for name in names)
+        if unique:
+            self.left_out.append(Loss("chunks", f"{kinds} are left out: {', '.join(unique)}"))
 
     def correct_xmp(self) -> None:
         """Take out of XMP data what it says of other parts of the file, which are left out."""

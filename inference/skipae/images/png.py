@@ -237,10 +237,8 @@ def _take_chunks(layout: _Layout, metadata: Metadata) -> None:
             metadata.png_chunks.append((kind, data))
         elif kind not in _HINTS:
             gone.append(kind)
-    for kinds, why in ((gone, "suit only the pixels as they were"), (layout.damaged, "are damaged or too large")):
-        if kinds:
-            names = ", ".join(dict.fromkeys(kind.decode("latin-1") for kind in kinds))
-            metadata.left_out.append(Loss("chunks", f"chunks of a PNG that {why} are left out: {names}"))
+    metadata.leave_out("chunks of a PNG that suit only the pixels as they were", gone)
+    metadata.leave_out("chunks of a PNG that are damaged or too large", layout.damaged)
 
 
 def _take_text(kind: bytes, data: bytes, layout: _Layout, metadata: Metadata) -> None:

@@ -101,12 +101,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise UsageError(f"source must be the path or the bytes of an image file, not {type(source).__name__}")
     if max_pixels < 1:
         raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
-    try:
-        return to_picture(source, max_pixels=max_pixels)
-    except ImageError as error:
-        if not isinstance(source, str | os.PathLike):
-            raise
-        raise ImageError(f"image {os.fspath(source)}: {error}") from error
+    return to_picture(source, max_pixels=max_pixels)
 
 
 def to_picture(image: Picture | Image.Image | Source, name: str = "image", *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -120,8 +115,13 @@ def to_picture(image: Picture | Image.Image | Source, name: str = "image", *, ma
         return image.copy()
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview):
         source = bytes(image) if isinstance(image, bytearray | memoryview) else image
-        with read_header(source, max_pixels=max_pixels) as opened:
-            return opened.decode()
+        try:
+            with read_header(source, max_pixels=max_pixels) as opened:
+                return opened.decode()
+        except ImageError as error:
+            if isinstance(source, bytes):
+                raise
+            raise ImageError(f"{name} {os.fspath(source)}: {error}") from error
     if is_pil(image):
         return from_pil(image)
     raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, TYPE_CHECKING, Any
 
 from skipae.images import pillow
-from skipae.images.metadata import Loss, Metadata
+from skipae.images.metadata import Metadata
 from skipae.images.pillow import Quality, number
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def inspect(file: IO[bytes]) -> Metadata:
         place += 8 + size + size % 2
     if b"C2PA" in further:
         found.left_out.append(pillow.content_credentials())
-    names = ", ".join(dict.fromkeys(kind.decode("latin-1").strip() for kind in further if kind != b"C2PA"))
-    if names:
-        found.left_out.append(Loss("chunks", f"chunks of a WebP that are not known are left out: {names}"))
+    found.leave_out("chunks of a WebP that are not known", (kind for kind in further if kind != b"C2PA"))
     file.seek(end + end % 2)
     pillow.note_trailer(file.read(), found)
     return found

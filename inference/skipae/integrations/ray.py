@@ -272,9 +272,10 @@ class _Worker:
             entry: Entry = {"file": path}
             source = self.folder / path if content is None else content
             try:
-                picture = images.to_picture(source, max_pixels=self.max_pixels)
+                with images.read_header(source, max_pixels=self.max_pixels) as opened:
+                    pixels = opened.decode().rgb()
                 entry |= identify(source)
-                rows += batcher.push(entry, picture.rgb())
+                rows += batcher.push(entry, pixels)
             except ImageError as error:
                 rows.append((entry, error))
         rows += batcher.flush()

@@ -187,8 +187,7 @@ def iterate(batcher: SizeBatcher[int], sources: Iterable[Any], max_pixels: int) 
         try:
             ready = batcher.push(number, load(source, max_pixels))
         except (ImageError, UsageError) as error:
-            named = f" ({os.fspath(source)!r})" if isinstance(source, str | os.PathLike) else ""
-            raise type(error)(f"images[{number}]{named}: {error}") from error
+            raise type(error)(f"images[{number}]: {error}") from error
         yield from _good(ready)
     yield from _good(batcher.flush())
 

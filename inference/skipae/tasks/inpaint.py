@@ -25,8 +25,8 @@ from skipae import images
 from skipae.engine.net import Net
 from skipae.engine.tiling import check_range, is_gray
 from skipae.errors import ImageError
-from skipae.tasks.masks import Mask, check_mask, load_mask, opaque, transparent, transparent_pixels
-from skipae.tasks.pixels import Progress, named, on_array, on_planes
+from skipae.tasks.masks import Mask, check_mask, load_mask, opaque, transparent
+from skipae.tasks.pixels import Progress, Restore, on_array, on_planes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,13 +71,11 @@ def inpaint(
     """Fill the masked pixels of an image of any kind; see :meth:`skipae.Model.inpaint`."""
     holes, said = None, None
     if mask is not None:
-        with named(mask, "mask"):
-            holes, faint = load_mask(mask, max_pixels=max_pixels)
+        holes, faint = load_mask(mask, max_pixels=max_pixels)
         said = faint and f"mask: {faint}"
     if isinstance(image, np.ndarray):
         return _inpaint_array(net, image, holes, said, progress)
-    with named(image):
-        picture = images.to_picture(image, max_pixels=max_pixels)
+    picture = images.to_picture(image, max_pixels=max_pixels)
     _inpaint_picture(net, picture, holes, said, progress)
     return picture.to_pil() if images.is_pil(image) else picture
 
@@ -92,7 +90,7 @@ def _inpaint_picture(
     from PIL import Image
 
     alpha = None if mask is not None or picture.alpha is None else np.array(picture.alpha)
-    holes = transparent_pixels(picture) if mask is None else mask
+    holes = transparent(picture.alpha, picture.size) if mask is None else mask
     count = check_mask(holes, picture.size, said)
     if said is not None:
         picture.notes.append(said)
@@ -103,13 +101,7 @@ def _inpaint_picture(
             f"a hole is wider than {WIDE} pixels: it is filled smoothly, no objects or textures are invented"
         )
 
-    def one(plane: NDArray[Any], share: Progress | None) -> NDArray[Any]:
-        filled = fill(net, plane, holes, share)
-        if alpha is not None:
-            lay_over(filled, plane, alpha, holes)
-        return filled
-
-    on_planes(picture, one, progress)
+    on_planes(picture, _filler(net, holes, alpha), progress)
     picture.drop_thumbnails()
     if alpha is not None:
         alpha[holes] = np.iinfo(alpha.dtype).max
@@ -124,23 +116,29 @@ def _inpaint_array(
 ) -> NDArray[Any]:
     images.check_array(image)
     alpha = image[..., 3] if mask is None and image.ndim == 3 and image.shape[2] == 4 else None
-    none = np.zeros(image.shape[:2], bool)
-    holes = mask if mask is not None else none if alpha is None else transparent(alpha)
-    check_mask(holes, image.shape[1::-1], said)
-
-    def one(plane: NDArray[Any]) -> NDArray[Any]:
-        filled = fill(net, plane, holes, progress)
-        if alpha is not None:
-            lay_over(filled, plane, alpha, holes)
-        return filled
-
-    result = on_array(image, one)
+    size = image.shape[1], image.shape[0]
+    holes = transparent(alpha, size) if mask is None else mask
+    check_mask(holes, size, said)
+    one = _filler(net, holes, alpha)
+    result = on_array(image, lambda plane: one(plane, progress))
     if alpha is not None:
         result[holes, 3] = opaque(alpha)
     return result
 
 
-def lay_over(filled: NDArray[Any], pixels: NDArray[Any], alpha: NDArray[Any], holes: Mask) -> None:
+def _filler(net: Net, holes: Mask, alpha: NDArray[Any] | None) -> Restore:
+    """Return what fills the holes of one plane; with ``alpha``, what is partly transparent is laid over it."""
+
+    def one(plane: NDArray[Any], progress: Progress | None) -> NDArray[Any]:
+        filled = fill(net, plane, holes, progress)
+        if alpha is not None:
+            _lay_over(filled, plane, alpha, holes)
+        return filled
+
+    return one
+
+
+def _lay_over(filled: NDArray[Any], pixels: NDArray[Any], alpha: NDArray[Any], holes: Mask) -> None:
     """Lay what was there, by its alpha, over what was filled, in place."""
     soft = holes & (alpha > 0)
     if not soft.any():

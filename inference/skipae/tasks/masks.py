@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 
-def read_mask(
+def load_mask(
     mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
-) -> Mask:
-    """Return where a mask is not zero, bool [H, W].
+) -> tuple[Mask, str | None]:
+    """Return where a mask is not zero, bool [H, W], and a remark about values between black and white, or None.
 
     Args:
         mask: an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of any type of number; a ``PIL.Image``; or the path
@@ -29,18 +29,6 @@ def read_mask(
 
     Raises:
         UsageError: ``mask`` has another type or shape.
-        ImageError: the file cannot be decoded.
-    """
-    return load_mask(mask, max_pixels=max_pixels)[0]
-
-
-def load_mask(
-    mask: NDArray[Any] | Image | images.Picture | images.Source, *, max_pixels: int = images.MAX_PIXELS
-) -> tuple[Mask, str | None]:
-    """Like :func:`read_mask`, with a remark about values between black and white, or None.
-
-    Raises:
-        UsageError: see :func:`read_mask`.
         ImageError: the file cannot be decoded.
     """
     if isinstance(mask, np.ndarray):
@@ -81,19 +69,16 @@ def _describe_faint(light: NDArray[Any], holes: Mask) -> str | None:
     )
 
 
-def transparent_pixels(picture: images.Picture) -> Mask:
-    """Return the pixels of a picture to fill without a mask, bool [H, W]."""
-    if picture.alpha is None:
-        return np.zeros(picture.size[::-1], bool)
-    return transparent(np.asarray(picture.alpha))
-
-
-def transparent(alpha: NDArray[Any]) -> Mask:
-    """Return the pixels that are not opaque, or, if none is opaque, the fully transparent ones.
+def transparent(alpha: NDArray[Any] | Image | None, size: tuple[int, int]) -> Mask:
+    """Return the pixels to fill without a mask: those that are not opaque, or, if none is opaque, the clear ones.
 
     Args:
-        alpha: uint8, uint16, or float in [0, 1].
+        alpha: uint8, uint16, or float in [0, 1]; None if there is none.
+        size: width and height of the image.
     """
+    if alpha is None:
+        return np.zeros(size[::-1], bool)
+    alpha = np.asarray(alpha)
     holes: Mask = alpha < opaque(alpha)
     return holes if not holes.all() else alpha <= 0
 

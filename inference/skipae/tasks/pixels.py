@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +37,7 @@ def restored(
     """
     if isinstance(image, np.ndarray):
         return on_array(image, lambda plane: restore(plane, progress))
-    with named(image):
-        picture = images.to_picture(image, max_pixels=max_pixels)
+    picture = images.to_picture(image, max_pixels=max_pixels)
     on_planes(picture, restore, progress)
     return picture.to_pil() if images.is_pil(image) else picture
 
@@ -124,17 +121,6 @@ def prepare(pixels: NDArray[Any], resize: int | None, crop: int | None) -> NDArr
         top, left = (height - crop) // 2, (width - crop) // 2
         pixels = pixels[top : top + crop, left : left + crop]
     return pixels
-
-
-@contextmanager
-def named(source: object, what: str = "image") -> Iterator[None]:
-    """Add the name of the file to errors."""
-    try:
-        yield
-    except ImageError as error:
-        if not isinstance(source, str | os.PathLike):
-            raise
-        raise ImageError(f"{what} {os.fspath(source)}: {error}") from error
 
 
 def _scaled(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
