@@ -19,7 +19,7 @@ from skipae_train.datasets import VOC_CLASSES, VOID, Batch, MemorySet, load
 from skipae_train.errors import TrainingError
 from skipae_train.evaluate import COMPLETE, MaskScore, Score, complete_mean, record_scores
 from skipae_train.export import export_run
-from skipae_train.feed import DataConfig, Feed, some
+from skipae_train.feed import DataConfig, Feed, subsample
 from skipae_train.finetune import (
     Finetune,
     _evaluate_masks,
@@ -274,7 +274,7 @@ def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
         few = replace(few, labeled=1000, validation=500, epochs=replace(few.epochs, samples=0))
         labeled, watched = split_train(few, images, data)
         whole, cut = split_train(replace(few, labeled=0), images, data)
-        sampled = some(numbers, 1000, seed)
+        sampled = subsample(numbers, 1000, seed)
         pairs = {"held, labeled": (held, labeled), "held, watched": (held, watched), "held, cut": (held, cut)}
         pairs |= {"drawn, labeled": (drawn, labeled), "cut, labeled": (cut, labeled), "sampled, held": (sampled, held)}
         assert len(whole) + len(cut) == count and not set(held.tolist()) & set(drawn.tolist())

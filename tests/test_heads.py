@@ -15,7 +15,7 @@ import skipae_train
 from skipae import ModelError, UsageError, from_pretrained
 from skipae.engine.export import write_fixed_size
 from skipae_train.export import ExportError, build_model, export, measure_halo, session
-from skipae_train.networks import AutoEncoder, Classifier, Network, Part, Segmenter, TransferError, transfer
+from skipae_train.networks import AutoEncoder, Classifier, Network, NetworkPart, Segmenter, TransferError, transfer
 from skipae_zoo import ConfigError, Head, network_1, network_2, network_3, read_config, verified_file
 from test_export import config_of
 from test_networks import trained_a_little
@@ -102,7 +102,7 @@ def test_exactly_the_head_is_new(kind, from_folder, tmp_path):
     if from_folder:
         export(source, tmp_path, name="source", fill=(0.5,) * 3, storage="float32")
     before = {name: value.clone() for name, value in target.state_dict().items()}
-    parts: list[Part] = ["encoder", "decoder"] if kind == "decoder" else ["encoder"]
+    parts: list[NetworkPart] = ["encoder", "decoder"] if kind == "decoder" else ["encoder"]
     assert transfer(target, tmp_path if from_folder else source, parts) == both(head)
     for name, value in target.state_dict().items():
         if name.endswith("num_batches_tracked") and from_folder:

@@ -141,6 +141,11 @@ def one_line(text: str) -> str:
     return clean(redact(text)).strip()
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says before its first line break, at most 300 characters; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def echo(*lines: object, err: bool = False) -> None:
     """Write lines to standard output or standard error; use it for all text that may include foreign parts.
 

@@ -16,7 +16,7 @@ import mutations
 import targets
 from targets import Fault, Target, check_message
 
-from skipae import UsageError
+from skipae import UsageError, open_image
 from skipae.batch import plan, report
 from skipae.batch.job import Work
 
@@ -99,7 +99,7 @@ def _resume(data: bytes, how: str, rng: random.Random) -> bool:
     if len(work.jobs) + len(work.skipped) != 1:
         raise Fault(f"{len(work.jobs)} jobs, {len(work.skipped)} left out")
     if work.skipped and how == "cut":
-        pixels = [targets.images.open_image(seed).planes[0].tobytes() for seed in (data, *_results())]
+        pixels = [open_image(seed).planes[0].tobytes() for seed in (data, *_results())]
         if pixels[0] not in pixels[1:]:
             raise Fault("a result that was cut is kept")
     return bool(work.skipped)

@@ -78,7 +78,7 @@ def preprocessing(images: ImageSet, epochs: DataConfig, classes: Sequence[str] =
     return found
 
 
-def some(positions: Tensor, most: int, seed: int) -> Tensor:
+def subsample(positions: Tensor, most: int, seed: int) -> Tensor:
     """``most`` of the positions, int64 [N], drawn by seed; all of them if 0."""
     if not 0 < most < len(positions):
         return positions

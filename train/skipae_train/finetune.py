@@ -16,10 +16,9 @@ from skipae_train.corruption import BlockMask, GaussianNoise, chance
 from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, derive_seed, hold_out, plan, stl10_folds
 from skipae_train.earlier_runs import split_name
 from skipae_train.errors import RefusedError, TrainingError
-from skipae_train.feed import DataConfig, Feed, as_tested, open_set, preprocessing, some
+from skipae_train.feed import DataConfig, Feed, as_tested, open_set, preprocessing, subsample
 from skipae_train.machine import Machine, Session
-from skipae_train.networks import Classifier, Network, Segmenter, check_architecture, transfer
-from skipae_train.networks import Part as NetworkPart
+from skipae_train.networks import Classifier, Network, NetworkPart, Segmenter, check_architecture, transfer
 from skipae_train.pretrain import load_run
 from skipae_train.recipe import Kind, Recipe, RecipeId
 from skipae_train.rng import Draw
@@ -302,7 +301,7 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
             count = min(recipe.validation, max(1, len(chosen) // (5 if recipe.tuning else 10)))
             kept, cut = hold_out(len(chosen), count, recipe.seed)
             chosen, held = chosen[kept], chosen[cut]
-    return some(chosen, recipe.epochs.samples, recipe.seed), held
+    return subsample(chosen, recipe.epochs.samples, recipe.seed), held
 
 
 @torch.inference_mode()

@@ -20,8 +20,8 @@ from skipae.errors import SkipaeError
 from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Norm, Task, read_config, verified_file
 
 Init = Literal["normal", "he"]
-Part = Literal["encoder", "decoder"]
-Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+NetworkPart = Literal["encoder", "decoder"]
+WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 ARCHITECTURE_FIELDS = ("network", "n", "m", "widths", "residual", "norm", "shortcuts", "topology", "refine")
 """What must agree between networks that share encoder and decoder."""
 
@@ -67,7 +67,7 @@ def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
             module.reset_parameters()
         elif isinstance(module, ChannelBias):
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Layer):
+        elif isinstance(module, WeightLayer):
             std = 0.01
             if init == "he" and module is not last:
                 taps = float(module.weight[0].numel())
@@ -148,7 +148,7 @@ class Network(nn.Module):
         initialize(self, init, self.last)
 
     @property
-    def last(self) -> Layer:
+    def last(self) -> WeightLayer:
         """The layer that gives the network's output."""
         raise NotImplementedError
 
@@ -249,7 +249,7 @@ class AutoEncoder(Network):
         self.initialize(init)
 
     @property
-    def last(self) -> Layer:
+    def last(self) -> WeightLayer:
         """The last deconvolution."""
         return self.unit("dec1").conv
 
@@ -332,10 +332,10 @@ class Classifier(Network):
         self.initialize(init)
 
     @property
-    def last(self) -> Layer:
+    def last(self) -> WeightLayer:
         """The layer that gives the classes."""
         name = {"pool-fc": "fc", "conv-pool": "conv", "fc": "fc3"}[self.head_config.kind]
-        return cast(Layer, getattr(self.head, name))
+        return cast(WeightLayer, getattr(self.head, name))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -384,16 +384,18 @@ class Segmenter(Network):
         self.initialize(init)
 
     @property
-    def last(self) -> Layer:
+    def last(self) -> WeightLayer:
         """The convolution that gives the classes."""
-        return cast(Layer, self.head[0])
+        return cast(WeightLayer, self.head[0])
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 [N, classes, H, W], of images float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1."""
         return cast(Tensor, self.head(self.decode(*self.encode(self.normalize(image))))).float()
 
 
-def transfer(target: Classifier | Segmenter, source: Network | Path, parts: Sequence[Part] = ("encoder",)) -> list[str]:
+def transfer(
+    target: Classifier | Segmenter, source: Network | Path, parts: Sequence[NetworkPart] = ("encoder",)
+) -> list[str]:
     """Take weights, batch norm's statistics and the normalization of pixels over from a pre-trained network.
 
     Parameters

@@ -14,7 +14,7 @@ from skipae_train.corruption import BlockMask, Color, Corruption, GaussianNoise,
 from skipae_train.datasets import ImageSet, View, derive_seed, hold_out, plan
 from skipae_train.datasets.photos import Photos, augment_photos
 from skipae_train.errors import RefusedError
-from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, some
+from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, subsample
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder
 from skipae_train.pairs import Pair, PairedPhotos
@@ -137,7 +137,7 @@ def _run(
     trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
-        clean = centre_crops(images.subset(some(torch.arange(len(images)), TEST, 0)), epochs.crop)
+        clean = centre_crops(images.subset(subsample(torch.arange(len(images)), TEST, 0)), epochs.crop)
         value = reconstruction_psnr(trained.to(machine.device), clean, recipe.corruption, machine)
         return {"metric": "psnr", "images": len(clean), "value": value}
 
@@ -228,7 +228,7 @@ class SetJob(Job):
         self.recipe, self.pretrain, self.network, self.corruption = recipe, recipe, network, recipe.corruption
         count = min(HELD_OUT, max(1, len(images) // 50))
         kept, held = hold_out(len(images), count, derive_seed(recipe.seed, Draw.PRETRAINING))
-        kept = some(kept, epochs.samples, recipe.seed)
+        kept = subsample(kept, epochs.samples, recipe.seed)
         self.feed = Feed(images.subset(kept), epochs, recipe.seed)
         self.held_out = centre_crops(images.subset(held), epochs.crop)
         self.preprocessing = preprocessing(images, epochs)
@@ -310,7 +310,7 @@ def centre_crops(images: ImageSet, crop: int) -> Tensor:
 
 
 @torch.inference_mode()
-def restore(
+def restored_batches(
     network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of (clean, corrupted, restored), float32 in [0, 1], of uint8 [N, 3, H, W]; always corrupted alike."""
@@ -326,12 +326,12 @@ def restore(
 def reconstruction_psnr(network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine) -> float:
     """Mean PSNR in dB of restored images, uint8 [N, 3, H, W] before they were corrupted."""
     total = 0.0
-    for target, _, restored in restore(network, clean, corruption, machine):
+    for target, _, restored in restored_batches(network, clean, corruption, machine):
         total += float((-10 * (restored - target).square().mean((1, 2, 3)).log10()).sum())
     return total / len(clean)
 
 
 def _comparison(network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine) -> Tensor:
     """Rows of clean, corrupted and restored images."""
-    parts = list(restore(network, clean, corruption, machine))
+    parts = list(restored_batches(network, clean, corruption, machine))
     return grid([torch.cat(column) for column in zip(*parts, strict=True)])

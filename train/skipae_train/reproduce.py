@@ -29,7 +29,7 @@ from skipae_train.finetune import Finetune, finetune, load_finetuned
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
-from skipae_train.pretrain import centre_crops, load_run, pretrain, restore
+from skipae_train.pretrain import centre_crops, load_run, pretrain, restored_batches
 from skipae_train.probe import Probe, probe, write_probes
 from skipae_train.recipe import Budget, RecipeId
 from skipae_train.recipes import finetune_recipe, load_recipe, pretrain_recipe, split_variant
@@ -531,7 +531,7 @@ def _psnr(run: Path) -> float:
 def _restored(bench: Bench, name: str, clean: Tensor, variant: str = "") -> list[Tensor]:
     """Clean, corrupted and restored images, float32 [N, 3, H, W] each."""
     network, corruption = bench.network(name, variant), bench.corruption(name, variant)
-    return [torch.cat(c) for c in zip(*restore(network, clean, corruption, bench.machine), strict=True)]
+    return [torch.cat(c) for c in zip(*restored_batches(network, clean, corruption, bench.machine), strict=True)]
 
 
 def _fig2(bench: Bench) -> Page:

@@ -21,6 +21,7 @@ from accelerate.utils import get_int_from_env
 from torch import Tensor, nn
 
 from skipae import files
+from skipae.console import first_line
 from skipae.errors import SkipaeError
 from skipae_train.earlier_runs import upgraded
 from skipae_train.errors import RefusedError, RunError
@@ -135,7 +136,7 @@ def read_state(path: Path) -> State:
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from None
     except Exception as error:  # damaged archives raise nearly anything
-        raise _damaged(path, _first_line(error)) from error
+        raise _damaged(path, first_line(error)) from error
     for name, value in (state.network | (state.average or {})).items():
         if not value.isfinite().all():
             raise _damaged(path, f"{name} is NaN or infinite")
@@ -266,7 +267,7 @@ def read_json(path: Path, kind: type[Any] = dict) -> Any:
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {_first_line(error)}") from None
+        raise _damaged(path, f"not JSON: {first_line(error)}") from None
     if not isinstance(value, kind):
         raise _damaged(path, f"not a JSON {'object' if kind is dict else 'list'} but {json.dumps(value)[:40]}")
     return value
@@ -284,7 +285,7 @@ def damage_of(path: Path) -> Iterator[None]:
 
 
 def _raise_damage(path: Path, error: Exception) -> NoReturn:
-    why = f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) and error.args else _first_line(error)
+    why = f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) and error.args else first_line(error)
     raise _damaged(path, why) from error
 
 
@@ -299,10 +300,6 @@ def _damaged(path: Path, why: str) -> RunError:
     else:
         repair = f"restore it from a copy, or remove {run} and run it again"
     return RunError(f"{path} is damaged ({why}): {repair}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _tensors(values: Any) -> dict[str, Tensor]:

@@ -148,7 +148,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     trainer = Trainer(job, machine, session.accumulate)
     if saved:
         with damage_of(out / STATE):
-            trainer.restore(saved)
+            trainer.resume(saved)
         start = {key: earlier[key] for key in start if key in earlier} if earlier else start
     saved = None
     commits = earlier["commit"].split(", ") if "commit" in earlier else []
@@ -250,7 +250,7 @@ class Trainer:
         """Leave out the time since the last step."""
         self._mark = time.monotonic()
 
-    def restore(self, state: State) -> None:
+    def resume(self, state: State) -> None:
         """Continue from a state; raises nearly anything where it is that of another run."""
         self.network.load_state_dict(state.network)
         if self.average is not None:

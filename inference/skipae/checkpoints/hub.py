@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from skipae import __version__
 from skipae.checkpoints import client
-from skipae.console import redact
+from skipae.console import first_line, redact
 from skipae.errors import ModelError
 from skipae.files import remove_parts, replace_file
 from skipae_zoo import MAX_TEXT, ConfigError, read_config, sha256
@@ -176,7 +176,7 @@ class Hub(Source):
         try:
             validate_repo_id(repo)
         except HFValidationError as error:
-            raise ModelError(f"{repo!r} cannot be the name of a repository on the Hub: {_first_line(error)}") from error
+            raise ModelError(f"{repo!r} cannot be the name of a repository on the Hub: {first_line(error)}") from error
         self.repo = repo
         self.revision = revision
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -420,7 +420,7 @@ def reason(error: Exception, source: Source, file: str) -> str:
     if status in (401, 403):
         return f"{where} refuses access ({status}): the token is wrong, has expired or may not read it; {log_in}"
     if status == 407 or isinstance(error, client.proxy_error()):
-        return f"the proxy refuses to reach {where} ({_first_line(error)}): check HTTPS_PROXY and NO_PROXY"
+        return f"the proxy refuses to reach {where} ({first_line(error)}): check HTTPS_PROXY and NO_PROXY"
     if status == 429:
         return f"{where} refuses more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
     if status:
@@ -429,7 +429,7 @@ def reason(error: Exception, source: Source, file: str) -> str:
         if "CERTIFICATE" in str(error).upper():
             return f"the certificate of {where} is not trusted: set SSL_CERT_FILE to your network's CA file"
         return (
-            f"{where} cannot be reached ({_first_line(error)}): check the network, set HTTPS_PROXY behind a proxy, "
+            f"{where} cannot be reached ({first_line(error)}): check the network, set HTTPS_PROXY behind a proxy, "
             f"or {USE_A_MIRROR}"
         )
     if isinstance(error, errors.FileMetadataError):
@@ -441,7 +441,7 @@ def reason(error: Exception, source: Source, file: str) -> str:
             return f"{file} of {where} arrived incomplete: try again"
         name = error.filename or "the cache"
         return f"{name} cannot be written ({error.strerror}): set HF_HOME to a writable folder"
-    return f"{file} of {where} failed: {_first_line(error)}"
+    return f"{file} of {where} failed: {first_line(error)}"
 
 
 def _wait(error: Exception) -> str:
@@ -452,7 +452,3 @@ def _wait(error: Exception) -> str:
         seconds = limit[1] if limit else headers.get("retry-after")
         return f", retry in {seconds} s" if seconds else ""
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipae.console import first_line
 from skipae.engine.providers import PROVIDERS, add_plugin, available_kinds, find_provider
 from skipae.errors import DeviceError, UsageError
 from skipae.install import install_command
@@ -335,9 +336,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         mark in text for mark in ("bad_alloc", "bad allocation", "failed to allocate", "out of memory", "alloc_failed")
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message of the runtime, which may be long."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from skipae.checkpoints.resolve import require_task
-from skipae.engine.device import first_line, load_runtime
+from skipae.console import first_line
+from skipae.engine.device import load_runtime
 from skipae.engine.onnx_subgraph import with_standard_operators
 from skipae.errors import ModelError, UsageError
 from skipae.files import write_atomically

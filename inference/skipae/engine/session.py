@@ -14,7 +14,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from skipae.engine.device import Device, create_session, first_line, is_out_of_memory, load_runtime
+from skipae.console import first_line
+from skipae.engine.device import Device, create_session, is_out_of_memory, load_runtime
 from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.engine.providers import find_provider
 from skipae.errors import DeviceError, ModelError

@@ -29,7 +29,7 @@ name                   below ``root``                                           
                        class columns ``hub:ORG/NAME#COLUMN``
 =====================  ==========================================================  ================================
 
-How ``folder``, ``classes`` and ``hub:`` are split: :func:`~skipae_train.datasets.folders.own`,
+How ``folder``, ``classes`` and ``hub:`` are split: :func:`~skipae_train.datasets.folders.split_folder`,
 :func:`~skipae_train.datasets.hub.hub`.
 """
 
@@ -40,7 +40,7 @@ from pathlib import Path
 
 from skipae_train.data import DataError
 from skipae_train.datasets.archives import cifar10, cifar100, stl10, stl10_folds
-from skipae_train.datasets.folders import class_folder, image_folder, imagenet, imagenet_subsets, own, synsets
+from skipae_train.datasets.folders import class_folder, image_folder, imagenet, imagenet_subsets, split_folder, synsets
 from skipae_train.datasets.hub import hub
 from skipae_train.datasets.sets import (
     VOID,
@@ -53,7 +53,7 @@ from skipae_train.datasets.sets import (
     hold_out,
     plan,
 )
-from skipae_train.datasets.voc import COARSE, VOC_CLASSES, own_masks, voc_classification, voc_segmentation
+from skipae_train.datasets.voc import COARSE, VOC_CLASSES, mask_folder, voc_classification, voc_segmentation
 from skipae_train.rng import derive_seed, uniforms
 
 __all__ = [
@@ -114,9 +114,9 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
         _below(root, "VOCdevkit/VOC2012"), "train_aug" if split == "train" else split
     ),
     "camvid": lambda root, split: voc_segmentation(_below(root, "CamVid-voc"), split),
-    "folder": lambda root, split: own(root, split, image_folder),
-    "classes": lambda root, split: own(root, split, class_folder),
-    "masks": own_masks,
+    "folder": lambda root, split: split_folder(root, split, image_folder),
+    "classes": lambda root, split: split_folder(root, split, class_folder),
+    "masks": mask_folder,
 }
 
 

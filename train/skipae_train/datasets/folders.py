@@ -63,7 +63,7 @@ def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
-def own(root: Path, split: str, read: Callable[[Path], FileSet]) -> StreamedSet:
+def split_folder(root: Path, split: str, read: Callable[[Path], FileSet]) -> StreamedSet:
     """The split ``train`` or ``test`` of anyone's images, which ``read`` finds in a folder.
 
     Folders ``train`` and ``test`` (or ``val``) below ``root`` are the splits.  Where there are none, all images are

@@ -78,7 +78,7 @@ def voc_segmentation(
     return SegmentationSet(_images(folder, names, split), masks, classes, short_side=short_side)
 
 
-def own_masks(folder: Path, split: str) -> SegmentationSet:
+def mask_folder(folder: Path, split: str) -> SegmentationSet:
     """Anyone's images with masks in VOC's layout; ``classes.txt`` must be there."""
     if not (folder / "classes.txt").exists():
         raise DataError(
