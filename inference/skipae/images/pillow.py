@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 QUALITY = 95
-"""Quality of JPEG, WebP and AVIF output unless another is asked for."""
+"""Quality of JPEG, WebP, AVIF and HEIC output unless another is asked for."""
 
 Quality = int | Literal["keep"]
 """Quality of lossy output: 1 to 100, or ``keep`` for a JPEG input's quantization tables in JPEG output."""
