@@ -92,13 +92,6 @@ def test_an_image_is_turned_once_and_its_exif_data_too(turn: int) -> None:
     assert distance(again.to_array(), picture.to_array()) < 1
 
 
-def test_a_grid_of_tiles_is_one_picture() -> None:
-    """As phones write it."""
-    picture = open_image(heic(photo(size=(200, 150)), tile_size=64, exif=exif(6), thumbnails=[64]))
-    assert distance(picture.to_array(), upright(np.asarray(photo(size=(200, 150))), 6)) < 1
-    assert [str(loss) for loss in picture.metadata.left_out] == ["the thumbnail of a HEIC is left out"]
-
-
 def test_an_orientation_that_exif_alone_says_is_not_applied() -> None:
     plain, data = heic(exif=exif(1)), exif(1)
     picture = open_image(plain.replace(data.removeprefix(b"Exif\0\0"), exif(6).removeprefix(b"Exif\0\0")))

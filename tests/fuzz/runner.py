@@ -74,7 +74,7 @@ def run(
                 problem = traceback.format_exc().strip()
             else:
                 problem = ""
-        if not problem and said:
+        if not problem and said and not target.speaks:
             problem = f"written to standard output or error: {said[0][:300]!r}"
         outcome.slowest = max(outcome.slowest, time.process_time() - started)
         outcome.files += 1

@@ -48,6 +48,8 @@ class Target:
     is_json: bool = False
     share: float = 1.0
     """Of the files that each reader is given; less for slow ones."""
+    speaks: bool = False
+    """Whether a native library writes remarks on damaged files to standard error, which nothing keeps it from."""
 
 
 def check_message(error: Exception) -> None:
@@ -259,7 +261,9 @@ def _pixels_of(seeds: tuple[bytes, ...]) -> list[bytes]:
     return _pixels_of_seeds[key]
 
 
-def _image(name: str, seeds: Callable[[], list[bytes]], split: mutations.Split | None = None) -> Target:
+def _image(
+    name: str, seeds: Callable[[], list[bytes]], split: mutations.Split | None = None, *, speaks: bool = False
+) -> Target:
     seeds = cache(seeds)
 
     def read(data: bytes, how: str, rng: random.Random) -> bool:
@@ -290,7 +294,7 @@ def _image(name: str, seeds: Callable[[], list[bytes]], split: mutations.Split |
                 raise Fault(f"written as {format} of {written.size} pixels, not {size}")
         return True
 
-    return Target(name, seeds, read, split)
+    return Target(name, seeds, read, split, speaks=speaks)
 
 
 def _check_png(data: bytes, picture: images.Picture) -> None:
@@ -499,7 +503,7 @@ TARGETS = {
     for target in (
         _image("JPEG", _jpegs, mutations.split_jpeg),
         _image("PNG", _pngs, mutations.split_png),
-        _image("TIFF", _tiffs, mutations.split_tiff),
+        _image("TIFF", _tiffs, mutations.split_tiff, speaks=True),
         _image("WEBP", _webps, mutations.split_riff),
         _image("GIF", _gifs),
         _image("AVIF", _avifs, mutations.split_boxes),

@@ -29,6 +29,7 @@ from PIL import Image
 from targets import Fault, Target, check_message
 
 SIDE = 16
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tiff", ".bmp")
 
 
 @cache
@@ -86,6 +87,7 @@ def _set(
     is_json: bool = False,
     changed: Callable[[str], bool] = lambda name: True,
     whole: Callable[[str], bool] = lambda name: False,
+    pixels: Callable[[Path], bytes] | None = None,
     share: float = 1.0,
 ) -> Target:
     """A target of files that are read together.
@@ -98,9 +100,16 @@ def _set(
         is_json: whether they are JSON.
         changed: which of them are changed.
         whole: which of them may not be taken where their end is missing.
+        pixels: of all their images, which must be the same where the end of one is missing that is taken.
         share: see :attr:`Target.share`.
     """
     files = cache(files)
+
+    @cache
+    def expected() -> bytes:
+        folder = _fresh(f"whole-{name}")
+        _put(folder, files())
+        return b"" if pixels is None else pixels(folder)
 
     def seeds() -> list[bytes]:
         return [data for path, data in files().items() if changed(path)]
@@ -114,9 +123,11 @@ def _set(
         taken = read(folder)
         if taken and how == "cut" and whole(path) and data != files()[path]:
             raise Fault(f"{path} was cut and is taken")
+        if taken and how == "cut" and pixels is not None and path.endswith(_SUFFIXES) and pixels(folder) != expected():
+            raise Fault(f"{path} was cut and is taken, with other pixels")
         return taken
 
-    return Target(name, seeds, read_all, split, is_json, share)
+    return Target(name, seeds, read_all, split, is_json, share, pixels is not None)
 
 
 def _likeness(data: bytes, seed: bytes) -> int:
@@ -274,7 +285,7 @@ def _read_masks(folder: Path) -> bool:
     from skipae_train.data import DataError
     from skipae_train.datasets import load
 
-    taken = _load(folder, "masks")
+    taken = _load(folder, "masks") and _load(folder, "masks", "val")
     try:
         found: Any = load("masks", folder, "val")
         found.colors()
@@ -283,6 +294,13 @@ def _read_masks(folder: Path) -> bool:
         check_message(error)
         return False
     return taken
+
+
+def _mask_pixels(folder: Path) -> bytes:
+    from skipae_train.datasets import load
+
+    found: list[Any] = [load("masks", folder, split) for split in ("train", "val")]
+    return b"".join(part.numpy().tobytes() for images in found for part in images.whole(0))
 
 
 def _photos() -> dict[str, bytes]:
@@ -303,11 +321,18 @@ def _split_any(data: bytes) -> list[bytes]:
 
 
 def _read_photos(folder: Path) -> bool:
-    both = folder / "both"
+    both = _fresh("both")
     for split in ("train", "test"):
         shutil.copytree(folder / "cat", both / split / "cat")
         shutil.copytree(folder / "dog", both / split / "dog")
     return _load(both, "classes")
+
+
+def _photo_pixels(folder: Path) -> bytes:
+    from skipae_train.datasets import class_folder
+
+    found = class_folder(folder)
+    return b"".join(found.whole(row)[0].numpy().tobytes() for row in range(len(found)))
 
 
 def _annotations() -> dict[str, bytes]:
@@ -467,8 +492,8 @@ TARGETS = {
         _set("STL-10", _stl, _read_stl, mutations.split_lines),
         Target("tar.gz", _tars, _read_tar, split_tar),
         _set("VOC", _voc, lambda at: _load(at, "voc07"), split_tags, changed=lambda name: not name.endswith("jpg")),
-        _set("masks", _masks, _read_masks, _split_any, whole=lambda name: name.endswith((".png", ".jpg"))),
-        _set("photos", _photos, _read_photos, _split_any),
+        _set("masks", _masks, _read_masks, _split_any, pixels=_mask_pixels),
+        _set("photos", _photos, _read_photos, _split_any, pixels=_photo_pixels),
         _set(
             "annotations",
             _annotations,

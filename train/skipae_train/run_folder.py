@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+import pickletools
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from skipae_train.recipe import Recipe, differences
 from skipae_zoo import open_regular, read_text_file
 
 STATE, PREVIOUS = "state.pt", "state.pt.previous"
+_LONGEST_NAME = 1000
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Environment variables in which launchers tell a process its number, those that accelerate reads."""
 
@@ -124,6 +127,7 @@ def read_state(path: Path) -> State:
         raise _lacking(path)
     try:
         with open_regular(path) as file:
+            _check_archive(file)
             values = torch.load(file, map_location="cpu", weights_only=True)
         state = State(
             network=_tensors(values["network"]),
@@ -141,6 +145,25 @@ def read_state(path: Path) -> State:
         if not value.isfinite().all():
             raise _damaged(path, f"{name} is NaN or infinite")
     return state
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Raise :class:`ValueError` for what ``torch.load`` would take hours or all memory for.
+
+    It is not packed, as torch writes it, and its names are short: torch searches them in quadratic time for its
+    message.
+    """
+    pickled = b""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename[:80]!r} in it is packed, which torch does not do")
+            if member.filename.endswith("data.pkl"):
+                pickled = archive.read(member)
+    for _, argument, _ in pickletools.genops(pickled):
+        if isinstance(argument, str) and len(argument) > _LONGEST_NAME:
+            raise ValueError(f"a name in it has {len(argument)} characters")
+    file.seek(0)
 
 
 def resumable_state(run: Path, notify: Callable[[str], None]) -> State | None:

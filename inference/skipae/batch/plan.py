@@ -177,7 +177,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         targets[place] = job
 
 
-_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 """The last bytes of complete files."""
 
 

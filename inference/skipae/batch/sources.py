@@ -80,7 +80,10 @@ def find(
         elif not glob.has_magic(text):
             found.failed.append(Failure(text, ImageError("no such file")))
         else:
-            names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
+            try:
+                names = sorted(glob.glob(text, recursive=True), key=len, reverse=True)  # noqa: PTH207 (absolute too)
+            except RecursionError:  # of hundreds of folders
+                names = []
             # Once, by its shortest name, even if links make a folder contain itself.
             unique = {(identity(Path(name).parent), Path(name).name): Path(name) for name in names}
             matches = sorted(match for match in unique.values() if match.is_file())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from skipae.images import pillow
-from skipae.images.metadata import SRGB_CODES, Loss, Metadata
+from skipae.images.metadata import SRGB_CODES, Loss, Metadata, listed, printable
 from skipae.images.raster import upright
 
 _FILE = (b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"styp", b"moof", b"mfra", b"sidx", b"idat")
@@ -188,9 +188,9 @@ def _of_items(meta: dict[bytes, bytes], name: str, applied: tuple[bytes, ...]) -
         if kind[:4] == b"mime" and b"application/rdf+xml" not in kind:
             losses.append(Loss("chunks", f"an item of {name} that is not known is left out"))
     known = _PROPERTIES + applied
-    unknown = dict.fromkeys(kind.decode("latin-1") for kind, _ in _children(properties) if kind not in known)
+    unknown = listed(printable(kind) or "without a name" for kind, _ in _children(properties) if kind not in known)
     if unknown:
-        losses.append(Loss("chunks", f"properties of {name} are left out: {', '.join(unknown)}"))
+        losses.append(Loss("chunks", f"properties of {name} are left out: {unknown}"))
     return losses
 
 

@@ -17,7 +17,7 @@ from skipae.images.raster import Raster, from_image
 
 if TYPE_CHECKING:
     from PIL import Image
-    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.ImageFile import ImageFile
 
 SEGMENT = 65_533 - 64
 """Most bytes of EXIF or XMP data, which must fit in a segment."""
@@ -75,8 +75,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
         metadata = Metadata("JPEG")
         with closing(image):
             _take_segments(header, metadata)
-            pillow.load(image, metadata, notes)
-            _take_coding(image, header, metadata)
+            pillow.load(image, metadata, notes, _finish(header))
             _note_rest(file, header, metadata)
             return from_image(image, "JPEG", notes), metadata
 
@@ -206,23 +205,25 @@ def _profile(parts: list[bytes]) -> bytes | None:
     return b"".join(part[2:] for part in parts)
 
 
-def _take_coding(image: JpegImageFile, header: _Header, metadata: Metadata) -> None:
-    """Put into the metadata how a decoded JPEG was compressed, and the resolution that EXIF data alone has."""
-    from PIL import JpegImagePlugin
+def _finish(header: _Header) -> Any:
+    def finish(image: ImageFile, metadata: Metadata, notes: list[str]) -> None:
+        from PIL import JpegImagePlugin
 
-    names = [layer[0] for layer in image.layer]
-    tables: Any = dict(image.quantization)
-    if header.tables not in _USUAL_TABLES and all(number in tables for number in header.tables):
-        tables = [tables[number] for number in header.tables]  # in the order of the channels
-    if metadata.dpi is None and metadata.exif is not None:
-        metadata.dpi = resolution(exif.resolution(metadata.exif))
-    metadata.jpeg = {
-        "qtables": tables,
-        # An unusual one becomes none, which loses nothing.
-        "subsampling": max(JpegImagePlugin.get_sampling(image), 0),
-        "progressive": bool(image.info.get("progressive")),
-        "keep_rgb": image.mode == "RGB" and (names == [82, 71, 66] or image.info.get("adobe_transform") == 0),
-    }
+        names = [layer[0] for layer in image.layer]  # type: ignore[attr-defined]
+        tables: Any = dict(image.quantization)  # type: ignore[attr-defined]
+        if header.tables not in _USUAL_TABLES and all(number in tables for number in header.tables):
+            tables = [tables[number] for number in header.tables]  # in the order of the channels
+        if metadata.dpi is None and metadata.exif is not None:
+            metadata.dpi = resolution(exif.resolution(metadata.exif))
+        metadata.jpeg = {
+            "qtables": tables,
+            # An unusual one becomes none, which loses nothing.
+            "subsampling": max(JpegImagePlugin.get_sampling(image), 0),
+            "progressive": bool(image.info.get("progressive")),
+            "keep_rgb": image.mode == "RGB" and (names == [82, 71, 66] or image.info.get("adobe_transform") == 0),
+        }
+
+    return finish
 
 
 def _note_rest(file: IO[bytes], header: _Header, metadata: Metadata) -> None:

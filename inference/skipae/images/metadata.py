@@ -128,9 +128,9 @@ class Metadata:
 
     def leave_out(self, kinds: str, names: Iterable[bytes]) -> None:
         """Note that parts of the file are left out, if there are any; each is named once."""
-        unique = dict.fromkeys(name.decode("latin-1").strip() for name in names)
-        if unique:
-            self.left_out.append(Loss("chunks", f"{kinds} are left out: {', '.join(unique)}"))
+        found = listed(printable(name[:16]) or "without a name" for name in names)
+        if found:
+            self.left_out.append(Loss("chunks", f"{kinds} are left out: {found}"))
 
     def correct_xmp(self) -> None:
         """Take out of XMP data what it says of other parts of the file, which are left out."""
@@ -199,16 +199,24 @@ def _segment_name(marker: int, data: bytes) -> str:
     """For example ``APP1 FLIR``."""
     if is_extended_xmp((marker, data)):
         return "extended XMP"
-    word = "".join(chr(byte) if 32 < byte < 127 else " " for byte in data[:16]).split()
-    return " ".join([f"APP{marker & 15}", *word[:1]])
+    return " ".join([f"APP{marker & 15}", *printable(data[:16]).split()[:1]])
+
+
+def printable(data: bytes) -> str:
+    """Return bytes that should be a name as text, with spaces for what cannot be printed."""
+    return "".join(chr(byte) if 32 <= byte < 127 else " " for byte in data).strip()
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names, each once, the first few of them."""
+    unique = list(dict.fromkeys(names))
+    more = len(unique) - _MOST_NAMED
+    return ", ".join(unique[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _names(kind: str, names: list[str]) -> str:
     """Some things of a kind, each once."""
-    unique = list(dict.fromkeys(names))
-    more = len(unique) - _MOST_NAMED
-    text = ", ".join(unique[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"the {kind}{'s' if len(unique) > 1 else ''} {text}"
+    return f"the {kind}{'s' if len(set(names)) > 1 else ''} {listed(names)}"
 
 
 def _without_thumbnails(photoshop: bytes) -> bytes:

@@ -52,7 +52,7 @@ class Picture(Raster):
 
         Args:
             path: its extension says the format.
-            quality: for JPEG, WebP, AVIF and HEIC, 1 to 100; by default 95 (a WebP that was lossless stays lossless).
+            quality: for JPEG, WebP and AVIF, 1 to 100; by default 95 (a WebP that was lossless stays lossless).
                 ``"keep"`` compresses a JPEG with the quantization tables of the JPEG it was read from, which loses
                 again what they lost there.
 

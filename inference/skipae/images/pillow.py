@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 QUALITY = 95
-"""Quality of JPEG, WebP, AVIF and HEIC output unless another is asked for."""
+"""Quality of JPEG, WebP and AVIF output unless another is asked for."""
 
 Quality = int | Literal["keep"]
 """Quality of lossy output: 1 to 100, or ``keep`` for a JPEG input's quantization tables in JPEG output."""
@@ -37,22 +37,27 @@ class Opened:
     """Values per pixel, where a file may claim any number of them."""
 
 
-def reader(format: str, inspect: Callable[[IO[bytes]], Metadata]) -> Callable[[IO[bytes]], Opened]:
+def reader(
+    format: str,
+    inspect: Callable[[IO[bytes]], Metadata] | None = None,
+    finish: Callable[[ImageFile, Metadata, list[str]], None] | None = None,
+) -> Callable[[IO[bytes]], Opened]:
     """A function that opens files of a format.
 
     Args:
         format: Pillow's name.
         inspect: reads from the header what Pillow does not report, or refuses the file.
+        finish: completes the metadata after the pixels are decoded.
     """
 
     def read(file: IO[bytes]) -> Opened:
-        found = inspect(file)
+        found = Metadata(format) if inspect is None else inspect(file)
         image = open_header(file, format)
 
         def decode(notes: list[str]) -> tuple[Raster, Metadata]:
             with closing(image):
                 note_frames(image, found)
-                load(image, found, notes)
+                load(image, found, notes, finish)
                 return from_image(image, format, notes), found
 
         return Opened(image.size, decode)
@@ -107,19 +112,21 @@ def content_credentials() -> Loss:
     return Loss("c2pa", "content credentials (C2PA) are left out: their signature no longer holds")
 
 
-def load(image: ImageFile, metadata: Metadata, notes: list[str], turn: int | None = None) -> int:
-    """Decode an image, turn it upright and complete the metadata; return the EXIF orientation it had.
+def load(
+    image: ImageFile,
+    metadata: Metadata,
+    notes: list[str],
+    finish: Callable[[ImageFile, Metadata, list[str]], None] | None = None,
+    turn: int | None = None,
+) -> int:
+    """Decode an image, turn it upright and complete the metadata; the EXIF orientation it had.
 
-    ``metadata`` keeps what the reader of its format found; ``turn`` is the orientation if the format itself has it.
+    ``metadata`` keeps what the reader of its format found; ``turn`` is the orientation where the format itself says it.
     """
     size = image.size
     image.load()
     info = image.info
-    xmp = info.get("xmp")
-    metadata.icc = metadata.icc or info.get("icc_profile") or None
-    metadata.xmp = metadata.xmp or (xmp.encode() if isinstance(xmp, str) else xmp) or None
-    if isinstance(info.get("comment"), bytes) and not metadata.comments:
-        metadata.comments = [info["comment"]]
+    take_info(image, metadata)
     if metadata.exif is None:
         metadata.exif = exif.complete(info.get("exif"))
     if metadata.dpi is None:
@@ -129,8 +136,20 @@ def load(image: ImageFile, metadata: Metadata, notes: list[str], turn: int | Non
     if method is not None:
         image.im = image.im.transpose(method)
         image._size = image.im.size
+    if finish is not None:
+        finish(image, metadata, notes)
     metadata.correct_xmp()
     return turn
+
+
+def take_info(image: ImageFile, metadata: Metadata) -> None:
+    """Profile, XMP and comment as Pillow gives them, where the reader of the format found none."""
+    info = image.info
+    xmp = info.get("xmp")
+    metadata.icc = metadata.icc or info.get("icc_profile") or None
+    metadata.xmp = metadata.xmp or (xmp.encode() if isinstance(xmp, str) else xmp) or None
+    if isinstance(info.get("comment"), bytes) and not metadata.comments:
+        metadata.comments = [info["comment"]]
 
 
 def writer(

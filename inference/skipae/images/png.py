@@ -19,6 +19,7 @@ from skipae.images.raster import Raster, from_channels, from_image, upright
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 _XMP = b"XML:com.adobe.xmp"
 _RAW_EXIF = b"Raw profile type exif"
@@ -79,6 +80,11 @@ def read(file: IO[bytes]) -> pillow.Opened:
     view = io.BufferedReader(pillow.Ranges(file, [(0, 8), *layout.needed]))
     image = pillow.open_header(view, "PNG")
 
+    def finish(image: ImageFile, metadata: Metadata, notes: list[str]) -> None:
+        gray = image.info.get("transparency")
+        if layout.depth < 8 and image.mode == "L" and isinstance(gray, int):
+            image.info["transparency"] = gray * 255 // ((1 << layout.depth) - 1)  # Pillow scales the pixels alone
+
     def decode(notes: list[str]) -> tuple[Raster, Metadata]:
         metadata = Metadata("PNG")
         with closing(image):
@@ -91,10 +97,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
                 pillow.note_trailer(file.read(), metadata)
             else:
                 notes.append("the end of the file is missing; all pixels are there")
-            turn = pillow.load(image, metadata, notes)
-            gray = image.info.get("transparency")
-            if layout.depth < 8 and image.mode == "L" and isinstance(gray, int):
-                image.info["transparency"] = gray * 255 // ((1 << layout.depth) - 1)  # Pillow scales the pixels alone
+            turn = pillow.load(image, metadata, notes, finish)
             if turn in (5, 6, 7, 8):
                 metadata.png_chunks = [(k, _turned_aspect(d) if k == b"pHYs" else d) for k, d in metadata.png_chunks]
             if not layout.is_deep:

@@ -27,7 +27,7 @@ def encode(
         metadata: what else to write.
         file: where to, seekable.
         format: a key of ``FORMATS``; by default the one of ``metadata``.
-        quality: for JPEG, WebP, AVIF and HEIC, 1 to 100 [95], or ``keep`` for the tables of a JPEG input.
+        quality: for JPEG, WebP and AVIF, 1 to 100 [95], or ``keep`` for the tables of a JPEG input.
 
     Returns:
         What the format cannot hold.
