@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from registry import TARGETS
-from runner import Outcome, run
+from runner import Outcome, peak_memory, run
 
 MOST_MEMORY = 4 << 30
 SLICE = 20.0
@@ -57,7 +57,7 @@ def main() -> int:
     print(f"{'reader':16}{'files':>9}{'taken':>9}{'faults':>8}{'slowest':>10}")
     for name, total in totals.items():
         print(f"{name:16}{total.files:9}{total.taken:9}{len(total.faults):8}{total.slowest:8.2f} s")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+    peak = peak_memory()
     files, faults = sum(t.files for t in totals.values()), sum(len(t.faults) for t in totals.values())
     print(f"{files} files, {faults} faults, peak memory {peak >> 20} MB, seed {arguments.seed}")
     return int(faults > 0 or peak > MOST_MEMORY)

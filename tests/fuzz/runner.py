@@ -18,8 +18,16 @@ from typing import Any
 import mutations
 from targets import Target
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 SECONDS = 10
 """Most CPU time for a file."""
+
+MEMORY = 1 << 30
+"""Most bytes by which a file may raise the memory that the process ever took."""
 
 
 class Hang(BaseException):
@@ -63,7 +71,7 @@ def run(
     number = first
     while (count is None or outcome.files < count) and time.monotonic() < end:
         data, how, rng = case(target, seed, number)
-        started = time.process_time()
+        started, memory = time.process_time(), peak_memory()
         with _captured() as said:
             try:
                 with _alarm():
@@ -76,6 +84,8 @@ def run(
                 problem = ""
         if not problem and said and not target.speaks:
             problem = f"written to standard output or error: {said[0][:300]!r}"
+        if not problem and peak_memory() - memory > MEMORY:
+            problem = f"{peak_memory() - memory >> 20} MB more than all before"
         outcome.slowest = max(outcome.slowest, time.process_time() - started)
         outcome.files += 1
         if problem:
@@ -85,6 +95,13 @@ def run(
                 (keep / f"{target.name.replace(' ', '-')}-{seed}-{number}").write_bytes(data)
         number += 1
     return outcome
+
+
+def peak_memory() -> int:
+    """Bytes that this process had at most; 0 where the system does not say."""
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
 @contextmanager
