@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import threading
 from pathlib import Path
+from zipimport import zipimporter
 
 from skipae.checkpoints.hub import Access, Hub, Mirror
 from skipae.console import redact
@@ -30,8 +32,28 @@ DEFAULT_OF_FEATURES = DEFAULTS["features"]
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parents[1] / "model_cards"
 
-BUNDLED = _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INSTALLED
-"""Folder of the bundled checkpoints: in the wheel or, for an editable install, in the checkout."""
+_ARCHIVE = Path(__spec__.loader.archive) if isinstance(__spec__.loader, zipimporter) else None
+"""The zip that the package is imported from."""
+
+
+def _bundled_folder() -> Path:
+    if _CHECKOUT.is_dir() and not _INSTALLED.is_dir():
+        return _CHECKOUT
+    if _ARCHIVE is None:
+        return _INSTALLED
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="skipae-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+BUNDLED = _bundled_folder()
+"""Folder of the bundled checkpoints: in the wheel or, for an editable install, in the checkout.  Of a package inside a
+zip it is a temporary one, which :func:`bundled` unpacks them into."""
+_unpacking = threading.Lock()
 
 MIRROR = "SKIPAE_MIRROR"
 """Environment variable: a folder of checkpoint folders, or its URL."""
@@ -48,6 +70,22 @@ ACCESS = Access()
 
 HUB_ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/(?!\.{1,2}$)[\w.-]+")
 """``org/name``, but not a path like ``./name``."""
+
+
+def bundled(name: str) -> Path:
+    """Return the folder of a bundled checkpoint; it does not exist where none has that name."""
+    folder = BUNDLED / name
+    if _ARCHIVE is not None:
+        import zipfile
+
+        with _unpacking, zipfile.ZipFile(_ARCHIVE) as archive:
+            inside = (_INSTALLED / name).relative_to(_ARCHIVE).as_posix()
+            for member in archive.infolist() if not folder.is_dir() else ():
+                if member.filename.startswith(f"{inside}/") and not member.is_dir():
+                    file = folder / member.filename[len(inside) + 1 :]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(archive.read(member))
+    return folder
 
 
 def find_folder(
@@ -90,8 +128,8 @@ def find_folder(
         raise ModelError(
             f"model {text!r} {what}; use the folder that contains its config.json, or one of {', '.join(list_models())}"
         )
-    if revision is None and bare and _holds(BUNDLED / text, files):
-        return BUNDLED / text
+    if revision is None and bare and _holds(bundled(text), files):
+        return bundled(text)
     mirror = find_mirror() if revision is None else None
     if mirror:
         found = _in_mirror(mirror, text, files, extra, access)
@@ -108,9 +146,9 @@ def find_folder(
     published = entry.published if entry else None
     if entry and published is None and revision is None:
         if text == DEFAULT and files == INFERENCE:
-            raise ModelError(f"model {text} is bundled with skipae, but {BUNDLED / text} is missing: reinstall skipae")
-        kind = " for training" if _holds(BUNDLED / text, INFERENCE) else ""
-        able = ", ".join(name for name in list_models() if _holds(BUNDLED / name, files)) or "none"
+            raise ModelError(f"model {text} is bundled with skipae, but {bundled(text)} is missing: reinstall skipae")
+        kind = " for training" if _holds(bundled(text), INFERENCE) else ""
+        able = ", ".join(name for name in list_models() if _holds(bundled(name), files)) or "none"
         raise ModelError(
             f"the weights of {text}{kind} are not published yet{looked}; bundled with skipae: {able}. To "
             f"train it, run '{entry.command}', then 'skipae-train export RUN --out FOLDER --name {text}', and pass "

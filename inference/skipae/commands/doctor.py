@@ -175,7 +175,7 @@ def _look_at_folders(report: Report) -> None:
     report.facts["folders"] = {"bundled": str(resolve.BUNDLED), "mirror": shown, "hub": constants.HF_HUB_CACHE}
     if mirror and "://" not in mirror and not Path(mirror).is_dir():
         report.problem(f"{resolve.MIRROR}={shown} is not a folder", f"unset {resolve.MIRROR}, or correct it")
-    folder = resolve.BUNDLED / resolve.DEFAULT
+    folder = resolve.bundled(resolve.DEFAULT)
     files: dict[str, str] = {}
     try:
         config = resolve.load_config(folder)
