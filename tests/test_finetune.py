@@ -119,7 +119,7 @@ def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, image
     found = finetune(finetune_recipe("imagenet-labels", budget="smoke"), data, labels, SESSION, start=imagenet)
     assert found is not None and found["metric"] == "accuracy"
     recipe = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="smoke")
-    with pytest.raises(TrainingError, match="starts from imagenet-labels: give the run of 'skipae-train finetune imag"):
+    with pytest.raises(TrainingError, match="starts from imagenet-labels; use the run of 'skipae-train finetune imag"):
         finetune(recipe, data, tmp_path / "x", SESSION, start=imagenet)
     run = tmp_path / "segmenter"
     found = finetune(replace(recipe, lr=0.0), data, run, SESSION, start=labels)
@@ -149,7 +149,7 @@ def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, im
         inside["value"], abs=1.0
     )  # photos are scaled as in training
     (made / "training" / "notes.md").write_text(NOTES)
-    assert "No test image has aeroplane, bicycle, boat, " in make_card(made)
+    assert "No test image contains aeroplane, bicycle, boat, " in make_card(made)
     shares: dict[str, float | None] = {**dict.fromkeys(COMPLETE, 30.0), "cat": 100.0, "boat": 0.0}
     assert complete_mean(shares) == pytest.approx(40) and complete_mean({**shares, "cow": None}) is None
     score = MaskScore("miou", 2, 35.0, shares, "")
@@ -159,7 +159,7 @@ def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, im
         refused = CliRunner().invoke(cli, ["evaluate", str(made), "--masks", str(masks)])
     finally:
         (masks / "classes.txt").unlink()
-    assert refused.exit_code == 5 and "labels other classes than" in refused.stderr
+    assert refused.exit_code == 5 and "the classes of " in refused.stderr
 
 
 def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, data, imagenet):
@@ -291,14 +291,14 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
     recipe = finetune_recipe("cifar10-4k", budget="smoke")
     with pytest.raises(TrainingError, match="cifar10-4k needs the run of a pre-training by 'cifar10-4k' to start from"):
         finetune(recipe, data, tmp_path, SESSION)
-    with pytest.raises(TrainingError, match="cifar10-4k-random takes no start, not "):
+    with pytest.raises(TrainingError, match="cifar10-4k-random does not take a start, not "):
         finetune(finetune_recipe("cifar10-4k", variant="random", budget="smoke"), data, tmp_path, SESSION, start=few)
     with pytest.raises(TransferError, match="another architecture"):
         finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, SESSION, start=few)
     no_shortcut = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
     with pytest.raises(TransferError, match="shortcuts is 'symmetric' and must be 'input-output'; take one"):
         finetune(no_shortcut, data, tmp_path, SESSION, start=few)
-    with pytest.raises(TrainingError, match="holds a run of cifar10-4k, but other starts from cifar10: give the run"):
+    with pytest.raises(TrainingError, match="is a run of cifar10-4k, but other starts from cifar10; use the run"):
         finetune(replace(recipe, name="other", start="cifar10"), data, tmp_path, SESSION, start=few)
     assert not (tmp_path / "state.pt").exists()
 
@@ -306,14 +306,14 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
 def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, data):
     run, made = tmp_path / "run", tmp_path / "made"
     pretrain(pretrain_recipe("cifar10-4k", budget="smoke"), data, run, replace(SESSION, stop_at=2))
-    message = f"{run} stopped at step 2 of 6: give its command again to finish it"
+    message = f"{run} stopped at step 2 of 6; run its command again to finish it"
     with pytest.raises(TrainingError, match=message):
         finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "x", SESSION, start=run)
     probed = CliRunner().invoke(cli, ["probe", str(run), "--data", str(data), "--out", str(tmp_path / "x")])
     assert probed.stderr == f"skipae-train: error: {message}\n" and probed.exit_code == 2
     assert not (tmp_path / "x").exists()
     done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
-    assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: these are its weights so far\n"
+    assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: exporting its current weights\n"
     (made / "training" / "notes.md").write_text(NOTES)
     record_scores(made, "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
     assert "It stopped at step 2 of 6" in make_card(made)
@@ -329,7 +329,7 @@ def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
     assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
     other = tmp_path / "other"
     pretrain(pretrain_recipe("cifar10-4k", budget="smoke", seed=1), data, other, SESSION)
-    told = r"started from other weights \(cifar10-4k, seed 0 \w{8} there, cifar10-4k, seed 1 \w{8} asked for\): start"
+    told = r"started from other weights \(cifar10-4k, seed 0 \w{8} there, cifar10-4k, seed 1 \w{8} requested\): start"
     with pytest.raises(TrainingError, match=told):
         finetune(recipe, data, tmp_path / "run", SESSION, start=other)
     stopped = tmp_path / "stopped"
@@ -493,7 +493,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
     assert known["labels"] == ["a", "c", "z"]
     for part in ("train", "test"):
         (mine / part / "z").rename(mine / part / "b")
-    told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\): give the same, or"
+    told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\); use the same data"
     with pytest.raises(TrainingError, match=told):
         finetune(recipe, mine, tmp_path / "run", SESSION)
     (mine / "test" / "b").rename(mine / "test" / "z")
@@ -503,7 +503,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
     for part in ("train", "test"):
         (only / part).mkdir(parents=True)
         (mine / part / "a").rename(only / part / "a")
-    with pytest.raises(TrainingError, match="the set classes has one class, a: there is nothing to tell apart"):
+    with pytest.raises(TrainingError, match="the set classes has only one class, a; at least two are needed"):
         finetune(recipe, only, tmp_path / "other", SESSION)
 
 
@@ -548,6 +548,6 @@ def test_a_card_says_what_was_left_out_and_that_labels_were_used():
     for variant, told in (("from-labels", True), ("", False)):
         recipe = to_json(finetune_recipe("voc07-cls", variant=variant))
         text = _describe_run(recipe, environment, ["bus", "car", "cat", "person", "train"])
-        assert "has no images are left out: aeroplane, bicycle, bird, " in text and "tvmonitor." in text
+        assert "without images in the set are omitted: aeroplane, bicycle, bird, " in text and "tvmonitor." in text
         assert ("learned from the labels of ImageNet" in text) == told
-    assert "left out" not in _describe_run(recipe, environment, VOC_CLASSES)
+    assert "omitted" not in _describe_run(recipe, environment, VOC_CLASSES)

@@ -63,7 +63,7 @@ def test_an_archive_member_of_absurd_size_is_refused_before_memory_is_taken(tmp_
 def test_a_pipe_in_the_place_of_a_batch_is_refused(tmp_path):
     (tmp_path / "stl10_binary").mkdir()
     os.mkfifo(tmp_path / "stl10_binary" / "train_X.bin")
-    refused(r"train_X.bin is not a regular file: put the file in its place", "stl10", tmp_path)
+    refused(r"train_X.bin is not a regular file: replace it with a file", "stl10", tmp_path)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda p: p.symlink_to("gone")])
@@ -171,7 +171,7 @@ def test_a_hub_row_opens_no_file_that_is_not_the_set_s(tmp_path, monkeypatch):
     kind = datasets.Features({"image": datasets.Image()})
     images = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": str(secret)}]}, features=kind)
     rows = HubSet("org/name", images, None, None, short_side=0)
-    told = r"org/name, row 0 names the file '.*secret.png' for its image, which is none of the set's own"
+    told = r"org/name, row 0 names the file '.*secret.png' for its image, which is not part of the set"
     with pytest.raises(DataError, match=told):
         rows.whole(0)
     # A local set's own files, and what was fetched into the cache, may be named.

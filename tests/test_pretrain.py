@@ -158,7 +158,7 @@ def test_a_disk_that_fills_up_keeps_the_last_state(tmp_path, photos, monkeypatch
 
 def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
     run(tmp_path, photos, stop_at=1)
-    told = r"lr is 0\.002 there, 1\.0 asked for, architecture\.n is 4 there, 8 asked for"
+    told = r"lr is 0\.002 there, 1\.0 requested, architecture\.n is 4 there, 8 requested"
     with pytest.raises(TrainingError, match=rf"holds a run of another recipe \({told}\)"):
         run(tmp_path, photos, replace(RECIPE, lr=1.0, architecture=replace(ARCHITECTURE, n=8)))
 
@@ -182,7 +182,7 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(tmp_path, photos):
     second = run(tmp_path / "second", photos, replace(recipe, seed=5), start=tmp_path / "made")
     for name, value in first.named_parameters():
         torch.testing.assert_close(second.state_dict()[name], value.detach())
-    with pytest.raises(TrainingError, match=r"other weights \(made \w{8} there, random weights asked for\): start it"):
+    with pytest.raises(TrainingError, match=r"other weights \(made \w{8} there, random weights requested\): start it"):
         run(tmp_path / "second", photos, replace(recipe, seed=5))
     other = replace(recipe, architecture=network_1((1, 1, 0, 0), 4))
     with pytest.raises(TrainingError, match="but tiny trains"):
@@ -255,7 +255,7 @@ def test_held_out_photos_are_never_drawn_and_neither_are_their_copies(photos, tm
 def test_data_errors_say_what_to_do(tmp_path, photos):
     with pytest.raises(DataError, match="is not a folder"):
         Photos(tmp_path / "none")
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         Photos(tmp_path)
     with pytest.raises(DataError, match="no image is at least 500 x 500"):
         next(Photos(photos).batches([torch.arange(1)], View(500, random=True)))
@@ -282,7 +282,7 @@ def test_the_bundled_denoisers_two_runs_at_the_smoke_budget(tmp_path, photos):
     network = run(tmp_path / "natural", photos, pretrain_recipe("natural", budget="smoke"))
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
     more = pretrain_recipe("natural-more", budget="smoke")
-    with pytest.raises(TrainingError, match=r"natural-more goes on with a trained network.*as --start"):
+    with pytest.raises(TrainingError, match=r"natural-more continues training a network.*as --start"):
         run(tmp_path / "more", photos, more)
     assert not (tmp_path / "more").exists()
     export(network, tmp_path / "made", name="made", fill=(1.0, 0.0, 1.0), halo_images=[], storage="float32")
@@ -375,7 +375,7 @@ def test_a_wide_resnet_is_trained_and_resumed_but_never_exported(tmp_path, photo
     assert all(torch.equal(v, whole[k]) for k, v in network.state_dict().items())
     assert described["architecture"] == {"depth": 10, "widen": 1}
     with pytest.raises(
-        TrainingError, match=r"whole holds a Wide-ResNet, which is no network of the zoo: .*wide-resnet$"
+        TrainingError, match=r"whole is a run of a Wide-ResNet, which is not a network of the zoo; .*wide-resnet$"
     ):
         export_run(tmp_path / "whole", tmp_path / "made", name="made", halo_images=None)
     assert not (tmp_path / "made").exists()

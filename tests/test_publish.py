@@ -144,7 +144,7 @@ def test_pull_requests(server: HubServer, made: Path) -> None:
 
 def test_what_arrives_otherwise_than_it_was_sent(server: HubServer, made: Path) -> None:
     server.fault("flip", "onnx/features.onnx")
-    with pytest.raises(PublishError, match=r"onnx/features\.onnx of me/decoder .* is not the file that was sent"):
+    with pytest.raises(PublishError, match=r"onnx/features\.onnx of me/decoder .* differs from the file that was sent"):
         publish(str(made), "me/decoder")
 
 
@@ -233,16 +233,16 @@ def replace_notes(old: str, new: str):
         ),
         (lambda f: (f / "training" / "notes.md").unlink(), r"notes\.md is missing"),
         (lambda f: (f / "training" / "metrics.json").unlink(), r"metrics\.json is missing: skipae-train evaluate"),
-        (lambda f: (f / "training" / "metrics.json").write_text("[]"), "there are no scores"),
+        (lambda f: (f / "training" / "metrics.json").write_text("[]"), "it has no scores"),
         (
             link_out,
-            r"training/more\.txt leads out of the folder, to .*secret: put a copy of the file",
+            r"training/more\.txt points outside the folder, to .*secret: replace the link with a copy",
         ),
-        (link_folder_out, r"assets/before-and-after\.png leads out of the folder"),
+        (link_folder_out, r"assets/before-and-after\.png points outside the folder"),
         (replace_notes("license: cc-by-4.0", "tags: [a]"), "the head has no 'license'"),
         (replace_notes("license: cc-by-4.0", "license: other"), "needs a 'license_name'"),
         (replace_notes("license: cc-by-4.0", "license: [}"), "is no YAML"),
-        (replace_notes("license: cc-by-4.0\ndatasets:\n", ""), "there must be fields"),
+        (replace_notes("license: cc-by-4.0\ndatasets:\n", ""), "must be fields"),
         (replace_notes("## Data and terms", "## Data"), "the section '## Data and terms' is missing"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_file_beyond_the_gate_is_not_written(checkpoint, photos, monkeypatch):
     monkeypatch.setattr(quantization, "MOST_LOST", 0.03)
     monkeypatch.setattr(quantization, "_gate", lambda *_: quantization.Loss((15,), (30.0,), (29.96,), 3))
     with pytest.raises(
-        QuantizeError, match=r"tiny: int8 loses 0\.040 dB, at most 0\.03 are allowed: calibrate on more"
+        QuantizeError, match=r"tiny: int8 loses 0\.040 dB, more than the 0\.03 allowed; calibrate on more"
     ):
         quantize_checkpoint(checkpoint, photos)
     assert read_config(checkpoint) == config

@@ -379,8 +379,8 @@ def test_runs_of_the_same_values_are_one_run_whatever_they_are_called(data, runs
     recipe = finetune_recipe("cifar10-4k", budget="smoke")
     described = to_json(recipe)
     assert differences({**described, "name": "other", "id": None}, recipe) == []
-    assert differences({**described, "lr": 1.0}, recipe) == ["lr is 1.0 there, 0.002 asked for"]
-    assert differences({**described, "surprise": 1}, recipe) == ["surprise is 1 there, None asked for"]
+    assert differences({**described, "lr": 1.0}, recipe) == ["lr is 1.0 there, 0.002 requested"]
+    assert differences({**described, "surprise": 1}, recipe) == ["surprise is 1 there, None requested"]
 
 
 @pytest.mark.parametrize(
@@ -428,11 +428,11 @@ def test_the_precision_is_chosen_once(monkeypatch):
 
 
 def test_unknown_recipes_and_variants_are_refused_by_name():
-    with pytest.raises(RecipeError, match="there is no recipe 'cifar': choose one of camvid-seg, cifar10, "):
+    with pytest.raises(RecipeError, match="unknown recipe 'cifar'; use one of camvid-seg, cifar10, "):
         pretrain_recipe("cifar")
-    with pytest.raises(RecipeError, match="the recipe imagenet has nothing to finetune: choose one of camvid-seg"):
+    with pytest.raises(RecipeError, match="the recipe imagenet has no stage finetune; use one of camvid-seg"):
         finetune_recipe("imagenet")
-    with pytest.raises(RecipeError, match="there is no variant 'big': choose one of no-shortcut"):
+    with pytest.raises(RecipeError, match="unknown variant 'big'; use one of no-shortcut"):
         finetune_recipe("cifar10", variant="big")
     for name, variant in (("natural", "context-encoder"), ("cifar10-4k", "context-encoder+gaussian")):
         with pytest.raises(RecipeError, match="no block masks: context-encoder is for recipes on sets"):

@@ -183,7 +183,7 @@ def test_a_run_continues_from_the_state_before_a_damaged_one(kind, data, tmp_pat
     assert read_state(run / "state.pt.previous").step == 3 and read_state(run / "state.pt").step == 4
     DAMAGES["state.pt"][kind](run / "state.pt")
     if kind != "missing":
-        with pytest.raises(RunError, match=r"give the run's command again, which continues from state\.pt\.previous"):
+        with pytest.raises(RunError, match=r"run the same command again, which continues from state\.pt\.previous"):
             read_state(run / "state.pt")
     capfd.readouterr()
     pretrain(AE, data, run, SESSION)
@@ -285,7 +285,7 @@ def test_two_runs_never_write_into_one_folder(data, tmp_path):
             pretrain(AE, data, out, SESSION)
         told = f"--out {out} is being written by another run, process {holder.pid} on "
         said = refused.value.command_line()
-        assert said.startswith(told) and said.endswith("or give another --out")
+        assert said.startswith(told) and said.endswith("or use another --out")
         assert not (out / "state.pt").exists()
     finally:
         holder.kill()

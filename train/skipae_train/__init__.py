@@ -13,9 +13,13 @@ __all__ = ["load"]
 
 
 def load(name: str | os.PathLike[str]) -> Network:
-    """The torch network of a checkpoint, by name or folder: an AutoEncoder, a Classifier or a Segmenter, in eval mode.
+    """Load the torch network of a checkpoint: an AutoEncoder, a Classifier or a Segmenter, in eval mode.
 
-    Raises :class:`skipae.ModelError` where the checkpoint cannot be had or is damaged.
+    Args:
+        name: a checkpoint's name or folder.
+
+    Raises:
+        skipae.ModelError: the checkpoint is unavailable or damaged.
     """
     from skipae import ModelError
     from skipae.checkpoints.resolve import find_folder

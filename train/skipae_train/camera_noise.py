@@ -1,4 +1,4 @@
-"""Noise as cameras make it: what a sensor adds, and what the camera's software makes of it.
+"""Camera noise: noise of the sensor, changed by the camera's software.
 
     noisy = CameraNoise()(clean, generator)
 
@@ -87,7 +87,7 @@ class CameraNoise:
         return noisy
 
     def _noise(self, clean: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-        """What to add to ``clean``, where the camera's pixels are ``scale`` times as fine."""
+        """Return the noise to add to ``clean`` if the camera's pixels are ``scale`` times as fine."""
         size = (clean.shape[-2], clean.shape[-1])
         if scale != 1:
             clean = F.interpolate(clean, scale_factor=scale, mode="bilinear")
@@ -151,9 +151,9 @@ def jpeg_file(image: Tensor, quality: tuple[int, int], subsampled: float, genera
 
     Args:
         image: float32 [N, 3, H, W] in [0, 1].
-        quality: Range from which each sample draws its own, ends included.
-        subsampled: Share with chroma at half resolution.
-        generator: Source of all that is random.
+        quality: range from which each sample draws its own, ends included.
+        subsampled: share with chroma at half resolution.
+        generator: source of all that is random.
     """
     drawn = uniform(image, quality[0], quality[1] + 1, generator).floor()
     subsample = chance(image, subsampled, generator)
@@ -300,7 +300,7 @@ def _hamilton_adams(image: Tensor, masks: Tensor) -> Tensor:
 
 
 def _filter(image: Tensor, *names: str, groups: int = 1) -> Tensor:
-    """Convolution with 5 x 5 kernels by name, mirrored at the border, so that the mosaic goes on there."""
+    """Convolve with 5 x 5 kernels by name, mirrored at the border, which continues the mosaic."""
     kernels = torch.stack([_kernels()[name] for name in names])[:, None].to(image.device)
     return F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), kernels, groups=groups)
 

@@ -1,6 +1,6 @@
-"""Model cards: the README.md of a checkpoint folder, made from what its run and its measurements left there.
+"""Model cards: the README.md of a checkpoint folder, generated from the records of its run and its measurements.
 
-Read from the folder: ``config.json``; ``training/recipe.json``, ``training/environment.json`` and
+Inputs in the folder: ``config.json``; ``training/recipe.json``, ``training/environment.json`` and
 ``training/parity.json`` (written by ``skipae-train export``); the scores ``training/metrics.json`` (written by
 ``skipae-train evaluate --record``) and ``training/result.json`` (by a fine-tuning run); ``training/speed.json``
 (by ``skipae-train card --speed``); the pictures in ``assets/``; and ``training/notes.md``, the only part written by
@@ -43,29 +43,34 @@ PIPELINE_TAG = {
 TAGS = {"restoration": ["denoising", "image-restoration"], "classification": [], "segmentation": []}
 ARXIV = "1611.09119"
 SECTIONS = ("## What it is for", "## What it is not for", "## Data and terms", "## Measured", "## Files")
-"""Without these a card is not published."""
+"""Sections that a card needs to be published."""
 
 
 class CardError(SkipaeError, ValueError):
-    """Something that a card must say is missing; the message says what writes it."""
+    """A part of a card is missing; the message says how to add it."""
 
 
 def write_card(folder: Path, repo: str | None = None) -> Path:
-    """Write ``README.md`` into a checkpoint folder; arguments and errors: see :func:`make_card`."""
+    """Write ``README.md`` into a checkpoint folder; see :func:`make_card`."""
     path = folder / "README.md"
     path.write_text(make_card(folder, repo), encoding="utf-8")
     return path
 
 
 def make_card(folder: Path, repo: str | None = None) -> str:
-    """The card of a checkpoint folder; :class:`CardError` if a part is missing or wrong.
+    """Return the card of a checkpoint folder.
 
-    ``repo`` is the repository on the Hub (``org/name``) that its example loads, of a checkpoint that is not in the zoo.
+    Args:
+        folder: the checkpoint folder.
+        repo: repository on the Hub (``org/name``) for the example, if the checkpoint is not in the zoo.
+
+    Raises:
+        CardError: a part is missing or wrong.
     """
     config = read_config(folder)
     notes = folder / "training" / "notes.md"
     if not notes.exists():
-        raise CardError(f"{notes} is missing: write there what the checkpoint is for, its data and its terms")
+        raise CardError(f"{notes} is missing: describe in it what the checkpoint is for, its data and its terms")
     head, text = _split_notes(notes)
     scores = _scores(folder)
     pictures = sorted(path.name for path in (folder / "assets").glob("*.png"))
@@ -87,27 +92,28 @@ def make_card(folder: Path, repo: str | None = None) -> str:
 
 
 def check_card(card: str, source: str) -> None:
-    """Raise :class:`CardError` where the Hub would not take a card, or a part that users need is missing.
+    """Check a card without any request.
 
-    Makes no request.
+    Raises:
+        CardError: the Hub would reject the card, or a part that users need is missing.
     """
     try:
         data = ModelCard(card, ignore_metadata_errors=False).data
     except ValueError as error:
-        raise CardError(f"{source}: the Hub would not read the head of the card: {error}") from error
+        raise CardError(f"{source}: the Hub cannot read the head of the card: {error}") from error
     if not data.get("license"):
-        raise CardError(f"{source}: the head has no 'license': write one, with 'license_name' where it is 'other'")
+        raise CardError(f"{source}: the head has no 'license': add one, with 'license_name' if it is 'other'")
     if data.get("license") == "other" and not data.get("license_name"):
         raise CardError(f"{source}: the license 'other' needs a 'license_name' in the head")
     if not data.get("eval_results"):
-        raise CardError(f"{source}: there are no scores: record some with skipae-train evaluate --record")
+        raise CardError(f"{source}: it has no scores: record some with skipae-train evaluate --record")
     for section in SECTIONS:
         if f"\n{section}\n" not in card:
             raise CardError(f"{source}: the section '{section}' is missing")
 
 
 def measure_speed(folder: Path) -> None:
-    """Write ``training/speed.json``: seconds that ONNX Runtime takes on this machine's CPU, the median of three."""
+    """Write ``training/speed.json``: seconds per image with ONNX Runtime on this machine's CPU, the median of three."""
     import numpy as np
     import onnxruntime
 
@@ -132,7 +138,7 @@ def measure_speed(folder: Path) -> None:
 
 
 def _split_notes(path: Path) -> tuple[dict[str, Any], str]:
-    """Metadata and text of ``notes.md``."""
+    """Return metadata and text of ``notes.md``."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith("---\n"):
         return {}, text
@@ -140,14 +146,14 @@ def _split_notes(path: Path) -> tuple[dict[str, Any], str]:
     try:
         data = yaml.safe_load(head)
     except yaml.YAMLError as error:
-        raise CardError(f"{path}: what stands between the --- lines is no YAML: {error}") from error
+        raise CardError(f"{path}: the text between the --- lines is not YAML: {error}") from error
     if not isinstance(data, dict):
-        raise CardError(f"{path}: between the --- lines there must be fields, for example 'license: apache-2.0'")
+        raise CardError(f"{path}: the text between the --- lines must be fields, for example 'license: apache-2.0'")
     return data, body
 
 
 def _scores(folder: Path) -> list[dict[str, Any]]:
-    """Rows of ``metrics.json`` and the one of ``result.json``."""
+    """Return the rows of ``metrics.json`` and that of ``result.json``."""
     training = folder / "training"
     rows: list[dict[str, Any]] = []
     result = read_result(training)
@@ -166,7 +172,7 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
                 if not all(isinstance(number, int | float) for number in numbers):
                     raise TypeError(f"a score has {numbers!r}")
                 if not isinstance(row["set"], str) or not isinstance(row.get("label", row.get("metric")), str):
-                    raise TypeError("a score does not say of what it is")
+                    raise TypeError("a score does not name what it measures")
         rows += recorded
     return rows
 
@@ -178,7 +184,7 @@ def _set_name(epochs: dict[str, Any]) -> str:
 
 def _written(path: Path, command: str) -> Path:
     if not path.exists():
-        raise CardError(f"{path} is missing: {command} writes it")
+        raise CardError(f"{path} is missing: create it with {command}")
     return path
 
 
@@ -213,10 +219,10 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
     restored = [score for score in scores if "after" in score]
     if restored:
         lines += [
-            "Mean RGB PSNR in dB over the pictures of a set, and its standard deviation between them where it was",
-            "recorded; the net is never told the noise level.",
+            "Mean RGB PSNR in dB over the images of a set, and its standard deviation between them if it was",
+            "recorded; the model never knows the noise level.",
             "",
-            "| set | damage | pictures | before | after | std | command |",
+            "| set | damage | images | before | after | std | command |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]
     for score in restored:
@@ -227,7 +233,7 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
     others = [score for score in scores if "after" not in score]
     if others:
         lines += [
-            "Mean over runs that differ by their seed, and its standard deviation between them.",
+            "Mean over runs with different seeds, and its standard deviation between them.",
             "",
             "| set | metric | runs | images | mean | std |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -244,7 +250,7 @@ def _metrics(scores: Sequence[dict[str, Any]]) -> str:
             lines += ["", f"By class: {each}."]
             absent = [name for name in score["classes"] if name not in found]
             if absent:
-                lines += [f"No test image has {', '.join(absent)}."]
+                lines += [f"No test image contains {', '.join(absent)}."]
     return "\n".join([*lines, ""])
 
 
@@ -276,7 +282,7 @@ USE = {
         'values = session.run(["{layer}"], {{"pixel_values": pixels}})[0].mean((2, 3))  # float32 [N, C]',
     ),
 }
-"""By task, or where there are features alone: the call in skipae, the output of the graph, what to do with it."""
+"""For each task, or for features alone: the call in skipae, the output of the graph, and how to use it."""
 
 
 def _use(config: CheckpointConfig, repo: str) -> str:
@@ -285,10 +291,10 @@ def _use(config: CheckpointConfig, repo: str) -> str:
     last = config.architecture.layers[-1].name
     name = config.name if find_checkpoint(config.name) else repo
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
-    steps = ([f"its short side scaled to {resize} pixels"] if resize else []) + (
-        [f"the {crop} pixels square in its middle"] if crop else []
+    steps = ([f"scaled to a short side of {resize} pixels"] if resize else []) + (
+        [f"cropped to the central {crop} x {crop} pixels"] if crop else []
     )
-    picture = f",\nof each picture {', then '.join(steps)}" if steps else ", any N, H and W"
+    picture = f",\nfrom images {', then '.join(steps)}" if steps else ", any N, H and W"
     text = f"""## Use
 
 ```python
@@ -305,7 +311,7 @@ Output: {output}{"." if graph == "onnx/model.onnx" else f", `enc1` to `{last}`."
     if graph == "onnx/model.onnx" and "onnx/features.onnx" in config.files:
         text = (
             text.rstrip()
-            + f""" `onnx/features.onnx` gives every encoder layer after ReLU,
+            + f""" `onnx/features.onnx` returns every encoder layer after ReLU,
 `enc1` to `{last}`.
 """
         )
@@ -322,7 +328,7 @@ image = Image.open("photo.jpg").convert("RGB")
 """
     if "model.safetensors" in config.files:
         text += f"""
-In torch, with the training package or by the plain names in `model.safetensors`:
+In torch, with the training package or with the plain weights in `model.safetensors`:
 
 ```python
 import skipae_train
@@ -334,14 +340,14 @@ weights = load_file("model.safetensors")  # "encoder.enc1.conv.weight", ...
 """
     if config.task == "restoration" and graph == "onnx/model.onnx":
         text += f"""
-To fill masked places, set them to the color {tuple(config.preprocessing.fill)} (RGB in [0, 1]) first: the net
+To fill holes, first set their pixels to the color {tuple(config.preprocessing.fill)} (RGB in [0, 1]): the model
 was trained on holes of that color.
 """
     return text
 
 
 def _fitted(resize: int | None, crop: int | None) -> str:
-    """The lines that bring ``image`` to a checkpoint's size."""
+    """Return the lines that scale and crop ``image`` to a checkpoint's size."""
     lines = ""
     if resize:
         lines += (
@@ -359,12 +365,12 @@ def _fitted(resize: int | None, crop: int | None) -> str:
 def _architecture(config: CheckpointConfig) -> str:
     network = config.architecture
     shape = f", m = {network.m}" if network.m else ""
-    tiles = f"; tiles overlap by {config.halo}, beyond which no change above 1e-4 was measured"
+    tiles = f"; the halo of tiles is {config.halo} pixels, beyond which no change above 1e-4 was measured"
     lines = [
         "## Architecture",
         "",
         f"{network.network}{shape}, n = {network.n} of Dong et al., supplement A; shortcuts: {network.shortcuts}, "
-        f"`{network.topology}`. One changed pixel reaches at most {network.reach} pixels"
+        f"`{network.topology}`. One changed pixel affects at most {network.reach} pixels around it"
         f"{'' if config.task == 'classification' else tiles}.",
         "",
         "| layer | channels | stride | receptive field |",
@@ -400,21 +406,21 @@ def _describe_run(recipe: dict[str, Any], environment: dict[str, Any], labels: S
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""
     muon = f" and Muon at {recipe['muon_lr']:g} for inner kernels" if recipe.get("muon_lr") else ""
     done, steps = (environment.get(key, 0) for key in ("steps done", "steps"))
-    stopped = f" It stopped at step {done} of {steps}: the weights are not its last." if done < steps else ""
+    stopped = f" The run stopped at step {done} of {steps}: these are not its final weights." if done < steps else ""
     if (recipe.get("epochs") or {}).get("data") == "voc07":
         lacking = [name for name in VOC_CLASSES if name not in labels]
         if lacking:
-            stopped += f"\n\nVOC's classes of which the set has no images are left out: {', '.join(lacking)}."
+            stopped += f"\n\nClasses of VOC without images in the set are omitted: {', '.join(lacking)}."
     if recipe.get("start") == "imagenet-labels":
         stopped += (
-            "\n\nThe encoder was taken from a classifier (recipe `imagenet-labels`): it has learned from the labels of "
-            "ImageNet's\nimages, which the paper's networks have not."
+            "\n\nThe encoder was taken from a classifier (recipe `imagenet-labels`): unlike the paper's networks, it "
+            "was\ntrained with the labels of ImageNet."
         )
     facts = "\n".join(f"- {key}: {value}" for key, value in environment.items())
     return f"""## Training
 
 Recipe `{recipe["name"]}`{told}: {phases}; {optimizer} at
-{recipe["lr"]:g}{muon}{loss}, seed {recipe["seed"]}. All values are in `training/recipe.json`, the log in
+{recipe["lr"]:g}{muon}{loss}, seed {recipe["seed"]}. All settings are in `training/recipe.json`, the log is in
 `training/log.csv`.{stopped}
 
 {facts}
@@ -444,14 +450,14 @@ def _files(folder: Path, config: CheckpointConfig) -> str:
             psnr = quantization["psnr"]
             lost = max(a - b for a, b in zip(psnr["float_psnr"], psnr["int8_psnr"], strict=True))
             int8 = (
-                f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB to float32, at sigma "
+                f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB, at sigma "
                 f"{', '.join(f'{s:g}' for s in psnr['sigmas'])} on {psnr['images']} photos.\n"
             )
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files
 
-Convolution weights are stored as {stored} and computed with in float32. ONNX Runtime and torch differ by at
-most {output} (output, of its range) and {features} (features, of a layer's largest value).
+Convolution weights are stored as {stored}; the computation is in float32. ONNX Runtime and torch differ by at most
+{output} of the output's range and by {features} of a layer's largest value.
 {int8}{speed}
 | file | sha256 |
 | --- | --- |

@@ -26,7 +26,7 @@ class _Commands(CommandGroup):
     program = "skipae-train"
 
     def explain(self, error: Exception) -> tuple[int, str | None]:
-        """Exit code and message of an error; no message where it is not expected."""
+        """Return the exit code and message of an error; the message is None if the error is unexpected."""
         from skipae import ModelError
         from skipae.install import install_command
         from skipae_zoo import ArchitectureError, ConfigError
@@ -40,7 +40,7 @@ class _Commands(CommandGroup):
         return super().explain(error)
 
     def explain_interrupt(self, interrupt: KeyboardInterrupt) -> str:
-        """Message after Ctrl-C or a signal, with the command that continues a run."""
+        """Return the message after Ctrl-C or a signal, with the command that continues a run."""
         text = super().explain_interrupt(interrupt)
         if not {"pretrain", "finetune", "probe", "reproduce"} & set(self.arguments):
             return text
@@ -49,9 +49,9 @@ class _Commands(CommandGroup):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="skipae-train", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show where an unexpected or fatal error comes from.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an unexpected or fatal error.")
 def cli() -> None:
-    """Train skipae checkpoints, export them, measure them."""
+    """Train, export and measure skipae checkpoints."""
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -67,11 +67,9 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 data_option = click.option(
-    "--data", type=EXISTING, required=True, help="Folder that contains the sets (cifar-10-batches-py, VOCdevkit, ...)."
+    "--data", type=EXISTING, required=True, help="Folder of the data sets (cifar-10-batches-py, VOCdevkit, ...)."
 )
-out_option = click.option(
-    "--out", type=FOLDER, required=True, help="Folder of the run; a run that was stopped goes on there."
-)
+out_option = click.option("--out", type=FOLDER, required=True, help="Folder of the run; a stopped run continues there.")
 budget_option = click.option(
     "--budget",
     type=click.Choice(["smoke", "cpu", "day", "paper"]),
@@ -80,7 +78,7 @@ budget_option = click.option(
     help="How far to scale the recipe down.",
 )
 recipe_options = _together(
-    click.option("--variant", default="", metavar="NAME[+NAME]", help="What to change of the recipe: no-shortcut, ..."),
+    click.option("--variant", default="", metavar="NAME[+NAME]", help="Variant of the recipe: no-shortcut, ..."),
     budget_option,
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
 )
@@ -88,28 +86,30 @@ set_option = click.option(
     "--set",
     "other",
     metavar="NAME",
-    help="Train on this set, not the recipe's: folder, classes or masks in --data, hub:ORG/NAME, cifar10, ...",
+    help="Train on this set instead of the recipe's: folder, classes or masks in --data, hub:ORG/NAME, cifar10, ...",
 )
 session_options = _together(
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
     click.option(
         "--device",
         type=click.Choice(["cpu", "cuda"]),
-        help="[default: what accelerate finds; of several GPUs the first in CUDA_VISIBLE_DEVICES]",
+        help="[default: chosen by accelerate; with several GPUs, the first in CUDA_VISIBLE_DEVICES]",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch."),
+    click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads of torch."),
     click.option(
         "--accumulate",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Cut each process's share of a batch into this many parts, for less memory.",
+        help="Split each process's share of a batch into this many parts, to save memory.",
     ),
     click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Minutes between saved states."),
     click.option(
-        "--validate-every", type=click.IntRange(min=1), help="Steps.  [default: an epoch; on photos 1000 steps]"
+        "--validate-every",
+        type=click.IntRange(min=1),
+        help="Steps between measurements.  [default: an epoch; 1000 on photos]",
     ),
-    click.option("--quiet", is_flag=True, help="No progress bar."),
+    click.option("--quiet", is_flag=True, help="Hide the progress bar."),
 )
 
 
@@ -120,14 +120,14 @@ def _session(**options: Any) -> Session:
 
 
 def _note(text: str) -> None:
-    """Say on standard error how far things are."""
+    """Print progress on standard error."""
     from skipae.console import one_line
 
     click.echo(one_line(text), err=True)
 
 
 def _warn_of_cpu(planned: Sequence[RecipeId], session: Session) -> None:
-    """Say what the paper's budget takes on a CPU, before it begins."""
+    """Print how long the paper's budget takes on a CPU, before the run starts."""
     import torch
 
     from skipae_train.cost import CPU_RATE, training_operations
@@ -144,8 +144,8 @@ def _warn_of_cpu(planned: Sequence[RecipeId], session: Session) -> None:
     seconds = sum(filter(None, costs)) / CPU_RATE
     if seconds > 3600:
         _note(
-            f"--budget paper on a CPU takes about {duration(seconds)} on two fast cores with bf16, more on others: "
-            "take --budget cpu or day, or a GPU"
+            f"--budget paper on a CPU takes about {duration(seconds)} on two fast cores with bf16, more on others; "
+            "use --budget cpu or day, or a GPU"
         )
 
 
@@ -170,12 +170,12 @@ def recipes(recipe: str | None) -> None:
     "--data",
     type=EXISTING,
     required=True,
-    help="Folder that contains the set; for natural, a folder of photos, searched recursively.",
+    help="Folder that contains the data set; for natural, a folder of photos, searched recursively.",
 )
 @out_option
 @set_option
 @recipe_options
-@click.option("--start", type=EXISTING, help="Checkpoint folder whose weights a new run begins with.")
+@click.option("--start", type=EXISTING, help="Checkpoint folder with the initial weights of a new run.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
 @click.option("--pairs", type=EXISTING, help="On photos: real noisy and clean pairs to mix in, searched recursively.")
 @click.option(
@@ -202,7 +202,7 @@ def pretrain(
 ) -> None:
     """Pre-train an auto-encoder.
 
-    A run in --out that was stopped continues.
+    A stopped run in --out is continued.
     """
     from skipae_train.pairs import find_pairs
     from skipae_train.pretrain import pretrain
@@ -215,7 +215,7 @@ def pretrain(
     _warn_of_cpu([chosen.id] if chosen.id else [], session)
     pretrain(chosen, data, out, session, start=start, pairs=find_pairs(pairs, without=without) if pairs else ())
     if not session.quiet:
-        _note(f"the run is in {out}; to make a checkpoint of it: skipae-train export {out} --out FOLDER --name NAME")
+        _note(f"the run is in {out}; to export a checkpoint: skipae-train export {out} --out FOLDER --name NAME")
 
 
 @cli.command()
@@ -243,7 +243,7 @@ def finetune(
 ) -> None:
     """Fine-tune a classifier or segmenter, then test it.
 
-    A run in --out that was stopped continues.
+    A stopped run in --out is continued.
     """
     from skipae_train.finetune import finetune
     from skipae_train.recipes import finetune_recipe
@@ -265,7 +265,7 @@ def finetune(
 def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> None:
     """Measure what each encoder layer of a run has learned.
 
-    Small probes classify and reconstruct images from each layer of the network of RUN, whose weights stay as they are.
+    Small probes classify and reconstruct images from each layer of the network of RUN, whose weights are frozen.
     """
     from skipae_train.finetune import load_network
     from skipae_train.probe import Probe, probe
@@ -283,28 +283,34 @@ def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> N
 @click.argument("results", metavar="ID...", nargs=-1, required=True)
 @data_option
 @budget_option
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Whole repetitions.")
-@click.option("--pretraining", default="", metavar="NAME[+NAME]", help="Variant of all pre-training: modern, ...")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of repetitions with different seeds.",
+)
+@click.option("--pretraining", default="", metavar="NAME[+NAME]", help="Variant for all pre-training: modern, ...")
 @click.option(
     "--out",
     type=FOLDER,
-    help="Folder of the result, or of several by their IDs, and of the runs.  [default: results/ID, results/runs]",
+    help="Folder for results and runs.  [default: results/ID, results/runs]",
 )
 @session_options
 def reproduce(
     results: tuple[str, ...], data: Path, budget: Budget, seeds: int, pretraining: str, out: Path | None, **options: Any
 ) -> None:
-    """Make tables and figures of the paper.
+    """Reproduce tables and figures of the paper.
 
-    Runs what is missing and sets the numbers beside the paper's; 'skipae-train recipes' lists the IDs. Given again, the
-    command continues.
+    Trains what is missing and lists the numbers next to the paper's; 'skipae-train recipes' lists the IDs. Run the
+    command again to continue.
     """
     from skipae_train.reproduce import Progress, plan, reproduce
     from skipae_train.tables import RESULTS
 
     for name in results:
         if name not in RESULTS:
-            raise click.UsageError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
+            raise click.UsageError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
     session, names = _session(**options), list(dict.fromkeys(results))
     planned = [identity for name in names for identity in plan(name, budget, seeds, data, pretraining)]
     _warn_of_cpu(planned, session)
@@ -317,23 +323,23 @@ def reproduce(
         )
         click.echo(table.read_text(encoding="utf-8"))
         if not session.quiet:
-            _note(f"{table}: with table.csv, result.json, figures and logs beside it; the runs are in {runs}")
+            _note(f"{table}: table.csv, result.json, figures and logs are in the same folder; the runs are in {runs}")
 
 
 @cli.command()
 @click.argument("source", metavar="RUN|CHECKPOINT", type=EXISTING)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder, or file, to write.")
 @click.option("--name", help="Name of the checkpoint.")
-@click.option("--images", type=EXISTING, help="Photos on which the tiles' halo is measured.  [default: the exact one]")
+@click.option("--images", type=EXISTING, help="Photos to measure the halo of tiles on.  [default: the exact halo]")
 @click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
-@click.option("--default-layer", metavar="NAME", help="Layer of features where none is asked for.  [default: the last]")
+@click.option("--default-layer", metavar="NAME", help="Default layer for features.  [default: the last]")
 @click.option(
     "--without",
     type=click.Choice(["model.safetensors", "onnx/model.onnx", "onnx/features.onnx"]),
     multiple=True,
-    help="Leave out a file, where space is short.",
+    help="File to omit, to save space.",
 )
-@click.option("--quantize", "int8", is_flag=True, help="Write onnx/model_quantized.onnx too, calibrated on --images.")
+@click.option("--quantize", "int8", is_flag=True, help="Also write onnx/model_quantized.onnx, calibrated on --images.")
 def export(
     source: Path,
     out: Path,
@@ -346,7 +352,7 @@ def export(
 ) -> None:
     """Export a run to a checkpoint folder.
 
-    ONNX Runtime is checked against torch.
+    The outputs of ONNX Runtime are compared with torch.
     """
     from skipae_train.data import find_images, load_rgb
     from skipae_train.export import export_run
@@ -354,15 +360,15 @@ def export(
     from skipae_zoo import flaw_of_name
 
     if name is None:
-        raise click.UsageError("--name is needed to export a run to a checkpoint folder")
+        raise click.UsageError("exporting a run to a checkpoint folder needs --name NAME")
     if flaw := flaw_of_name(name):
-        raise click.UsageError(f"--name {name!r} {flaw}: choose another")
+        raise click.UsageError(f"--name {name!r} {flaw}; choose another")
     if int8 and (images is None or "onnx/model.onnx" in without):
-        raise click.UsageError("--quantize needs photos, --images FOLDER, and onnx/model.onnx")
+        raise click.UsageError("--quantize needs photos (--images FOLDER) and onnx/model.onnx")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
     done, steps = progress(source)
     if done < steps:
-        click.echo(f"{source} stopped at step {done} of {steps}: these are its weights so far", err=True)
+        click.echo(f"{source} stopped at step {done} of {steps}: exporting its current weights", err=True)
     network, config, parity = export_run(
         source,
         out,
@@ -384,14 +390,12 @@ def export(
 @cli.command()
 @click.argument("checkpoint", type=EXISTING)
 @click.option("--photos", type=EXISTING, required=True, help="Clean photos to calibrate on, searched recursively.")
-@click.option(
-    "--gate", type=EXISTING, help="Other photos, to measure the loss on.  [default: every fourth of --photos]"
-)
+@click.option("--gate", type=EXISTING, help="Other photos to measure the loss on.  [default: every fourth of --photos]")
 def quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
     """Write the int8 graph of a denoiser.
 
-    It becomes onnx/model_quantized.onnx in the CHECKPOINT folder. Nothing is written where it loses more than 0.03 dB
-    at sigma 15, 25 or 50.
+    It is written to onnx/model_quantized.onnx in the CHECKPOINT folder, unless it loses more than 0.03 dB at sigma 15,
+    25 or 50.
     """
     _quantize(checkpoint, photos, gate)
 
@@ -402,20 +406,31 @@ def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
 
     found = quantize_checkpoint(checkpoint, photos, gate, notify=lambda text: click.echo(text, err=True))
     kept = ", ".join(found.kept) or "none"
-    click.echo(f"{checkpoint / QUANTIZED}: {found.loss.worst:.3f} dB lost at most; convolutions in float32: {kept}")
+    click.echo(f"{checkpoint / QUANTIZED}: loses at most {found.loss.worst:.3f} dB; convolutions in float32: {kept}")
 
 
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, type=EXISTING, metavar="FOLDER...")
 @click.option("--out", type=FOLDER, required=True, help="New folder for the photos, as PNG.")
 @click.option(
-    "--test-set", "test_sets", type=EXISTING, multiple=True, required=True, help="Folder whose pictures are kept out."
+    "--test-set", "test_sets", type=EXISTING, multiple=True, required=True, help="Folder of test images to exclude."
 )
 @click.option(
-    "--smallest", type=click.IntRange(min=1), default=160, show_default=True, help="Least short side, pixels."
+    "--smallest", type=click.IntRange(min=1), default=160, show_default=True, help="Minimum short side, in pixels."
 )
 @click.option(
-    "--halve-from", type=click.IntRange(min=0), default=1600, show_default=True, help="Shrink these by two; 0: none."
+    "--halve-from",
+    type=click.IntRange(min=0),
+    default=1600,
+    show_default=True,
+    help="Halve photos with at least this short side, in pixels; 0 for none.",
+)
+@click.option(
+    "--noise",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Maximum noise level, on the 0-255 scale.",
 )
 @click.option("--noise", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Largest, gray levels.")
 @click.option("--pairs", is_flag=True, help="Gather pairs of noisy and clean photos for 'pretrain --pairs'.")
@@ -445,24 +460,31 @@ def gather(
         click.echo(f"{out}: {count} pairs; gathered.tsv lists all that were looked at")
         return
     count = gather(sources, out, test_sets, Rules(smallest, halve_from, noise), say)
-    click.echo(f"{out}: {count} photos; gathered.tsv lists all that were looked at")
+    click.echo(f"{out}: {count} photos; gathered.tsv lists all candidates")
 
 
 @cli.command()
 @click.argument("checkpoint")
-@click.option("--clean", type=EXISTING, help="Clean images that get seeded Gaussian noise.")
+@click.option("--clean", type=EXISTING, help="Clean images, to which seeded Gaussian noise is added.")
 @click.option(
-    "--sigma", type=click.FloatRange(min=0), multiple=True, default=(15, 25, 50), show_default=True, help="Gray levels."
+    "--sigma",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    default=(15, 25, 50),
+    show_default=True,
+    help="Noise level, on the 0-255 scale.",
 )
-@click.option("--unclipped", is_flag=True, help="Leave the noise unclipped and unrounded, as papers do.")
-@click.option("--pairs", type=EXISTING, help="Real photos: NAME_real.* and NAME_mean.*, or SIDD's NOISY and GT.")
+@click.option("--unclipped", is_flag=True, help="Neither clip nor round the noisy images, as in papers.")
+@click.option(
+    "--pairs", type=EXISTING, help="Real noisy and clean photos: NAME_real.* and NAME_mean.*, or SIDD's NOISY and GT."
+)
 @click.option("--masks", type=EXISTING, help="VOCdevkit/VOC2012, or masks in its layout: IoU per class on val.")
-@click.option("--camera", multiple=True, metavar="NAME", help="Take only pairs of this camera, for example Canon80D.")
-@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Take every n-th pair.")
+@click.option("--camera", multiple=True, metavar="NAME", help="Use only pairs of this camera, for example Canon80D.")
+@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Use every n-th pair.")
 @click.option(
     "--through-files",
     is_flag=True,
-    help="Measure the files that 'skipae denoise' writes, beside OpenCV's non-local means at its best strength.",
+    help="Measure files written by 'skipae denoise', and OpenCV's non-local means at its best strength.",
 )
 @click.option(
     "--ffdnet",
@@ -474,9 +496,9 @@ def gather(
     type=click.Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
-    help="What the checkpoint is computed in.",
+    help="Precision of the computation.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.")
 @click.option("--record", metavar="SET", help="Add the scores to CHECKPOINT's training/metrics.json under this name.")
 def evaluate(
     checkpoint: str,
@@ -495,20 +517,20 @@ def evaluate(
 ) -> None:
     """Measure a denoiser's PSNR or a segmenter's IoU.
 
-    The mean over images, restored or labeled as users of CHECKPOINT (a name or a folder) do: the noise level is not
-    given.
+    Prints means over images that are processed as by users of CHECKPOINT (a name or a folder): the noise level is not
+    known.
     """
     from skipae import from_pretrained
     from skipae_train.evaluate import evaluate_gaussian, evaluate_masks, evaluate_pairs, record_scores
 
     if masks is not None and (clean or pairs):
-        raise click.UsageError("--masks is for segmenters, --clean and --pairs for denoisers: give one kind")
+        raise click.UsageError("--masks is for segmenters, --clean and --pairs for denoisers; use one kind")
     if clean is None and pairs is None and masks is None:
-        raise click.UsageError("nothing to measure: give --clean FOLDER, --pairs FOLDER or both, or --masks FOLDER")
+        raise click.UsageError("nothing to measure; use --clean FOLDER, --pairs FOLDER or both, or --masks FOLDER")
     if record and not Path(checkpoint).is_dir():
-        raise click.UsageError("--record needs CHECKPOINT to be a folder, not a name")
+        raise click.UsageError("--record needs the folder of a checkpoint, not a name")
     if ffdnet is not None and not through_files:
-        raise click.UsageError("--ffdnet is for --through-files: add it")
+        raise click.UsageError("--ffdnet needs --through-files")
     if masks is not None:
         measured = evaluate_masks(from_pretrained(checkpoint, device="cpu", threads=threads), masks)
         click.echo(measured)
@@ -518,7 +540,7 @@ def evaluate(
     if through_files:
         if unclipped:
             raise click.UsageError(
-                "--unclipped noise does not fit into files: leave out one of --unclipped, --through-files"
+                "--unclipped noise cannot be stored in files; use only one of --unclipped and --through-files"
             )
         found = _through_files(checkpoint, clean, sigma, pairs, camera, every, ffdnet, precision, threads)
         if record:
@@ -548,7 +570,7 @@ def _through_files(
     precision: str,
     threads: int | None,
 ) -> list[Score]:
-    """Print what the command line's files reach, and its rivals; return the former."""
+    """Print the scores of files written by the command line and by rivals; return the former."""
     import tempfile
 
     from skipae_train.evaluate import evaluate_files, evaluate_rival, gaussian_files
@@ -589,13 +611,13 @@ def _through_files(
 
 @cli.command()
 @click.argument("checkpoint", type=EXISTING)
-@click.option("--speed", is_flag=True, help="Measure the speed on this machine's CPU first.")
-@click.option("--repo", metavar="ORG/NAME", help="Repository on the Hub that the card's example loads.")
+@click.option("--speed", is_flag=True, help="First measure the speed on this machine's CPU.")
+@click.option("--repo", metavar="ORG/NAME", help="Repository on the Hub for the example in the card.")
 def card(checkpoint: Path, speed: bool, repo: str | None) -> None:
     """Write the card (README.md) of a checkpoint.
 
-    It is made from what its run and its measurements left in the folder.
-    What no run can tell, its license, use, data and terms, is taken from training/notes.md.
+    It is generated from the records of the run and its measurements in the folder, and from training/notes.md, which
+    describes license, use, data and terms.
     """
     from skipae_train.card import measure_speed, write_card
 
@@ -606,16 +628,16 @@ def card(checkpoint: Path, speed: bool, repo: str | None) -> None:
 
 @cli.command()
 @click.argument("checkpoint", metavar="NAME|DIR")
-@click.option("--repo", metavar="ORG/NAME", required=True, help="Repository on the Hub, made where there is none.")
-@click.option("--private", is_flag=True, help="Make the repository a private one.")
+@click.option("--repo", metavar="ORG/NAME", required=True, help="Repository on the Hub, created if needed.")
+@click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option("--pr", is_flag=True, help="Open a pull request on an existing repository instead.")
-@click.option("--dry-run", is_flag=True, help="Check the checkpoint, list its files, and make no request.")
+@click.option("--dry-run", is_flag=True, help="Check the checkpoint and list its files, without any request.")
 def publish(checkpoint: str, repo: str, private: bool, pr: bool, dry_run: bool) -> None:
     """Publish a checkpoint on the Hugging Face Hub.
 
-    It is checked first: sha256, ONNX files against torch, card, license, data, scores. What was sent is fetched again
-    and compared, and what the zoo must say to use it is printed. Log in with 'hf auth login', or set HF_TOKEN to a
-    token that may write.
+    It is checked first: sha256, ONNX files against torch, card, license, data, scores. The uploaded files are fetched
+    again and compared, and the entry for the zoo is printed. Log in with 'hf auth login', or set HF_TOKEN to a token
+    with write access.
     """
     from huggingface_hub.utils import disable_progress_bars
 
@@ -655,7 +677,7 @@ def doctor() -> int:
 @click.option("--size", type=int, required=True)
 @click.option("--threads", type=click.IntRange(min=1))
 def eager(model: str, size: int, threads: int | None) -> None:
-    """What ``skipae bench`` starts: the network of a checkpoint in PyTorch, with random weights."""
+    """Measure the network of a checkpoint in PyTorch, with random weights, for ``skipae bench``."""
     import json
     import time
 
@@ -687,7 +709,7 @@ def eager(model: str, size: int, threads: int | None) -> None:
 @click.option("--size", type=int, required=True)
 @click.option("--threads", type=click.IntRange(min=1))
 def ffdnet(size: int, threads: int | None) -> None:
-    """What ``skipae bench --against ffdnet`` starts."""
+    """Measure a graph of FFDNet's shape, for ``skipae bench --against ffdnet``."""
     import json
     import time
 

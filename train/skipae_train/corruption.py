@@ -1,4 +1,4 @@
-"""Corruptions for denoising auto-encoders, on the device, drawn anew for every sample (section 3.2).
+"""Corruptions for denoising auto-encoders, on the device, drawn for every sample (section 3.2).
 
 Every corruption is a frozen dataclass that is called with clean images and a generator:
 
@@ -26,7 +26,7 @@ Color = tuple[float, float, float]
 
 
 class Corruption(Protocol):
-    """What the training loop calls."""
+    """The interface that the training loop calls."""
 
     def __call__(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Corrupt float32 [N, 3, H, W] in [0, 1]."""
@@ -158,16 +158,12 @@ _CHROMA = (
 
 
 def jpeg(image: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """What a JPEG file would give back.
+    """Return the pixels after JPEG compression.
 
-    Parameters
-    ----------
-    image:
-        float32 [N, 3, H, W] in [0, 1].
-    quality:
-        libjpeg's 1 to 100, one per sample, [N, 1, 1, 1].
-    subsample:
-        bool [N, 1, 1, 1], true for chroma at half resolution (4:2:0), false for 4:4:4.
+    Args:
+        image: float32 [N, 3, H, W] in [0, 1].
+        quality: libjpeg's 1 to 100, one per sample, [N, 1, 1, 1].
+        subsample: bool [N, 1, 1, 1], true for chroma at half resolution (4:2:0), false for 4:4:4.
     """
     height, width = image.shape[-2:]
     down, right = -height % 16, -width % 16

@@ -1,4 +1,4 @@
-"""What training costs: the arithmetic of a run, from its recipe alone."""
+"""The cost of training: the number of operations of a run, computed from its recipe."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ FOLD = 1000
 
 
 def training_operations(recipe: Pretrain | Finetune) -> float | None:
-    """Of all forward and backward passes of a run; tests and validation add a few percent.
+    """Return the operations of all forward and backward passes of a run; tests and validation add a few percent.
 
-    None where it trains on photos, or on a set of unknown size.
+    None if it trains on photos, or on a set of unknown size.
     """
     epochs = recipe.epochs
     count = None if epochs is None else images(epochs)
@@ -52,7 +52,7 @@ def training_operations(recipe: Pretrain | Finetune) -> float | None:
 
 @cache
 def operations(architecture: Architecture | WideResNet, head: Head | None, classes: int, crop: int) -> float:
-    """Of training on one image: forward and backward."""
+    """Return the operations of training on one image, forward and backward."""
     with torch.device("meta"):
         network: torch.nn.Module
         if isinstance(architecture, WideResNet):
@@ -70,7 +70,7 @@ def operations(architecture: Architecture | WideResNet, head: Head | None, class
 
 
 def images(epochs: DataConfig) -> int | None:
-    """Images of an epoch; None for a set of unknown size."""
+    """Return the number of images of an epoch; None for a set of unknown size."""
     names = {name: (name, f"{name}-animal", f"{name}-vehicle") for name in IMAGES}
     whole = next((IMAGES[name] for name, same in names.items() if epochs.data in same), None)
     return whole and min(epochs.samples or whole, whole)

@@ -21,13 +21,13 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", "
 
 
 class DataError(SkipaeError, ValueError):
-    """Training data that cannot be used; the message names the folder or file and the way out."""
+    """Unusable training data; the message names the folder or file and what to do."""
 
     exit_code = 5
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted by path, but for hidden ones.  Links to folders are not followed."""
+    """Return the image files below ``folder``, sorted, without hidden ones.  Links to folders are not followed."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --data takes a folder of images")
     found, folders = [], [str(folder)]
@@ -44,19 +44,19 @@ def find_images(folder: Path) -> list[Path]:
                     found.append(Path(entry.path))
     found.sort()
     if not found:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{folder} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is a system's own: ``._a.jpg``, ``.ipynb_checkpoints``, ``__MACOSX``."""
+    """Return whether the name is that of a system's own file: ``._a.jpg``, ``.ipynb_checkpoints``, ``__MACOSX``."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def require_file(path: Path) -> None:
-    """Raise :class:`DataError` for what is there and is no file: a pipe would be waited for without end."""
+    """Raise :class:`DataError` for anything but a regular file: reading a pipe would wait forever."""
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a regular file: put the file in its place, or remove it")
+        raise DataError(f"{path} is not a regular file: replace it with a file, or remove it")
 
 
 def read_small(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""``skipae-train doctor``: whether training can run here, and what repairs what does not work."""
+"""``skipae-train doctor``: check whether training can run here, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEEDED = ("torch", "torchmetrics", "accelerate", "datasets", "onnx", "onnxruntim
 """Packages of the extra ``train``."""
 
 OPTIONAL = ("torchvision", "opencv-python-headless")
-"""Packages that are not needed, and may be in the way."""
+"""Packages that are not needed and may cause conflicts."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Look at packages and devices; nothing is changed, and nothing leaves the machine."""
+    """Check packages and devices; nothing is changed, and nothing is sent anywhere."""
     found = Findings()
     versions = {name: known for name in (*NEEDED, *OPTIONAL) if (known := _version(name))}
     found.facts["packages"] = ", ".join(f"{name} {known}" for name, known in versions.items()) or "none"
@@ -85,7 +85,7 @@ def _look_at_devices(found: Findings) -> None:
         built = torch.version.cuda or "no CUDA"
         found.problems.append(
             Problem(
-                f"there is a GPU ({gpus[0]['name']}, driver {gpus[0]['driver']}), but torch {torch.__version__} was "
+                f"found a GPU ({gpus[0]['name']}, driver {gpus[0]['driver']}), but torch {torch.__version__} was "
                 f"built for {built} and cannot use it",
                 "install the torch of pytorch.org for this driver",
             )

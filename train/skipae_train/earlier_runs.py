@@ -1,6 +1,6 @@
-"""Runs of versions before: fields had other names, and without an identity, what they were is read from their name.
+"""Runs of earlier versions: fields had other names, and the recipe is parsed from the run's name.
 
-Only those: the lists are closed, a recipe or variant that came later is not in them.
+The lists are closed; later recipes and variants are not in them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong in training, and the exit code of ``skipae-train`` for each."""
+"""Errors of training, each with the exit code of ``skipae-train``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Diverged(TrainingError):
 
 
 class RefusedError(TrainingError):
-    """What was asked for does not fit the run, its start or its data; the message says what to give instead."""
+    """The request does not fit the run, its start or its data; the message says what to use instead."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Measure a checkpoint as its users run it, the ONNX graph through ``skipae``: PSNR in dB, intersection over union."""
+"""Measure a checkpoint as users run it, the ONNX graph through ``skipae``: PSNR in dB, intersection over union."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class MaskScore:
 
 
 COMPLETE = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
-"""Classes of VOC 2012 whose masks are complete, or nearly so, where only a part of the set is to be had."""
+"""Classes of VOC 2012 whose masks are (nearly) complete in the publicly available part of the set."""
 
 
 def complete_mean(classes: Mapping[str, float | None]) -> float | None:
@@ -88,20 +88,20 @@ def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
     """Intersection over union of :meth:`skipae.Model.segment` on whole images, at the size of their masks.
 
     Args:
-        model: A segmenter; images are scaled as it does.
+        model: a segmenter; images are scaled as it does.
         folder: ``VOCdevkit/VOC2012`` or another folder in its layout.
-        split: Its list of images, in ``ImageSets/Segmentation``.
+        split: its list of images, in ``ImageSets/Segmentation``.
 
     Raises:
-        DataError: The classes are not the model's, or files are missing or damaged.
+        DataError: the classes are not the model's, or files are missing or damaged.
     """
     images = voc_segmentation(folder, split, short_side=0)
     names = tuple(model.config.labels)
     if names != images.classes:
         odd = sorted({*names} ^ {*images.classes})
         raise DataError(
-            f"{model.name} labels other classes than {folder} has ({odd[0] if odd else 'their order differs'}): give "
-            "masks of its own classes, listed in classes.txt as 'INDEX NAME' where they are not VOC's"
+            f"the classes of {model.name} and {folder} differ ({odd[0] if odd else 'their order differs'}); use "
+            "masks of the model's classes, listed in classes.txt as 'INDEX NAME' if they are not VOC's"
         )
     matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
     for position in range(len(images)):
@@ -128,7 +128,7 @@ def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: boo
 
 
 def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool = True) -> Score:
-    """PSNR on the images below ``folder`` with Gaussian noise; the model is not told sigma."""
+    """Measure the PSNR on the images below ``folder`` with Gaussian noise; the model does not know sigma."""
 
     def pairs() -> Iterator[tuple[NDArray[np.number], NDArray[np.number]]]:
         for file in find_images(folder):
@@ -181,15 +181,15 @@ def evaluate_files(
     """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
 
     Args:
-        checkpoint: A name or a folder.
-        pairs: Clean and noisy files.
-        label: What the score is called.
+        checkpoint: a name or a folder.
+        pairs: clean and noisy files.
+        label: what the score is called.
         command: ``skipae-train`` arguments that measure it again.
         threads: CPU threads; all by default.
-        precision: What is computed in.
+        precision: what is computed in.
 
     Raises:
-        DataError: The command failed; its message is passed on.
+        DataError: the command failed; its message is passed on.
     """
     before, after = [], []
     options = ["--model", checkpoint, "--device", "cpu", "--precision", precision]
@@ -222,7 +222,7 @@ def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[
     """PSNR of another denoiser at the one of its ``settings`` that is best for these pairs.
 
     Its results go through a file of the noisy file's format as ours do: JPEG at quality 95, else PNG.  A JPEG of
-    theirs is 4:4:4 whatever the noisy one was, which is no disadvantage.
+    theirs is always 4:4:4, which is not a disadvantage.
     """
     best: Score | None = None
     for setting, denoise in settings.items():

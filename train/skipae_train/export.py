@@ -1,7 +1,7 @@
-"""Export: a trained network to a checkpoint folder (config.json, safetensors, ONNX), checked for parity.
+"""Export a trained network to a checkpoint folder (config.json, safetensors, ONNX), checked for parity.
 
-The graphs are written node by node rather than traced, because the contract asks for forms that tracing
-does not give: batch norm folded into the convolutions, deconvolutions rewritten as convolutions, and any
+The graphs are written node by node rather than traced, because the contract requires forms that tracing
+cannot produce: batch norm folded into the convolutions, deconvolutions rewritten as convolutions, and any
 height and width restored exactly.
 """
 
@@ -51,7 +51,7 @@ Array = NDArray[np.float64]
 
 
 class ExportError(SkipaeError, RuntimeError):
-    """The exported graph does not do what the network does."""
+    """The exported graph and the network differ."""
 
 
 class _Graph:
@@ -101,7 +101,7 @@ class _Graph:
         return self.convolution(x, name, kernels, np.tile(bias, 4), 1, [0, 0, 1, 1])
 
     def enlarge(self, x: str, name: str, like: str, woven: bool) -> str:
-        """What a :meth:`deconvolution` of stride 2 gave, its phases woven, cut to the height and width of ``like``."""
+        """Interleave the phases of a :meth:`deconvolution` of stride 2 and crop to the height and width of ``like``."""
         if woven:
             x = self.add("DepthToSpace", [x], f"{name}.woven", blocksize=2, mode="DCR")
         size = self.add("Shape", [like], f"{name}.size", start=2, end=4)
@@ -316,13 +316,13 @@ def build_features(network: Network, config: CheckpointConfig, storage: str = "f
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime is from torch."""
+    """Differences between ONNX Runtime and torch."""
 
     storage: str
     output: float
-    """Of the task graph, in the units of :data:`TOLERANCE`."""
+    """Difference of the task graph's output, in the units of :data:`TOLERANCE`."""
     features: float
-    """As a share of a layer's largest value, since layers have no common scale."""
+    """Difference of the layers, as a share of a layer's largest value."""
 
     def check(self) -> None:
         """Raise :class:`ExportError` beyond :data:`TOLERANCE`."""
@@ -330,7 +330,7 @@ class Parity:
         if not self.output <= allowed:
             raise ExportError(
                 f"ONNX Runtime and torch differ by {self.output:.2g} with weights stored as {self.storage}, "
-                f"{allowed:g} is allowed: export with --storage float32"
+                f"more than {allowed:g}: export with --storage float32"
             )
 
 
@@ -360,7 +360,7 @@ def measure_parity(network: Network, config: CheckpointConfig, storage: str) -> 
 def compare(
     network: Network, model: InferenceSession | None, features: InferenceSession | None, storage: str
 ) -> Parity:
-    """Compare the graphs that there are with torch, on noise in [0, 1] and at the sizes of :data:`PARITY_SIZES`.
+    """Compare the existing graphs with torch, on noise in [0, 1] and at the sizes of :data:`PARITY_SIZES`.
 
     A classifier with fully connected layers has one size only; its batches are as many.
     """
@@ -514,7 +514,7 @@ def export_run(
     default_layer: str | None = None,
     without: Sequence[str] = (),
 ) -> tuple[Network, CheckpointConfig, Parity]:
-    """Export the network of a run folder (see :func:`export`), and copy what its card tells of the run."""
+    """Export the network of a run folder (see :func:`export`), and copy the records for its card."""
     network, recipe = load_network(run)
     with damage_of(run / "recipe.json"):
         identity = identity_of(recipe)

@@ -1,4 +1,4 @@
-"""The sets as training and test need them: which split is for what, and the batches of a run in order."""
+"""Data sets for training and testing: choice of splits, and the batches of a run in order."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class DataConfig:
     test_side: int = 0
     """Short side in pixels at the test and in use; 0 for ``short_side``.  Less where crops are zoomed."""
     samples: int = 0
-    """Most images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
+    """Maximum number of images to train on, drawn by seed, and to test fine-tuning on; 0 for all."""
 
 
 def preprocessing(images: ImageSet, epochs: DataConfig, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """What is done to images of a set before the network sees them, as :func:`skipae_train.export.export` takes it."""
+    """Return the preprocessing of a set's images, as :func:`skipae_train.export.export` expects it."""
     images = as_tested(images, epochs)
     side = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
     found: dict[str, Any] = {"resize": side, "crop": epochs.crop, "labels": list(classes)}
@@ -112,7 +112,7 @@ def _numbers(part: Part, size: int) -> Tensor:
 
 
 class Feed:
-    """The batches of a set in the order of training: shuffled, cropped at random and flipped anew in each epoch.
+    """The batches of a set in the order of training: shuffled, cropped and flipped at random in each epoch.
 
     What a step sees depends on the seed and the step alone, so that training can begin at any.
     """

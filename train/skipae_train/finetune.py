@@ -88,7 +88,7 @@ class Finetune(Recipe):
 def finetune(
     recipe: Finetune, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
 ) -> dict[str, Any] | None:
-    """Run a recipe, or go on where a killed run stopped; at the end measure it on the test set, once.
+    """Run a recipe, or continue a stopped run; at the end, measure it once on the test set.
 
     A try (``recipe.tuning``) is measured on what it held out instead.
 
@@ -102,11 +102,11 @@ def finetune(
     if start is None and recipe.start is not None:
         kind = "a pre-training" if recipe.start_kind == "pretrain" else "a fine-tuning"
         raise RefusedError(
-            f"{recipe.name} needs the run of {kind} by {recipe.start!r} to start from: give its folder as --start "
-            f"('skipae-train {recipe.start_kind} {recipe.start}' makes one)"
+            f"{recipe.name} needs the run of {kind} by {recipe.start!r} to start from; pass its folder as --start "
+            f"('skipae-train {recipe.start_kind} {recipe.start}' creates one)"
         )
     if start is not None and recipe.start is None:
-        raise RefusedError(f"{recipe.name} takes no start, not {start}: leave out --start")
+        raise RefusedError(f"{recipe.name} does not take a start, not {start}; omit --start")
     source, origin = (None, RANDOM) if start is None else _load_start(recipe, start)
     if found := finished(recipe, out, origin):
         return found
@@ -155,7 +155,7 @@ def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) 
             f"{recipe.name} learns from {needed}, but the set {recipe.epochs.data} has {found}: choose another of them"
         )
     if len(classes) < 2:
-        raise RefusedError(f"the set {recipe.epochs.data} has one class, {classes[0]}: there is nothing to tell apart")
+        raise RefusedError(f"the set {recipe.epochs.data} has only one class, {classes[0]}; at least two are needed")
     if images.classes != classes:
         odd = sorted({*images.classes} ^ {*classes})
         told = f"{odd[0]} is in one alone" if odd else "their order differs"
@@ -163,7 +163,7 @@ def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) 
 
 
 def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]:
-    """The network to start from and what is told of it.
+    """Return the network to start from and its description.
 
     A checkpoint need only fit; a run must have ended, and be of the pre-training that the recipe is for.
     """
@@ -178,7 +178,7 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
         made_by = RecipeId.from_json(described["id"]).recipe if described.get("id") else split_name(name)[0]
     if recipe.start not in (name, made_by):
         raise RefusedError(
-            f"{start} holds a run of {name}, but {recipe.name} starts from {recipe.start}: give the run of "
+            f"{start} is a run of {name}, but {recipe.name} starts from {recipe.start}; use the run of "
             f"'skipae-train {recipe.start_kind} {recipe.start}'"
         )
     return network, started_from(f"{name}, seed {described['seed']}", network)
@@ -286,7 +286,7 @@ def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor,
     if recipe.labeled:
         labels = images.labels
         if labels is None or labels.dim() != 1:
-            raise RefusedError(f"{recipe.epochs.data} has no classes to choose {recipe.labeled} images of")
+            raise RefusedError(f"{recipe.epochs.data} has no classes from which to choose {recipe.labeled} images")
         classes = len(images.classes)
         if recipe.labeled % classes:
             raise RefusedError(f"labeled must be a multiple of the {classes} classes, not {recipe.labeled}")

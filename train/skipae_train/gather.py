@@ -22,7 +22,7 @@ NEAR = 8
 
 @dataclass(frozen=True)
 class Rules:
-    """Which photos are taken."""
+    """Rules for which photos to use."""
 
     smallest: int = 160
     """Least short side in pixels, after shrinking."""
@@ -50,7 +50,7 @@ def poses(pixels: Pixels) -> list[Pixels]:
 def noise_level(pixels: Pixels) -> float:
     """Standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
 
-    Clipped blocks are passed over; 0 where there is no other.
+    Clipped blocks are skipped; 0 if there are no others.
     """
     gray = pixels.astype(np.float32).mean(2)
     height, width = (side // 16 * 16 for side in gray.shape)
@@ -78,7 +78,7 @@ def gather(
     and what became of it.
 
     Raises:
-        DataError: A folder holds no images, or ``out`` is not empty.
+        DataError: a folder holds no images, or ``out`` is not empty.
     """
     known = _begin(out, test_sets)
     count = 0
@@ -176,7 +176,7 @@ def _shrunk(pixels: Pixels, rules: Rules) -> Pixels:
 
 
 def _refusal(pixels: Pixels, known: Sequence[tuple[Pixels, str]], rules: Rules) -> str:
-    """Why a photo is not taken; empty if it is."""
+    """Return why a photo is not used; empty if it is."""
     shrunk = _shrunk(pixels, rules)
     if min(shrunk.shape[:2]) < rules.smallest:
         return f"is smaller than {rules.smallest} pixels"

@@ -12,10 +12,10 @@ from skipae.errors import Stopped
 
 
 class StopRequest:
-    """While entered, the first of the signals asks for an end; a second one ends the process at once.
+    """While entered, the first signal requests a stop; a second one ends the process at once.
 
-    Signals that are ignored, as under nohup, stay so.  Outside the main thread, where Python takes no signals, nothing
-    changes.
+    Ignored signals, as under nohup, remain ignored.  Nothing changes outside the main thread, where Python cannot
+    handle signals.
     """
 
     def __init__(self, announce: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, processes."""
+"""Device, precision and processes of a run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Session:
         """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise DeviceError(
-                f"device cuda: torch {torch.__version__} finds no GPU that it can use: see whether nvidia-smi lists "
-                "one and torch is built for CUDA, or take --device cpu"
+                f"device cuda: torch {torch.__version__} finds no usable GPU; check that nvidia-smi lists "
+                "one and that torch is built for CUDA, or use --device cpu"
             )
         if self.threads:
             torch.set_num_threads(self.threads)

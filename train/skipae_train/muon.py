@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised by five Newton-Schulz steps.
+    """Nesterov momentum, orthogonalized by five Newton-Schulz steps.
 
     A kernel [A, B, k, k] counts as a matrix [A, B k²].  Steps are scaled to a root mean square of ``0.2 lr``, so
     that learning rates of ADAM's order fit ("Muon is Scalable for LLM Training", section 2.2).  ``torch.optim.Muon``

@@ -27,7 +27,7 @@ ARCHITECTURE_FIELDS = ("network", "n", "m", "widths", "residual", "norm", "short
 
 
 class TransferError(SkipaeError, ValueError):
-    """Weights that cannot be taken over; the message says which, and what would fit."""
+    """Weights that cannot be transferred; the message says which, and what would fit."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class ConvNorm(nn.Module):
 
 
 def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
-    """Draw all weights anew; biases start at 0, batch norm at the identity.
+    """Draw new random weights; biases start at 0, batch norm at the identity.
 
     ``normal`` is the paper's N(0, 0.01) (section 4), ``he`` scales by fan-in; the layer ``last``, which gives the
     network's output, is N(0, 0.01) in both.
@@ -83,13 +83,11 @@ def initialize(network: nn.Module, init: Init, last: nn.Module) -> None:
 class Network(nn.Module):
     """What all networks have: the normalization of pixels and the encoder, and for some the decoder.
 
-    Parameters
-    ----------
-    architecture:
-        which network, and which shortcuts.
-    mean, std:
-        per-channel mean and standard deviation of the training pixels in [0, 1]; the normalization is part
-        of the module ("zero-centered and normalized", section 4), so that images go in as RGB in [0, 1].
+    Args:
+        architecture: which network, and which shortcuts.
+        mean: mean of each channel of the training pixels, in [0, 1].  The normalization is part of the module
+            ("zero-centered and normalized", section 4), so images are passed as RGB in [0, 1].
+        std: standard deviation of each channel, in the same units.
     """
 
     task: ClassVar[Task]
@@ -116,8 +114,11 @@ class Network(nn.Module):
     def from_checkpoint(cls, folder: Path) -> Self:
         """The network of a checkpoint folder, weights in float32, ready to use.
 
-        Raises :class:`skipae_zoo.ConfigError` if the folder is damaged, its weights are not those of its config, or
-        it is another kind of network; ``Network.from_checkpoint`` takes every kind.
+        ``Network.from_checkpoint`` loads every kind of network.
+
+        Raises:
+            skipae_zoo.ConfigError: the folder is damaged, its weights do not match its config, or it is another kind
+                of network.
         """
         config = read_config(folder)
         network = _build(config)
@@ -137,14 +138,14 @@ class Network(nn.Module):
                 n for n in sorted({*expected, *tensors}) if n not in tensors or expected.get(n) != tensors[n].shape
             ]
             raise ConfigError(
-                f"{path} does not hold the weights of its config.json's network; look at: {', '.join(wrong[:4])}"
+                f"{path} does not contain the weights of the network in its config.json; check {', '.join(wrong[:4])}"
             )
         check_finite(tensors, path)
         network.load_state_dict(tensors, strict=False)
         return network.eval()
 
     def initialize(self, init: Init) -> None:
-        """Draw all weights anew; see :func:`initialize`."""
+        """Draw new random weights; see :func:`initialize`."""
         initialize(self, init, self.last)
 
     @property
@@ -256,14 +257,11 @@ class AutoEncoder(Network):
     def forward(self, image: Tensor) -> Tensor:
         """Restore images.
 
-        Parameters
-        ----------
-        image:
-            float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1.
+        Args:
+            image: float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1.
 
-        Returns
-        -------
-        float32 [N, 3, H, W] in the same units, not clamped.
+        Returns:
+            float32 [N, 3, H, W] in the same units, not clamped.
         """
         pixels = self.normalize(image)
         x = self.unit("dec1").conv(self.decode(*self.encode(pixels)), output_size=pixels.shape[-2:])
@@ -274,19 +272,15 @@ class AutoEncoder(Network):
 class Classifier(Network):
     """The encoder and a head that gives one row of logits per image (supplement A, table 1).
 
-    Parameters
-    ----------
-    architecture:
-        which network; its shortcuts are not used.
-    classes:
-        number of logits.
-    head:
-        ``pool-fc`` (Network-1), ``conv-pool`` (Network-2) or ``fc`` (Network-3; ``head.hidden`` is 4096 in the
-        paper).  Logits are raw; hidden layers have ReLU and, as in VGG, dropout of 0.5, no batch norm.
-    crop:
-        height and width of the images; needed by ``fc``, which takes no other size, and not used by the others.
-    mean, std, init:
-        see :class:`Network`.
+    Args:
+        architecture: which network; its shortcuts are not used.
+        classes: number of logits.
+        head: ``pool-fc`` (Network-1), ``conv-pool`` (Network-2) or ``fc`` (Network-3; ``head.hidden`` is 4096 in the
+            paper).  Logits are raw; hidden layers have ReLU and, as in VGG, dropout of 0.5, no batch norm.
+        crop: height and width of the images; required by ``fc``, which needs a fixed size, and ignored by the others.
+        mean: see :class:`Network`.
+        std: see :class:`Network`.
+        init: see :meth:`Network.initialize`.
     """
 
     task = "classification"
@@ -398,23 +392,18 @@ def transfer(
 ) -> list[str]:
     """Take weights, batch norm's statistics and the normalization of pixels over from a pre-trained network.
 
-    Parameters
-    ----------
-    target:
-        receives them; what is not taken over stays as it was initialized.
-    source:
-        an auto-encoder (or what was made from one), or its checkpoint folder.
-    parts:
-        ``("encoder",)``, or ``("encoder", "decoder")`` for segmenters: two of the three initializations of
-        figure 4, the third being to transfer nothing.
+    Args:
+        target: receives them; all other weights keep their initialization.
+        source: an auto-encoder (or a network made from one), or its checkpoint folder.
+        parts: ``("encoder",)``, or ``("encoder", "decoder")`` for segmenters: two of the three initializations of
+            figure 4; the third is to transfer nothing.
 
-    Returns
-    -------
-    The names of the parameters that are new, in order: all of the head, and of the decoder where it is not among
-    ``parts``.
+    Returns:
+        The names of the parameters that are new, in order: all of the head, and of the decoder unless it is among
+        ``parts``.
 
-    Raises :class:`TransferError` where the source is another architecture or lacks a part; the target is then as it
-    was.
+    Raises:
+        TransferError: the source has another architecture or lacks a part; the target is unchanged.
     """
     network = Network.from_checkpoint(source) if isinstance(source, Path) else source
     of_decoder = ("shortcuts", "topology", "refine") if "decoder" in parts else ()
@@ -442,7 +431,7 @@ def check_architecture(ours: Architecture, theirs: Architecture, fields: Sequenc
     if wrong:
         told = ", ".join(f"{key} is {getattr(theirs, key)!r} and must be {getattr(ours, key)!r}" for key in wrong)
         raise TransferError(
-            f"the weights of another architecture do not fit: of the pre-trained network {told}; take one of the same "
+            f"the weights of another architecture do not fit: in the pre-trained network {told}; use one with the same "
             "recipe, variant and budget"
         )
 
@@ -454,7 +443,7 @@ def check_finite(state: Mapping[str, Tensor], where: object) -> None:
         more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
         raise ConfigError(
             f"{where} holds weights that are NaN or infinite, in {wrong[0]}{more}: the training diverged, or the file "
-            "is damaged; take another state of the run, or fetch the checkpoint again"
+            "is damaged; use another state of the run, or fetch the checkpoint again"
         )
 
 

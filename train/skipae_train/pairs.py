@@ -35,12 +35,12 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
     ``INSTANCE_SCENE_CAMERA_...`` (SIDD).
 
     Args:
-        folder: Searched recursively.
-        cameras: Take only these; all if empty.
-        without: Leave these out, so that they can be tested on.
+        folder: searched recursively.
+        cameras: take only these; all if empty.
+        without: leave these out, so that they can be tested on.
 
     Raises:
-        DataError: No pair is left, or a noisy photo has no partner.
+        DataError: no pair is left, or a noisy photo has no partner.
     """
     pairs = []
     for file in find_images(folder):
@@ -58,7 +58,7 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
             raise DataError(f"{file} has no partner {clean.name}")
         pairs.append(Pair(clean, file, camera, scene))
     if not pairs:
-        raise DataError(f"{folder} holds no pair NAME_real.*, NAME_mean.* or NOISY_SRGB*, GT_SRGB*")
+        raise DataError(f"{folder} contains no pair NAME_real.*, NAME_mean.* or NOISY_SRGB*, GT_SRGB*")
     found = {pair.camera for pair in pairs}
     unknown = sorted({*cameras, *without} - found)
     if unknown:

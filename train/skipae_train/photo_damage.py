@@ -1,4 +1,4 @@
-"""What befalls users' photos: noise of all kinds, JPEG, masked places (the recipe ``natural``)."""
+"""Damage of users' photos: noise of all kinds, JPEG, holes (the recipe ``natural``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skipae_train.corruption import Color, as_file, chance, fill_mask, normal_li
 
 @dataclass(frozen=True)
 class PhotoDamage:
-    """What befalls a user's photo: noise as files have it, JPEG, and masked places (recipe ``natural``).
+    """Damage of a user's photo: noise as in files, JPEG, and holes (recipe ``natural``).
 
     Each sample draws one noise (white Gaussian, signal-dependent, or :class:`CameraNoise`), may then be
     clipped and rounded to 8 bits, may be compressed as JPEG, and may lose pixels to blocks, strokes or text.
@@ -35,7 +35,7 @@ class PhotoDamage:
     jpeg: float = 0.15
     """Share of the Gaussian and signal-dependent samples compressed with a quality of 70 to 95."""
     masked: float = 0.1
-    """Share with masked places."""
+    """Share with holes."""
     quiet: float = 0.5
     """Share of the masked samples that have no noise."""
     fill: Color = (0.5, 0.5, 0.5)

@@ -72,7 +72,7 @@ class Pretrain(Recipe):
             step -= phase.steps
             if step < 0:
                 return phase
-        raise ValueError(f"step {step + self.steps} lies past the end of the run ({self.steps} steps)")
+        raise ValueError(f"step {step + self.steps} is past the end of the run ({self.steps} steps)")
 
 
 def pretrain(
@@ -84,21 +84,21 @@ def pretrain(
     start: Path | None = None,
     pairs: Sequence[Pair] = (),
 ) -> Restorer:
-    """Run a recipe, or go on where a killed run stopped, and return the trained (averaged) network.
+    """Run a recipe, or continue a stopped run, and return the trained (averaged) network.
 
     ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
     ``start`` is a checkpoint folder whose weights a new run begins with.  ``pairs`` are real photos that a recipe on
     photos mixes in (:func:`skipae_train.pairs.find_pairs`).  For ``out`` and errors see
     :func:`skipae_train.trainer.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
 
-    Raises as there, :class:`RefusedError` also where ``start`` is of another architecture, or missing though the recipe
-    goes on with a network, and :class:`skipae.UsageError` where another process runs in ``out``.
+    Raises as there; :class:`RefusedError` also if ``start`` has another architecture, or is missing although the recipe
+    continues training a network; and :class:`skipae.UsageError` if another process runs in ``out``.
     """
     origin, begun = RANDOM, None
     if start is None and recipe.phases and recipe.phases[0].freeze_norm:
         raise RefusedError(
-            f"{recipe.name} goes on with a trained network, whose batch norm stays as it is: give its checkpoint as "
-            "--start (skipae-train export makes one of a run)"
+            f"{recipe.name} continues training a network, with frozen batch norm; pass its checkpoint as "
+            "--start (created from a run by skipae-train export)"
         )
     if start is not None:
         begun = AutoEncoder.from_checkpoint(start)
@@ -132,7 +132,7 @@ def _run(
         train(PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, session, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
-    images = open_set(epochs, data, "test")  # before the training, since it may not be there
+    images = open_set(epochs, data, "test")  # before the training, because it may be missing
     train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session, origin)
     trained = load_restorer(out)[0]
 
@@ -230,7 +230,7 @@ class SetJob(Job):
         kept, held = hold_out(len(images), count, derive_seed(recipe.seed, Draw.PRETRAINING))
         kept = subsample(kept, epochs.samples, recipe.seed)
         self.feed = Feed(images.subset(kept), epochs, recipe.seed)
-        self.held_out = centre_crops(images.subset(held), epochs.crop)
+        self.held_out = center_crops(images.subset(held), epochs.crop)
         self.preprocessing = preprocessing(images, epochs)
         self.steps = epochs.count * self.feed.steps_per_epoch
         self.validate_every = self.feed.steps_per_epoch
@@ -267,7 +267,7 @@ def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
     """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
     weights, recipe = load_state(run)
     if "loss" not in recipe:
-        raise RefusedError(f"{run} is a run of {recipe['name']}, not a pre-training run: give one of those")
+        raise RefusedError(f"{run} is a run of {recipe['name']}, not a pre-training run; use one of those")
     with damage_of(run / "recipe.json"):
         shape = recipe["architecture"]
         architecture = WideResNet(**shape) if "widen" in shape else Architecture.from_dict(shape)
@@ -278,12 +278,12 @@ def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
 
 
 def load_run(run: Path) -> tuple[AutoEncoder, dict[str, Any]]:
-    """What :func:`load_restorer` gives, if it is one of the zoo's networks; else :class:`RefusedError`."""
+    """Load as :func:`load_restorer`; :class:`RefusedError` if it is not one of the zoo's networks."""
     network, recipe = load_restorer(run)
     if not isinstance(network, AutoEncoder):
         raise RefusedError(
-            f"{run} holds a Wide-ResNet, which is no network of the zoo: supplement C compares what it restores, and "
-            "it cannot be exported, probed or fine-tuned; take a run without the variant wide-resnet"
+            f"{run} is a run of a Wide-ResNet, which is not a network of the zoo; "
+            "it cannot be exported, probed or fine-tuned; use a run without the variant wide-resnet"
         )
     return network, recipe
 
@@ -303,7 +303,7 @@ def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
     return (error.mean((1, 2, 3)) + (0.5 / 255) ** 2).sqrt().mean()
 
 
-def centre_crops(images: ImageSet, crop: int) -> Tensor:
+def center_crops(images: ImageSet, crop: int) -> Tensor:
     """The center crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
     batches = images.to("cpu").batches(plan(len(images), 256, shuffle=False), View(crop))
     return torch.cat([batch.images for batch in batches])

@@ -1,9 +1,9 @@
-"""What the layers of a network know (section 5.1, figure 3): each is frozen, and read by two small probes.
+"""Measure what the layers of a network have learned (section 5.1, figure 3), with two small probes per frozen layer.
 
-Batch norm reads the statistics of clean images first, for every network alike.
+First, batch norm is set to the statistics of clean images, for every network.
 
-Upon the ReLU of every encoder layer, a softmax regression tells the classes and a stack of three deconvolutions
-restores the image.  The probes of all layers are trained together; they share nothing but the forward pass.
+On the ReLU output of every encoder layer, a softmax regression predicts the class and a stack of three deconvolutions
+restores the image.  The probes of all layers are trained together; they share only the forward pass.
 """
 
 from __future__ import annotations

@@ -48,15 +48,15 @@ def publish(
 ) -> Published | None:
     """Publish a checkpoint, by its name or folder, as the repository ``repo`` (``org/name``) of the Hub.
 
-    It goes up in one commit, to ``main`` or, with ``pull_request``, as one; is fetched into a clean cache; and is
-    compared byte for byte.  ``notify`` is told each step.
+    It is uploaded in one commit, to ``main`` or, with ``pull_request``, as a pull request; fetched into a clean cache;
+    and compared byte for byte.  ``notify`` is called with each step.
 
     Returns:
-        What the zoo must say to use this commit; None after a ``dry_run``, which makes no request.
+        The entry for the zoo to use this commit; None after a ``dry_run``, which makes no request.
 
     Raises:
-        PublishError: a part is missing, wrong or outdated, or what was fetched is not what was sent.
-        CardError: its card cannot be made, or is no valid one.
+        PublishError: a part is missing, wrong or outdated, or a fetched file differs from the one sent.
+        CardError: its card cannot be generated, or is invalid.
         ModelError: the Hub refuses, or cannot be reached.
     """
     folder = _folder(name)
@@ -90,19 +90,19 @@ def publish(
         source = Hub(repo, commit.oid, Access(cache_dir=cache, token=token))
         for path, file in paths.items():
             if source.get(path).read_bytes() != file.read_bytes():
-                raise PublishError(f"{path} of {source.where} at {commit.oid} is not the file that was sent")
-    notify(f"fetched again: all {len(paths)} files are the same byte for byte")
+                raise PublishError(f"{path} of {source.where} at {commit.oid} differs from the file that was sent")
+    notify(f"fetched again: all {len(paths)} files are identical")
     size = sum((folder / file).stat().st_size for file in config.files if file.startswith("onnx/"))
     return Published(commit.oid, sha256(folder / "config.json"), size, license)
 
 
 def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
-    """Raise :class:`PublishError` where a file to be sent lies elsewhere: a link may lead to what is private."""
+    """Raise :class:`PublishError` if a file to be sent is outside the folder: a link may lead to private data."""
     inside = folder.resolve()
     for file in files:
         if not file.resolve().is_relative_to(inside):
             raise PublishError(
-                f"{file} leads out of the folder, to {file.resolve()}: put a copy of the file in the link's place, or "
+                f"{file} points outside the folder, to {file.resolve()}: replace the link with a copy of the file, or "
                 "remove it"
             )
 
@@ -123,7 +123,7 @@ def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[Check
     except ConfigError as error:
         raise PublishError(str(error)) from error
     if network is None:
-        notify(f"{WEIGHTS} is left out: the ONNX files cannot be compared with it")
+        notify(f"{WEIGHTS} is missing, so the ONNX files cannot be compared with it")
     else:
         parity = compare(network, model, features, "float16")
         if not parity.output <= TOLERANCE["float16"] or not parity.features <= FEATURE_TOLERANCE:
@@ -144,6 +144,6 @@ def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[Check
 
 
 def _folder(name: str) -> Path:
-    """Where a checkpoint lies: staged in the repository, or where inference finds it."""
+    """Return the folder of a checkpoint: staged in the repository, or as found by inference."""
     staged = STAGED / name if find_checkpoint(name) else Path(name)
     return staged if (staged / "config.json").is_file() else find_folder(name)

@@ -1,4 +1,4 @@
-"""int8: rewrite a task graph so that ONNX Runtime computes it in 8-bit integers, and measure what that loses.
+"""int8: rewrite a task graph so that ONNX Runtime computes it in 8-bit integers, and measure the loss.
 
 Activations are uint8 with one scale per tensor, weights int8 with one scale per output channel, written as pairs of
 QuantizeLinear and DequantizeLinear (QDQ), which every runtime understands.  Four things keep the loss small: channels
@@ -66,7 +66,7 @@ class QuantizeError(SkipaeError, RuntimeError):
 
 @dataclass(frozen=True)
 class Loss:
-    """What int8 loses."""
+    """The loss of int8."""
 
     sigmas: tuple[float, ...]
     float_psnr: tuple[float, ...]
@@ -689,7 +689,7 @@ def quantize_checkpoint(
         photos: folder of clean photos to calibrate on, searched recursively.
         gate: folder of other photos, on which the loss is measured; by default every fourth of ``photos``, which is
             then not calibrated on.
-        notify: is told each step.
+        notify: called with each step.
 
     Raises:
         QuantizeError: int8 loses more than :data:`MOST_LOST`, or the checkpoint does not restore images; nothing is
@@ -698,14 +698,17 @@ def quantize_checkpoint(
     """
     config = read_config(folder)
     if config.task != "restoration":
-        raise QuantizeError(f"{config.name} is for {config.task}: int8 is made of checkpoints that restore images")
+        raise QuantizeError(
+            f"{config.name} is for {config.task}; only checkpoints that restore images can be quantized"
+        )
     graph = Graph(onnx.load(verified_file(folder, config, "onnx/model.onnx")))
     files = find_images(photos)
     held = files[3::4] if gate is None else find_images(gate)
     files = [file for number, file in enumerate(files) if gate is not None or number % 4 != 3]
     if len(files) < 8 or len(held) < 2:
         raise DataError(
-            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few: give 8 and 2"
+            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few; "
+            "use at least 8 and 2"
         )
     chosen, shown = _evenly(files, 48), _evenly(files[1:], 24)
     crops = [_crop(file, CALIBRATION_SIGMAS[number % 4])[1] for number, file in enumerate(chosen)]
@@ -738,8 +741,8 @@ def quantize_checkpoint(
     notify(f"{config.name}, {found.images} photos: {found}")
     if not found.worst <= MOST_LOST:
         raise QuantizeError(
-            f"{config.name}: int8 loses {found.worst:.3f} dB, at most {MOST_LOST} are allowed: calibrate on more "
-            "photos, of the kind that the checkpoint is used on"
+            f"{config.name}: int8 loses {found.worst:.3f} dB, more than the {MOST_LOST} allowed; calibrate on more "
+            "photos, similar to those that the checkpoint is used for"
         )
     result = Quantized(found, tuple(sorted(kept)), balance)
     _write(folder, config, model, result)
@@ -755,7 +758,7 @@ def _crop(file: Path, sigma: float) -> tuple[NDArray[np.uint8], Float]:
     """The middle of a photo, uint8 [128, 128, 3], and the same with noise as a graph takes it."""
     clean = load_rgb(file)
     if min(clean.shape[:2]) < _SIDE:
-        raise DataError(f"{file} is smaller than {_SIDE} pixels: leave it out")
+        raise DataError(f"{file} is smaller than {_SIDE} pixels: remove it")
     top, left = ((side - _SIDE) // 2 for side in clean.shape[:2])
     clean = clean[top : top + _SIDE, left : left + _SIDE]
     return clean, _noisy(clean, sigma, file)

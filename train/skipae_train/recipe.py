@@ -1,4 +1,4 @@
-"""What a run trains by: the fields that all recipes share, and the identity of a recipe as data."""
+"""Recipes: the fields that all recipes share, and the identity of a recipe as data."""
 
 from __future__ import annotations
 
@@ -138,15 +138,15 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(described: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """In what a ``recipe.json`` differs from a recipe, one line each.
+    """Return the differences between a ``recipe.json`` and a recipe, one line each.
 
-    What a recipe of an earlier version does not say had the default.
+    Fields that an earlier version did not write had the default.
     """
     # A name is a label, and so is the id.
     there, asked = (dict(_leaves({**fields, "id": 0, "name": 0})) for fields in (upgraded(described), to_json(recipe)))
     there = {**{name: value for name, value in _defaults(recipe) if name in asked}, **there}
     return [
-        f"{name} is {there.get(name)!r} there, {asked.get(name)!r} asked for"
+        f"{name} is {there.get(name)!r} there, {asked.get(name)!r} requested"
         for name in {**there, **asked}
         if there.get(name) != asked.get(name)
     ]

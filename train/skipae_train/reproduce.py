@@ -1,4 +1,4 @@
-"""Every table and figure of the paper by one command: runs what is missing, and sets our numbers beside the paper's."""
+"""Reproduce tables and figures of the paper: train what is missing, and list our numbers next to the paper's."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def plan(name: str, budget: Budget, seeds: int, data: Path | None = None, base: 
 
 
 class Progress:
-    """Says which run of how many begins, and how long all that are left take."""
+    """Prints the number of each run and the remaining time of all runs."""
 
     def __init__(self, planned: Sequence[RecipeId], say: Callable[[str], None]) -> None:
         self.say = say
@@ -166,7 +166,7 @@ class Progress:
 
     def begin(self, identity: RecipeId, *, new: bool) -> str:
         """Count a run, announce it where it is a new one, and return its title."""
-        # A rate that tries have chosen stands in the plan as the recipe's.
+        # A rate chosen by tries appears in the plan as the recipe's.
         key = identity.folder if identity.folder in self.planned else replace(identity, lr=None).folder
         self._met.add(key)
         what = ", ".join(
@@ -266,7 +266,7 @@ class Bench:
         return self._tried[name, variant]
 
     def scores_of(self, identity: RecipeId) -> Scores:
-        """What a fine-tuning says of the test set, or a try of the labels that it held out."""
+        """Return the test result of a fine-tuning, or the result of a try on held-out labels."""
         out = self.run(identity)
         found = read_result(out)
         if found is None:
@@ -301,7 +301,7 @@ class Bench:
         if epochs is None:
             raise ValueError(f"{name} does not train on a set")
         images = open_set(replace(epochs, data=data or epochs.data), self.data, "test")
-        return centre_crops(images.subset(torch.linspace(0, len(images) - 1, count).long()), epochs.crop)
+        return center_crops(images.subset(torch.linspace(0, len(images) - 1, count).long()), epochs.crop)
 
     def corruption(self, name: str, variant: str = "") -> Corruption:
         """What a pre-training corrupts images with."""
@@ -376,7 +376,7 @@ def reproduce(
     Raises what training raises, :class:`skipae.errors.Stopped` too: the same call continues.
     """
     if name not in RESULTS:
-        raise ValueError(f"there is no result {name!r}: choose one of {', '.join(RESULTS)}")
+        raise ValueError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
     result = RESULTS[name]
     bench = Bench(budget, seeds, data, runs, session, pretraining, progress)
     page = PAGES[name](bench) if name in PAGES else compare(bench, result)

@@ -1,4 +1,4 @@
-"""Other denoisers that a checkpoint is measured beside: OpenCV's non-local means and FFDNet."""
+"""Other denoisers for comparison: OpenCV's non-local means and FFDNet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NLM_H = (1, 2, 3, 5, 7, 10, 15, 20)
 FFDNET_CHANNELS = (13, *[96] * 11, 12)
 """Of the inputs and outputs of FFDNet's convolutions."""
 FFDNET_SIGMA = (3, 5, 10, 15, 20, 25, 35, 50)
-"""Noise levels that FFDNet is told."""
+"""Noise levels passed to FFDNet."""
 
 
 def nlm(h: float) -> Denoiser:
@@ -89,7 +89,7 @@ class FFDNet(nn.Module):
             self.load_state_dict(state)
         except Exception as error:  # torch.load raises almost anything
             raise DataError(
-                f"{weights} does not hold the weights of FFDNet for color: take ffdnet_color.pth or "
+                f"{weights} does not contain the weights of FFDNet for color; use ffdnet_color.pth or "
                 "ffdnet_color_clip.pth of its authors"
             ) from error
         self.eval()

@@ -1,4 +1,4 @@
-"""The folder of a run: what its files hold, read with suspicion and written so that a loss of power leaves them whole.
+"""The folder of a run: files that are checked on reading and survive a loss of power on writing.
 
 ``state.pt`` (weights, optimizers, step) and ``state.pt.previous``, the one saved before it; ``recipe.json``,
 ``environment.json``, ``preprocessing.json`` and, when the run has ended, ``result.json``.
@@ -38,9 +38,9 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder, made where it does not exist, so that no other run writes into it.
+    """Lock a run folder, which is created if needed, so that no other run writes into it.
 
-    Of several processes that train together the first holds it for all.  What a killed run left half-written is
+    Of several processes that train together, the first holds the lock for all.  Incomplete files of a killed run are
     removed.
 
     Raises:
@@ -116,9 +116,9 @@ def _keep_previous(run: Path) -> None:
 
 
 def read_state(path: Path) -> State:
-    """What a state file holds, on the CPU.
+    """Read a state file, on the CPU.
 
-    Nothing in it is run: only tensors and plain values are unpickled.
+    Its code is never run: only tensors and plain values are unpickled.
 
     Raises:
         RunError: it is missing, damaged, no state, or holds weights that are NaN or infinite.
@@ -169,7 +169,7 @@ def _check_archive(file: BinaryIO) -> None:
 def resumable_state(run: Path, notify: Callable[[str], None]) -> State | None:
     """The last state of a run that can be read, None where none was saved.
 
-    ``notify`` is told where that is not ``state.pt``.
+    ``notify`` is called if that is not ``state.pt``.
 
     Raises:
         RunError: there are states, or were, and none can be read.
@@ -204,7 +204,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not recipe.get("ema_decay"):  # a state of an earlier version may hold an average that is not in use
         return state.network, recipe
     if state.average is None:
-        raise _damaged(run / STATE, "it lacks the averaged weights that the recipe asks for")
+        raise _damaged(run / STATE, "it lacks the averaged weights that the recipe requires")
     return state.weights(), recipe
 
 
@@ -319,7 +319,7 @@ def _lacking(path: Path) -> RunError:
 def _damaged(path: Path, why: str) -> RunError:
     run = path.parent
     if path.name == STATE and (run / PREVIOUS).exists():
-        repair = f"give the run's command again, which continues from {PREVIOUS}"
+        repair = f"run the same command again, which continues from {PREVIOUS}"
     else:
         repair = f"restore it from a copy, or remove {run} and run it again"
     return RunError(f"{path} is damaged ({why}): {repair}")
@@ -347,7 +347,7 @@ def require_finished(run: Path) -> None:
     """Raise :class:`RefusedError` where a run folder holds weights that are not the run's last."""
     done, steps = progress(run)
     if done < steps:
-        raise RefusedError(f"{run} stopped at step {done} of {steps}: give its command again to finish it")
+        raise RefusedError(f"{run} stopped at step {done} of {steps}; run its command again to finish it")
 
 
 def progress(run: Path) -> tuple[int, int]:
@@ -371,7 +371,7 @@ def started_from(name: str, network: nn.Module) -> dict[str, str]:
 
 
 def finished(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any] | None:
-    """What the run in ``out`` measured at its end; None where it is not there, or has not ended."""
+    """Return the final result of the run in ``out``; None if it is missing or unfinished."""
     check_run(recipe, out, start)
     return read_result(out)
 
@@ -387,15 +387,15 @@ def check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, 
     if wrong:
         raise RefusedError(
             f"{out} holds a run of another recipe ({', '.join(wrong[:3])}{', ...' if wrong[3:] else ''}): "
-            "give another --out, or remove the folder"
+            "use another --out or remove the folder"
         )
     environment = read_environment(out) if (out / "environment.json").exists() else {}
-    # Runs of earlier versions do not say what they were started from.
+    # Runs of earlier versions do not record what they were started from.
     if "start" in environment and environment.get("start sha256") != start.get("start sha256"):
         before, now = (f"{e['start']} {e.get('start sha256', '')[:8]}".strip() for e in (environment, start))
         raise RefusedError(
-            f"{out} holds a run that was started from other weights ({before} there, {now} asked for): "
-            "start it from the same, or give another --out"
+            f"{out} holds a run that was started from other weights ({before} there, {now} requested): "
+            "start it from the same, or use another --out"
         )
     return environment
 
@@ -412,7 +412,9 @@ def check_data(
         if (then := there.get(name, now)) != now
     ]
     if changes:
-        raise RefusedError(f"{out} holds a run on other data ({'; '.join(changes)}): give the same, or another --out")
+        raise RefusedError(
+            f"{out} holds a run on other data ({'; '.join(changes)}); use the same data or another --out"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a run shows of itself: its log, curves and pictures as files, and the same for TensorBoard."""
+"""The log of a run: measurements, curves and pictures, as files and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skipae_train.run_folder import damage_of
 class RunLog:
     """Writes ``log.csv``, ``curves.png``, ``pictures/<step>.png`` and ``tensorboard/`` of a run folder.
 
-    A resumed run goes on with them; what lies past the resumed step is dropped.
+    A resumed run continues them; entries past the resumed step are removed.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], step: int) -> None:

@@ -124,11 +124,11 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     ``start`` says what the job's network holds at the beginning (see :func:`skipae_train.run_folder.started_from`).
     ``out`` receives ``state.pt`` (weights, optimizer, step), ``state.pt.previous``, ``recipe.json``,
     ``preprocessing.json``, ``environment.json``, ``log.csv``, ``curves.png``, ``pictures/`` and ``tensorboard/``.  All
-    that is random depends on the recipe's seed and on numbers of steps, epochs and samples, so a resumed run gives the
-    same weights as an unbroken one.
+    that is random depends on the recipe's seed and on numbers of steps, epochs and samples, so a resumed run yields the
+    same weights as an uninterrupted one.
 
     The batch of a step is cut into one part per process, or ``session.accumulate`` of them.  Gradients and the
-    running statistics of batch norm are means over the parts: n processes give what one process with n parts gives.
+    running statistics of batch norm are means over the parts: n processes are equivalent to one process with n parts.
 
     Call it while the folder is :func:`skipae_train.run_folder.locked`.
 
@@ -255,7 +255,7 @@ class Trainer:
         self.network.load_state_dict(state.network)
         if self.average is not None:
             if state.average is None:
-                raise ValueError("it lacks the averaged weights that the recipe asks for")
+                raise ValueError("it lacks the averaged weights that the recipe requires")
             self.average.load_state_dict(state.average)
         for optimizer, values in zip(self.optimizers, state.optimizers, strict=True):
             optimizer.load_state_dict(values)
@@ -425,7 +425,7 @@ def finish(
 
 @functools.cache
 def commit() -> str:
-    """The commit of this code, or the version where it does not lie in a checkout."""
+    """Return the commit of this code, or the version outside a checkout."""
     here = Path(__file__).parent
     try:
         head, changes = (

@@ -27,7 +27,7 @@ class WideResNet:
     """Factor on the 16, 32 and 64 channels of the groups."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no Wide-ResNet."""
+        """Reject an architecture that is not a Wide-ResNet."""
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(f"depth must be 6 N + 4 for N >= 1 blocks per group (10, 16, 22, ...), not {self.depth}")
         if self.widen < 1:
@@ -101,7 +101,7 @@ class WideResNetAutoEncoder(nn.Module):
         self.initialize(init)
 
     def initialize(self, init: Init) -> None:
-        """Draw all weights anew; see :func:`skipae_train.networks.initialize`."""
+        """Draw new random weights; see :func:`skipae_train.networks.initialize`."""
         initialize(self, init, self.last)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -121,12 +121,16 @@ SETS: dict[str, Callable[[Path, str], ImageSet]] = {
 
 
 def load(name: str, root: Path, split: str) -> ImageSet:
-    """A split of the set ``name`` below ``root``; :class:`DataError` says what is missing or damaged."""
+    """Load a split of the set ``name`` below ``root``.
+
+    Raises:
+        DataError: the set is unknown, missing or damaged.
+    """
     if name.startswith("hub:"):
         source, _, label = name.removeprefix("hub:").partition("#")
         return hub(source, split, label=label or None)
     if name not in SETS:
-        raise DataError(f"there is no data set {name!r}: choose one of {', '.join(SETS)}, hub:ORG/NAME")
+        raise DataError(f"unknown data set {name!r}; use one of {', '.join(SETS)}, hub:ORG/NAME")
     return SETS[name](root, split)
 
 
@@ -135,4 +139,6 @@ def _below(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DataError(f"{root} holds no {' or '.join(names)}: --data is the folder that contains it, unpacked")
+    raise DataError(
+        f"{root} does not contain {' or '.join(names)}: --data must be the folder that contains it, unpacked"
+    )

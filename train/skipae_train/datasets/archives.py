@@ -41,7 +41,7 @@ _OPERATIONS = (
 
 @dataclass(frozen=True)
 class _Cifar:
-    """Where one of the CIFAR sets keeps what."""
+    """Names and layout of the files of a CIFAR set."""
 
     python: tuple[str, str, str]
     """Folder, archive and description of the pickled form."""
@@ -100,7 +100,9 @@ def stl10(root: Path, split: str) -> MemorySet:
     where, files = _stl(root, wanted)
     pixels = files[f"{split}_X.bin"]
     if not len(pixels) or len(pixels) % (3 * 96 * 96):
-        raise _damaged(where, f"{split}_X.bin", f"{len(pixels)} bytes are no whole number of 96 x 96 images", _STL_SITE)
+        raise _damaged(
+            where, f"{split}_X.bin", f"{len(pixels)} bytes are not a whole number of 96 x 96 images", _STL_SITE
+        )
     # Column-major in the file: a view, so that 2.8 GB are not copied.
     images = torch.from_numpy(pixels).view(-1, 3, 96, 96).transpose(-1, -2)
     classes = tuple(_text(files["class_names.txt"].tobytes()).split())
@@ -146,7 +148,7 @@ def _binary_batches(
         if name != meta:
             if not len(data) or len(data) % size:
                 raise _damaged(
-                    where, name, f"{len(data)} bytes are no whole number of {size}-byte records", _CIFAR_SITE
+                    where, name, f"{len(data)} bytes are not a whole number of {size}-byte records", _CIFAR_SITE
                 )
             records = data.reshape(-1, size)
             batches.append((records[:, -3072:], torch.from_numpy(records[:, spec.skip].astype(np.int64))))
@@ -160,7 +162,7 @@ def _pickled_batches(
     described = _unpickle(where, meta, files[meta], spec.names)
     classes = described[spec.names]
     if not (isinstance(classes, list) and all(isinstance(name, str | bytes) for name in classes)):
-        raise _damaged(where, meta, f"its {spec.names} are no list of names", _CIFAR_SITE)
+        raise _damaged(where, meta, f"its {spec.names} are not a list of names", _CIFAR_SITE)
     batches = []
     for name, data in files.items():
         if name != meta:
@@ -176,7 +178,7 @@ def _pickled_batches(
             if type(count) is not int or count != len(rows):
                 raise _damaged(where, name, f"it has {len(rows)} images, {meta} says {_shown(count)}", _CIFAR_SITE)
             if not (isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)):
-                raise _damaged(where, name, f"its {spec.labels} are no list of numbers", _CIFAR_SITE)
+                raise _damaged(where, name, f"its {spec.labels} are not a list of numbers", _CIFAR_SITE)
             batches.append((rows, torch.tensor(labels, dtype=torch.int64)))
     return tuple(_text(name) for name in classes), batches
 
@@ -194,7 +196,7 @@ def _read(root: Path, places: Sequence[tuple[str, str, list[str]]], site: str) -
             return root / archive, _read_archive(root / archive, wanted, site)
     expected = ", ".join(name for folder, archive, _ in places for name in (folder, archive))
     raise DataError(
-        f"{root} holds none of {expected}: --data is the folder that contains one of them; get it at {site}"
+        f"{root} contains none of {expected}: --data must be the folder that contains one of them; get it at {site}"
     )
 
 
@@ -221,7 +223,7 @@ def _read_archive(path: Path, wanted: list[str], site: str) -> dict[str, Bytes]:
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is truncated or no tar.gz ({error}): download it again from {site}") from error
+        raise DataError(f"{path} is truncated or not a tar.gz ({error}): download it again from {site}") from error
     missing = [name for name in wanted if name not in found]
     if missing:
         raise _damaged(path, missing[0], "it is missing", site)
@@ -256,7 +258,7 @@ def _unpickle(where: Path, name: str, data: Bytes, *keys: str) -> dict[str, Any]
     except DataError as error:
         raise _damaged(where, name, str(error), _CIFAR_SITE) from None
     except Exception as error:  # damaged pickles raise nearly anything
-        raise _damaged(where, name, f"it is no whole pickle ({error})", _CIFAR_SITE) from error
+        raise _damaged(where, name, f"it is not a complete pickle ({error})", _CIFAR_SITE) from error
     stored = loaded.items() if isinstance(loaded, dict) else ()
     entries = {_text(key): value for key, value in stored if isinstance(key, str | bytes)}
     missing = [key for key in keys if key not in entries]
@@ -287,8 +289,8 @@ def _text(stored: str | bytes) -> str:
 class _Unpickler(pickle.Unpickler):
     """Knows the names that CIFAR's pickles use, and those that Python 3 and numpy 2 write for the same, no others.
 
-    What stands for a name is never numpy's own: a pickle may set the state of all that it makes, and numpy takes raw
-    bytes for pointers there.
+    A name never resolves to numpy's own class: a pickle may set the state of everything it creates, and numpy would
+    interpret raw bytes as pointers.
     """
 
     def find_class(self, module: str, name: str) -> _Global:
@@ -300,7 +302,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Global:
-    """What a pickle gets for a name: it can be called, as far as CIFAR needs it, and not changed."""
+    """The object that a pickle gets for a name: callable as far as CIFAR needs it, and immutable."""
 
     def __init__(self, name: str, unpickler: _Unpickler) -> None:
         if name not in _GLOBALS:
@@ -315,7 +317,7 @@ class _Global:
 
 
 class _Uint8:
-    """Stands for numpy's dtype, of which no other is allowed."""
+    """Replaces numpy's dtype; only bytes are allowed."""
 
     def __init__(self, kind: object, *_: object) -> None:
         if not isinstance(kind, str | bytes) or kind not in ("u1", b"u1"):
@@ -326,7 +328,7 @@ class _Uint8:
 
 
 class _Array:
-    """Stands for numpy's array, of bytes."""
+    """Replaces numpy's array, of bytes."""
 
     def __init__(self, *_: object) -> None:
         self.values: Bytes = np.empty(0, np.uint8)
@@ -357,7 +359,7 @@ def _shown(value: object) -> str:
 
 _GLOBALS: dict[str, Callable[..., object]] = {
     "numpy.dtype": _Uint8,
-    "numpy.ndarray": _no_array,  # named as the kind of what _reconstruct makes
+    "numpy.ndarray": _no_array,  # named as the class that _reconstruct creates
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
     "_codecs.encode": _no_array,  # how Python 3 writes bytes for Python 2: see _encode
@@ -366,7 +368,7 @@ _GLOBALS: dict[str, Callable[..., object]] = {
 
 def _check_split(split: str, allowed: tuple[str, ...]) -> str:
     if split not in allowed:
-        raise DataError(f"there is no split {split!r}: choose one of {', '.join(allowed)}")
+        raise DataError(f"unknown split {split!r}; use one of {', '.join(allowed)}")
     return split
 
 

@@ -51,10 +51,10 @@ def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
     there = [at for at in folder.iterdir() if not is_hidden(at.name)] if folder.is_dir() else []
     stray = next((at for at in there if at.suffix.lower() in IMAGE_SUFFIXES and at.is_file()), None)
     if stray:
-        raise DataError(f"{stray} lies in no class folder: move it into one, or remove it")
+        raise DataError(f"{stray} is not in a class folder: move it into one, or remove it")
     classes = [at for at in there if at.is_dir()]
     if not classes:
-        raise DataError(f"{folder} holds no class folders: --data takes a folder with one for each class")
+        raise DataError(f"{folder} contains no class folders: --data must be a folder with one folder per class")
     found = [(file, at.name) for at in classes for file in find_images(at)]  # each must hold some, and may be a link
     found.sort()
     return _labeled([file for file, _ in found], [name for _, name in found], short_side)
@@ -74,23 +74,23 @@ def split_folder(root: Path, split: str, read: Callable[[Path], FileSet]) -> Str
     if train and test:
         return read(test if split == "test" else train)
     if alone := train or test:
-        raise DataError(f"{root} has a folder {alone.name} only: give two, train and test (or val), or take it away")
+        raise DataError(f"{root} has only a folder {alone.name}: it needs both train and test (or val), or neither")
     images = read(root)
     apart = torch.tensor([crc32(file.relative_to(root).as_posix().encode()) % 10 == 0 for file in images.files])
     if not apart.any() or apart.all():
-        raise DataError(f"{root} holds {len(apart)} image(s), too few to keep one in ten for the test: add some")
+        raise DataError(f"{root} contains {len(apart)} image(s), too few to keep one in ten for the test: add some")
     if images.labels is not None:
         missing = sorted({*range(len(images.classes))} - {*images.labels[~apart].tolist()})
         if missing:
             raise DataError(
-                f"one image in ten is kept for the test, and of {images.classes[missing[0]]} that leaves none to train "
-                f"on: add images, or make folders train and test in {root}"
+                f"one image in ten is kept for the test, which leaves no training images for "
+                f"{images.classes[missing[0]]}: add images, or make folders train and test in {root}"
             )
     return images.subset((apart if split == "test" else ~apart).nonzero().flatten())
 
 
 def _folder_called(names: Sequence[str], root: Path) -> Path | None:
-    """The first of the folders, in capitals or not, that there is."""
+    """Return the first of the folders that exists, in upper or lower case."""
     there = {at.name.lower(): at for at in root.iterdir() if at.is_dir()} if root.is_dir() else {}
     return next((there[name] for name in names if name in there), None)
 
@@ -120,13 +120,13 @@ def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) ->
     """Public subsets of ImageNet as one set; images are enlarged to 64 pixels at most.
 
     Args:
-        folders: Each has folders ``train`` and ``val`` with class folders or in Tiny-ImageNet's layout, or no splits.
+        folders: each has folders ``train`` and ``val`` with class folders or in Tiny-ImageNet's layout, or no splits.
         split: ``train`` or ``val``, labeled by WordNet id, so that a class that several folders have is one class; or
             ``unlabeled``, which is ``train`` without labels and with the folders that have no splits.
-        short_side: Short side in pixels that images are scaled to.
+        short_side: short side in pixels that images are scaled to.
 
     Raises:
-        DataError: An image of a labeled split has no WordNet id in its path.
+        DataError: an image of a labeled split has no WordNet id in its path.
     """
     files: list[Path] = []
     keys: list[str] = []
@@ -149,7 +149,7 @@ def synsets(hypernym: str) -> frozenset[str]:
     folder = package_files(__package__) / "wordnet"
     known = sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
     if hypernym not in known:
-        raise DataError(f"there is no list of hyponyms of {hypernym!r}: choose one of {', '.join(known)}")
+        raise DataError(f"unknown hypernym {hypernym!r}; use one of {', '.join(known)}")
     text = (folder / f"{hypernym}.txt").read_text()
     return frozenset(line for line in text.splitlines() if not line.startswith("#"))
 

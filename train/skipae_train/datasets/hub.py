@@ -55,8 +55,8 @@ class HubSet(StreamedSet):
         path = Path(stored["path"] or "").resolve()
         if not any(path.is_relative_to(folder) for folder in self._folders):
             raise DataError(
-                f"{self._name(row)} names the file {stored['path']!r} for its image, which is none of the set's own: "
-                "take the images into the set (the library datasets does with push_to_hub and save_to_disk)"
+                f"{self._name(row)} names the file {stored['path']!r} for its image, which is not part of the set: "
+                "include the images in the set (the library datasets does so with push_to_hub and save_to_disk)"
             )
         return open_rgb(path, self._name(row), self.short_side)
 
@@ -65,7 +65,7 @@ def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> 
     """The column ``name``, which must be of a kind; without a name the only one of that kind, None if there is none."""
     found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
     if name is None and len(found) > 1:
-        raise DataError(f"{source} has several {what} columns, {', '.join(found)}: name the one to take")
+        raise DataError(f"{source} has several {what} columns, {', '.join(found)}: name one of them")
     if name is not None and name not in found:
         raise DataError(
             f"{source} has no {what} column {name!r}; its {what} columns: {', '.join(found) or 'none'} (the library "
@@ -105,7 +105,7 @@ def hub(
         raise DataError(f"Hub data sets need the library datasets: {install_command('train')}") from None
 
     if not source:
-        raise DataError("hub: names no set: write hub:ORG/NAME, or hub:FOLDER")
+        raise DataError("hub: does not name a set; use hub:ORG/NAME or hub:FOLDER")
     folder = Path(source)
     try:
         if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
@@ -117,7 +117,7 @@ def hub(
             if source.count("/") == 2 and not folder.exists():
                 name, _, configuration = source.rpartition("/")
             found = datasets.load_dataset(name, configuration, revision=revision)
-    except Exception as error:  # what strangers' files make of the library is nearly anything
+    except Exception as error:  # untrusted files can make the library raise nearly anything
         raise DataError(f"{source} cannot be used ({type(error).__name__}: {' '.join(str(error).split())})") from error
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
     known, hidden = splits.get("validation"), splits.get("test")

@@ -34,7 +34,9 @@ class Photos(FileSet):
         self.held_out = [f for f in files if hold_out and crc32(f.name.encode()) % hold_out == 0]
         kept = [f for f in files if f not in set(self.held_out)]
         if not kept:
-            raise DataError(f"{folder} holds {len(files)} image(s), too few to keep one of {hold_out} apart")
+            raise DataError(
+                f"{folder} contains {len(files)} image(s), too few to hold out one of {hold_out}: add images"
+            )
         super().__init__(kept, None, (), short_side=0, memory=memory)
         self.seed = derive_seed(seed, Draw.PHOTOS)
         with ThreadPoolExecutor(self.workers, "decode") as pool:  # also finds damaged files before the first step

@@ -1,7 +1,7 @@
-"""Sets of images as training sees them: in memory on the device, or streamed from files.
+"""Sets of images for training: in memory on the device, or streamed from files.
 
-Both kinds give batches of uint8 pixels, cropped and flipped.  What a batch holds depends on the seed, the
-epoch and the samples' positions alone, never on how many processes share the work or where a run was resumed:
+Both kinds yield batches of uint8 pixels, cropped and flipped.  The contents of a batch depend only on the seed, the
+epoch and the samples' positions, never on how many processes share the work or where a run was resumed:
 
     for epoch in range(epochs):
         mine = plan(len(images), 128, seed=0, epoch=epoch)[rank::processes]
@@ -245,7 +245,7 @@ class StreamedSet(ABC):
         if mask is not None and mask.size != image.size:
             raise DataError(
                 f"the mask of {self._name(row)} is {mask.width} x {mask.height} pixels, the image "
-                f"{image.width} x {image.height}: they must be of one size"
+                f"{image.width} x {image.height}: they must have the same size"
             )
         if short_side:
             scale = short_side / min(image.size)
@@ -322,7 +322,7 @@ def balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:
     for label in range(int(labels.max()) + 1):
         found = order[labels[order] == label][:per_class]
         if len(found) < per_class:
-            raise DataError(f"class {label} has {len(found)} images, fewer than the {per_class} asked for")
+            raise DataError(f"class {label} has {len(found)} images, fewer than the requested {per_class}")
         parts.append(found)
     return torch.cat(parts).sort().values
 
@@ -335,10 +335,10 @@ def hold_out(count: int, held: int, seed: int, labels: Tensor | None = None) -> 
     if labels is not None:
         classes = int(labels.max()) + 1
         if held % classes:
-            raise DataError(f"{held} images cannot be held out evenly from {classes} classes: take a multiple")
+            raise DataError(f"{held} images cannot be held out evenly from {classes} classes; use a multiple")
         apart = balanced(labels, held // classes, seed)
     elif held >= count:
-        raise DataError(f"{held} of {count} images cannot be held out: none would be left to train on")
+        raise DataError(f"{held} of {count} images cannot be held out: none would remain to train on")
     else:
         apart = permutation(count, seed, Draw.HELD_OUT)[:held].sort().values
     kept = torch.ones(count, dtype=torch.bool)

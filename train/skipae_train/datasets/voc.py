@@ -82,28 +82,28 @@ def mask_folder(folder: Path, split: str) -> SegmentationSet:
     """Anyone's images with masks in VOC's layout; ``classes.txt`` must be there."""
     if not (folder / "classes.txt").exists():
         raise DataError(
-            f"{folder} has no classes.txt: give it lines 'INDEX NAME', what 0, 1, ... stand for in the masks"
+            f"{folder} has no classes.txt: create it with lines 'INDEX NAME', the meaning of 0, 1, ... in the masks"
         )
     images = voc_segmentation(folder, split)
     lists = (set(_image_list(folder, "Segmentation", name)) for name in ("train", "val"))
     if both := sorted(set.intersection(*lists)):
         raise DataError(
-            f"{len(both)} image(s), {both[0]} among them, stand in both train.txt and val.txt in "
-            f"{folder / 'ImageSets' / 'Segmentation'}: what is trained on can test nothing; take each out of one"
+            f"{len(both)} image(s), among them {both[0]}, are listed in both train.txt and val.txt in "
+            f"{folder / 'ImageSets' / 'Segmentation'}: training images cannot be used for testing; remove each from one"
         )
     seen: set[int] = set()
     for row in range(min(len(images), 50)):
         seen |= set(np.unique(np.array(images._mask(row))).tolist())
     if VOID in seen and seen <= {0, VOID} and len(images.classes) > 1:
         raise DataError(
-            f"the masks in {folder / 'SegmentationClass'} hold no class but 0; {VOID} stands for no label: write "
+            f"the masks in {folder / 'SegmentationClass'} contain only class 0; {VOID} means no label: write "
             f"{images.classes[1]} as 1"
         )
     return images
 
 
 class SegmentationSet(FileSet):
-    """Images with a palette mask each: index k is class k, :data:`VOID` is no label."""
+    """Images with a palette mask each: index k is class k, :data:`VOID` means no label."""
 
     masked = True
 
@@ -144,7 +144,7 @@ class SegmentationSet(FileSet):
         if unknown:
             raise DataError(
                 f"{path} has palette index {min(unknown)}: allowed are 0 to {len(self.classes) - 1}, the classes, "
-                f"and {VOID} for none; repair the mask or give all classes"
+                f"and {VOID} for none; repair the mask or list all classes"
             )
         return Image.fromarray(indices)
 

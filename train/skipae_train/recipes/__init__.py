@@ -30,7 +30,7 @@ Change = Callable[[Any], Any]
 
 
 class RecipeError(SkipaeError, ValueError):
-    """There is no such recipe or variant; the message names those that there are."""
+    """Unknown recipe or variant; the message names the existing ones."""
 
     exit_code = 2
 
@@ -149,13 +149,13 @@ def identity_of(described: Mapping[str, Any]) -> RecipeId | None:
 
 
 def describe(name: str) -> str:
-    """What a recipe's file says of it: command, hardware, hours, what to expect."""
+    """Return the docstring of a recipe: command, hardware, hours, expected results."""
     return (_module(name).__doc__ or "").strip()
 
 
 def _module(name: str) -> ModuleType:
     if name not in recipe_names():
-        raise RecipeError(f"there is no recipe {name!r}: choose one of {', '.join(recipe_names())}")
+        raise RecipeError(f"unknown recipe {name!r}; use one of {', '.join(recipe_names())}")
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
@@ -171,10 +171,10 @@ def _load(identity: RecipeId) -> Pretrain | Finetune:
     found = getattr(_module(name), command.upper(), None)
     if not isinstance(found, Pretrain if command == "pretrain" else Finetune):
         able = ", ".join(other for other in recipe_names() if has(other, command.upper()))
-        raise RecipeError(f"the recipe {name} has nothing to {command}: choose one of {able}")
+        raise RecipeError(f"the recipe {name} has no stage {command}; use one of {able}")
     for change in identity.variants:
         if change not in VARIANTS:
-            raise RecipeError(f"there is no variant {change!r}: choose one of {', '.join(VARIANTS)}, or A+B for both")
+            raise RecipeError(f"unknown variant {change!r}; use one of {', '.join(VARIANTS)}, or A+B for both")
         found = VARIANTS[change](found)
     masked = isinstance(found, Pretrain) and found.loss == "masked"
     if masked and (found.epochs is None or not isinstance(found.corruption, BlockMask)):
@@ -189,9 +189,7 @@ def _load(identity: RecipeId) -> Pretrain | Finetune:
 def _network(**changes: Any) -> Change:
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if isinstance(recipe.architecture, WideResNet):
-            raise RecipeError(
-                "a Wide-ResNet always has its shortcuts, as they are: leave out the variant wide-resnet, or the other"
-            )
+            raise RecipeError("a Wide-ResNet always has its own shortcuts; omit the variant wide-resnet or the other")
         return replace(recipe, architecture=replace(recipe.architecture, **changes))
 
     return change

@@ -19,7 +19,7 @@ from skipae_train.schedules import Trapezoid
 from skipae_zoo import network_1
 
 MEAN = (0.43, 0.42, 0.39)  # of our photos
-FILL = (1.0, 0.0, 1.0)  # no photo has it, so that the net sees what is masked; the mean color would hide it
+FILL = (1.0, 0.0, 1.0)  # no photo has it, so the network can see the mask; the mean color would hide it
 
 PRETRAIN = Pretrain(
     name="natural",

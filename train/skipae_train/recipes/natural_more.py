@@ -1,6 +1,6 @@
 """The second run of the bundled denoiser ``skipae-natural``, begun with the weights that :mod:`natural` ended with.
 
-Not an experiment of the paper.  The same network and loss; more of white Gaussian noise and of masked places, batch
+Not an experiment of the paper.  The same network and loss; more white Gaussian noise and more holes, batch
 norm frozen throughout, half the learning rate, cooled to 0 again.
 
 Command:   skipae-train pretrain natural-more --start CHECKPOINT --data PHOTOS --out runs/natural-more
