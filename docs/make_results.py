@@ -1,8 +1,8 @@
 """Write RESULTS.md: ``python docs/make_results.py``, with ``--check`` as in ``make_command_pages.py``.
 
 A result of the paper that was run has the folder ``docs/results/ID``: a copy of what ``skipae-train reproduce ID`` left
-in ``results/ID``, or a ``result.json`` of that form, written by hand, whose rows tell the command, hardware and commit
-of the single run that each is.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why,
+in ``results/ID``, or a ``result.json`` of that form, written by hand, whose rows name the command, hardware and commit
+of a single run each.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why,
 or why it was not run; ``docs/results/intro.md`` comes first, the other pages there last.
 """
 
@@ -55,7 +55,7 @@ def rows(name: str) -> list[list[str]]:
 
 
 def comment(name: str) -> str:
-    """What is said of a result, with its pictures."""
+    """Return the comment on a result, with its pictures."""
     folder = FOLDER / name
     lines = [f"## {name}: {RESULTS[name].title}", ""]
     if (folder / "comment.md").exists():
@@ -81,7 +81,7 @@ def main() -> int:
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.stderr.write("RESULTS.md is not what docs/results says: run python docs/make_results.py\n")
+        sys.stderr.write("RESULTS.md is not up to date with docs/results: run python docs/make_results.py\n")
         return 1
     return 0
 
