@@ -2,7 +2,7 @@
 
 A result of the paper that was run has the folder ``docs/results/ID``: a copy of what ``skipae-train reproduce ID`` left
 in ``results/ID``, or a ``result.json`` of that form, written by hand, whose rows name the command, hardware and commit
-of a single run each.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why,
+for a single run each.  ``docs/results/ID/comment.md`` says what agrees with the paper, what does not and why,
 or why it was not run; ``docs/results/intro.md`` comes first, the other pages there last.
 """
 
