@@ -174,7 +174,7 @@ class Run:
             return graph.run(x)
 
         def shrunk(windows: Plan) -> None:
-            said.append(f"out of memory: going on with windows of {windows.columns.size} x {windows.rows.size} pixels")
+            said.append(f"out of memory: continuing with tiles of {windows.columns.size} x {windows.rows.size} pixels")
 
         started = time.perf_counter()
         whole = Tiling(stride=config.architecture.total_stride, halo=config.halo, area=2**31)

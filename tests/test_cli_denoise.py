@@ -272,7 +272,7 @@ def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path, monkeypat
     for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.txt", ".c.heic"):
         Path("x", name).write_bytes(b"no image")
     Image.new("RGB", (3, 3)).save("x/b.cr3", format="TIFF")  # as most camera raw files begin
-    failed(run("x/b.cr3"), 5, "x/b.cr3: is a camera raw file, of which a small preview alone could be read: develop")
+    failed(run("x/b.cr3"), 5, "x/b.cr3: is a camera raw file, of which only a small preview could be read: develop")
     told = "skipae: skipped 3 file(s) in unsupported formats: .cr3 1, .heic 2; to read HEIC, type: "
     told += f"{install_command('heic')}\n"
     for word in ("--dry-run", "--quiet"):

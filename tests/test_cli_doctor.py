@@ -80,7 +80,7 @@ def test_a_gpu_without_cuda(machine: Machine) -> None:
     machine.gpus = GPU
     report = doctor.examine()
     assert report.exit_code == 0
-    assert "a GPU (NVIDIA H100), but onnxruntime has no CUDA" in report.problems[0]["problem"]
+    assert "a GPU (NVIDIA H100), but onnxruntime lacks CUDA" in report.problems[0]["problem"]
     assert repairs(report) == [runtime.repair("cuda")]
 
 

@@ -217,7 +217,7 @@ def test_what_ends_the_run(checkpoint: Path, tmp_path: Path) -> None:
     answer = ask(worker(checkpoint), name=["a"], image=[b""])
     assert isinstance(answer, UsageError) and "sources has the columns name, image, but needs path" in str(answer)
     answer = ask(worker(checkpoint, checkpoint="0" * 64), path=["a.png"])
-    assert isinstance(answer, ModelError) and "is not the one where the run was started" in str(answer)
+    assert isinstance(answer, ModelError) and "differs from the one where the run was started" in str(answer)
     store = Store("out", {"layers": ["enc2"]})
     outcome = Outcome()
     entry, values = {"file": "a", "sha256": "0"}, {"enc2": np.zeros(4, np.float32)}
@@ -250,8 +250,8 @@ def test_a_shard_has_one_shape(checkpoint: Path) -> None:
         ("in", {"max_pixels": 0}, "max_pixels must be at least 1, not 0"),
         ("in", {"gpus": -1}, "gpus must be at least 0, not -1"),
         ("in", {"format": "csv"}, "format must be npz, npy, safetensors, parquet, hdf5, not 'csv'"),
-        ("-", {}, "is not seen by a cluster"),
-        (7, {}, "sources must be paths or a data set of Ray's, not int"),
+        ("-", {}, "a cluster cannot see"),
+        (7, {}, "sources must be paths or a Ray data set, not int"),
         ([], {}, "no input"),
     ],
 )

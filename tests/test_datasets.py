@@ -202,15 +202,15 @@ def test_a_cifar_pickle_of_python_2_is_read(tmp_path):
     [
         # An array of objects made of raw bytes: numpy would follow them as pointers.
         ({"label_names": pickled_array(b"O8", 0, (10,), b"AAAAAAAA" * 10)}, "of type .*O8.*, not of bytes"),
-        ({"label_names": pickled_array(b"u1", 63, (10,))}, "no list of names"),
+        ({"label_names": pickled_array(b"u1", 63, (10,))}, "not a list of names"),
         ({"label_names": opcodes("numpy.dtype") + b"(S'O8'\ntR"}, "of type .*O8"),
         ({"label_names": pickled_array(shape=(10,), data=b"short")}, "cannot reshape"),
         ({"label_names": opcodes("numpy.ndarray") + b"((I100000000000\ntS'u1'\ntR"}, "never filled"),
         ({"label_names": opcodes("numpy.core.multiarray.scalar") + b"(tR"}, "asks for 'numpy.core.multiarray.scalar"),
         ({"label_names": opcodes("numpy.dtype") + b"}b"}, "sets the state of a function"),
         ({"label_names": opcodes("numpy.ndarray") + b")\x81"}, "the operation NEWOBJ"),
-        ({"label_names": b"I5\n"}, "no list of names"),
-        ({"label_names": b"(lI5\na"}, "no list of names"),
+        ({"label_names": b"I5\n"}, "not a list of names"),
+        ({"label_names": b"(lI5\na"}, "not a list of names"),
     ],
 )
 def test_a_cifar_pickle_cannot_set_the_state_of_numpy(tmp_path, entry, message):
@@ -233,7 +233,7 @@ def test_truncated_and_missing_files(tmp_path):
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     whole = batch.read_bytes()
     batch.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match=r"data_batch_3 .*no whole pickle"):
+    with pytest.raises(DataError, match=r"data_batch_3 .*not a complete pickle"):
         load("cifar10", tmp_path, "train")
     batch.unlink()
     with pytest.raises(DataError, match=r"data_batch_3 .*missing"):
@@ -242,7 +242,7 @@ def test_truncated_and_missing_files(tmp_path):
         load("cifar10", tmp_path, "val")
     with pytest.raises(DataError, match=r"contains none of cifar-100-python, cifar-100-python.tar.gz, .*--data"):
         load("cifar100", tmp_path, "train")
-    with pytest.raises(DataError, match=r"no data set 'cifar'"):
+    with pytest.raises(DataError, match=r"unknown data set 'cifar'"):
         load("cifar", tmp_path, "train")
 
 

@@ -296,7 +296,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
     with pytest.raises(TransferError, match="another architecture"):
         finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, SESSION, start=few)
     no_shortcut = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
-    with pytest.raises(TransferError, match="shortcuts is 'symmetric' and must be 'input-output'; take one"):
+    with pytest.raises(TransferError, match="shortcuts is 'symmetric' and must be 'input-output'; use one"):
         finetune(no_shortcut, data, tmp_path, SESSION, start=few)
     with pytest.raises(TrainingError, match="is a run of cifar10-4k, but other starts from cifar10; use the run"):
         finetune(replace(recipe, name="other", start="cifar10"), data, tmp_path, SESSION, start=few)
@@ -316,7 +316,7 @@ def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, d
     assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: exporting its current weights\n"
     (made / "training" / "notes.md").write_text(NOTES)
     record_scores(made, "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
-    assert "It stopped at step 2 of 6" in make_card(made)
+    assert "The run stopped at step 2 of 6" in make_card(made)
 
 
 def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
@@ -549,5 +549,5 @@ def test_a_card_says_what_was_left_out_and_that_labels_were_used():
         recipe = to_json(finetune_recipe("voc07-cls", variant=variant))
         text = _describe_run(recipe, environment, ["bus", "car", "cat", "person", "train"])
         assert "without images in the set are omitted: aeroplane, bicycle, bird, " in text and "tvmonitor." in text
-        assert ("learned from the labels of ImageNet" in text) == told
+        assert ("with the labels of ImageNet" in text) == told
     assert "omitted" not in _describe_run(recipe, environment, VOC_CLASSES)

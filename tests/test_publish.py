@@ -101,7 +101,7 @@ def test_a_segmenter_goes_there_and_back(server: HubServer, made: Path, capsys: 
     assert len(writes(server)) == 1 and server.created[0]["visibility"] == "private"
     repository = server.repositories["me/decoder"]
     assert f"published=Published(revision='{repository.main}', config='{sha256(made / 'config.json')}'" in done.stdout
-    assert "license='cc-by-4.0'" in done.stdout and "the same byte for byte" in done.stderr
+    assert "license='cc-by-4.0'" in done.stdout and "are identical" in done.stderr
 
     sent = repository.commits[repository.main]
     expected = {p.relative_to(made).as_posix(): p.read_bytes() for p in made.rglob("*") if p.is_file()}
@@ -241,7 +241,7 @@ def replace_notes(old: str, new: str):
         (link_folder_out, r"assets/before-and-after\.png points outside the folder"),
         (replace_notes("license: cc-by-4.0", "tags: [a]"), "the head has no 'license'"),
         (replace_notes("license: cc-by-4.0", "license: other"), "needs a 'license_name'"),
-        (replace_notes("license: cc-by-4.0", "license: [}"), "is no YAML"),
+        (replace_notes("license: cc-by-4.0", "license: [}"), "is not YAML"),
         (replace_notes("license: cc-by-4.0\ndatasets:\n", ""), "must be fields"),
         (replace_notes("## Data and terms", "## Data"), "the section '## Data and terms' is missing"),
     ],

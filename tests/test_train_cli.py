@@ -219,7 +219,7 @@ def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
 
 def test_export_needs_a_name_that_a_checkpoint_may_have(checkpoint, tmp_path):
     for arguments, message in (
-        ((), "--name is needed"),
+        ((), "needs --name"),
         (("--name", "a/b"), "--name 'a/b' is a path"),
         (("--name", "\x1b[1m"), "has characters that cannot be printed"),
     ):

@@ -39,7 +39,7 @@ def test_a_missing_package_and_a_gpu_that_torch_cannot_use(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     missing, gpu = doctor.examine().problems
     assert missing.text == "no-such-package not installed" and '[train]"' in missing.repair
-    assert gpu.text.startswith("there is a GPU (H200, driver 570.1), but torch ")
+    assert gpu.text.startswith("found a GPU (H200, driver 570.1), but torch ")
 
 
 def test_a_torchvision_made_for_another_torch_is_named_with_the_repair(tmp_path: Path) -> None:

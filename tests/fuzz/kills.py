@@ -92,7 +92,7 @@ def try_one(kind: jobs.Kind, first: Undisturbed, rng: random.Random, number: int
     ended = jobs.run(kind, kind.again, folder)
     try:
         assert ended.code == 0, f"exit code {ended.code}"
-        for word in ("error", "Traceback", "made again", "damaged", "failed"):
+        for word in ("error", "Traceback", "written again", "extracted again", "damaged", "failed"):
             assert word not in ended.said, f"it says {word!r}"
         there = kind.results(folder)
         assert there == whole, (

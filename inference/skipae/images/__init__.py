@@ -1,4 +1,4 @@
-"""Image files in and out, with everything that a file says besides its pixels.
+"""Read and write image files with all their metadata.
 
 A file is decoded by its content, whatever its name: :func:`open_image` gives a :class:`Picture`, whose ``save``
 returns what the new format could not hold.  docs/images.md tells users what happens to each kind of file.

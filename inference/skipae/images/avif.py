@@ -47,7 +47,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
         with closing(image):
             pillow.note_frames(image, found)
             heif.note_rest(file, found)
-            # Pillow writes EXIF data anew where its orientation is not the one that the format itself says.
+            # Pillow rewrites EXIF data if its orientation differs from that of the format itself.
             _, _, _, _, data, turn, _ = image._decoder.get_info()
             image.info.pop("exif", None)
             found.exif = exif.complete(data)
@@ -71,7 +71,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: Quali
     if hidden == data:
         pillow.save(file, image, "AVIF", arguments)
         return []
-    # Pillow writes EXIF data anew that has an orientation, be it 1.
+    # Pillow rewrites EXIF data that has an orientation, even 1.
     buffer = io.BytesIO()
     pillow.save(buffer, image, "AVIF", arguments | {"exif": hidden})
     file.write(buffer.getvalue().replace(hidden, data))

@@ -1,4 +1,4 @@
-"""The formats that are read and written: one row each, with all that it can hold."""
+"""Supported formats, one row each, with everything that the format can hold."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def note_rest(file: IO[bytes], metadata: Metadata, applied: tuple[bytes, ...] = 
 
 
 def _top(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and length of the boxes that a file consists of; what follows the last one is no box."""
+    """Kind, place and length of the boxes that a file consists of; what follows the last one is not a box."""
     place, size = 0, file.seek(0, io.SEEK_END)
     while place < size:
         file.seek(place)

@@ -67,7 +67,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
 
     header = _header(file)
     size = file.seek(0, io.SEEK_END)
-    # Damaged metadata is no concern of the decoder's, nor does it look for further pictures.
+    # The decoder ignores damaged metadata and further pictures.
     parts = [(0, 2), *header.needed, (header.scan, size)]
     image = JpegImageFile(io.BufferedReader(pillow.Ranges(file, parts)), "")
 
@@ -149,7 +149,7 @@ def _next_marker(file: IO[bytes]) -> int | None:
 
 
 def _refuse_kinds(marker: int, data: bytes) -> None:
-    """Name what the decoder does not know, which is no damage."""
+    """Raise :class:`ImageError` for features that the decoder does not support, which are not damage."""
     kinds = {0xF7: "JPEG-LS", 0xCB: "a lossless JPEG with arithmetic coding"}
     what = kinds.get(marker, "a hierarchical JPEG" if marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF) else None)
     if what is None and len(data) > 5 and data[0] != 8 and data[0] <= 16:
@@ -267,7 +267,7 @@ def _pictures_of_index(header: _Header) -> int:
 
 
 def _subsampling(metadata: Metadata) -> str:
-    """Of the file it was read from, where that was no JPEG: full color must not be lost without a word."""
+    """Return the subsampling for a file that was not a JPEG: full color resolution must not be lost silently."""
     if metadata.format == "WEBP" and not metadata.lossless:
         return "4:2:0"
     return metadata.subsampling if metadata.subsampling in ("4:2:2", "4:2:0") else "4:4:4"

@@ -1,4 +1,4 @@
-"""What a file says besides its pixels, and what a format loses of it."""
+"""Metadata of a file, and what a format cannot hold of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WITH_PICTURES = (b"FLIR\0", b"FPXR\0")
 
 @dataclass(frozen=True)
 class Loss:
-    """Something of a picture that a file could not hold.
+    """A part of a picture that a file could not hold.
 
     >>> photo = open_image("photo.jpg")
     >>> photo.save("photo.ppm")[0].what
@@ -41,7 +41,7 @@ class Loss:
     ``chunks`` or ``tags`` (what JPEG, PNG or TIFF alone hold), ``pictures`` (further ones, gain maps, videos),
     ``c2pa`` or ``trailer`` (what follows the picture)."""
     message: str
-    """The same in a line for people."""
+    """The same as one line of text."""
 
     def __str__(self) -> str:
         """The message."""
@@ -50,7 +50,7 @@ class Loss:
 
 @dataclass
 class Metadata:
-    """What a file says besides its pixels."""
+    """Metadata of a file."""
 
     format: str
     """Name of the format, a key of ``FORMATS``."""
@@ -117,7 +117,7 @@ class Metadata:
         return {what: name for what, (name, value) in found.items() if value}
 
     def without(self, lost: Collection[str]) -> Metadata:
-        """A copy without what a format cannot hold; ``lost`` are keys of :meth:`needs`."""
+        """Return a copy without what a format cannot hold; ``lost`` are keys of :meth:`needs`."""
         # Text, light and chunks: PNG alone writes them.
         fields = {"iptc": ("iptc", "photoshop"), "text": (), "light": (), "chunks": (), "comment": (), "tags": ()}
         none: dict[str, Any] = {name: None for what in lost for name in fields.get(what, (what,)) if what != "segments"}
@@ -143,10 +143,10 @@ class Metadata:
             self.left_out.append(Loss("xmp", f"XMP data {does} of {' and '.join(found.promised)}, left out"))
 
     def upright(self, notes: list[str], size: tuple[int, int], turn: int | None = None) -> int:
-        """Metadata of the image turned upright.
+        """Return the metadata of the image turned upright.
 
         Args:
-            notes: are told of damaged EXIF data, which is left out.
+            notes: get a note about damaged EXIF data, which is left out.
             size: width and height as stored.
             turn: how it is turned, by EXIF's numbers, where the format itself says it.
 

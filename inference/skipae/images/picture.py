@@ -30,7 +30,7 @@ class Picture(Raster):
     metadata: Metadata
     """ICC profile, EXIF, XMP, IPTC, resolution, and how the file was encoded."""
     notes: list[str]
-    """What was changed or left out when the file was read, a line each."""
+    """Changes and omissions when the file was read, one line each."""
 
     def __repr__(self) -> str:
         """Size, kind of pixels and format."""
@@ -40,7 +40,7 @@ class Picture(Raster):
 
     @property
     def remarks(self) -> list[str]:
-        """The notes, and that further pictures of the file were left out, for results that are no image of it."""
+        """Return the notes, with one on further pictures that were left out, for outputs that are not an image."""
         return [*(str(loss) for loss in self.metadata.left_out if loss.what == "pictures"), *self.notes]
 
     def copy(self) -> Picture:
@@ -48,10 +48,10 @@ class Picture(Raster):
         return replace(self, planes=list(self.planes), metadata=replace(self.metadata), notes=list(self.notes))
 
     def save(self, path: str | os.PathLike[str], *, quality: Quality | None = None) -> list[Loss]:
-        """Write an image file, whole or not at all; a file that exists is replaced.
+        """Write an image file, completely or not at all; an existing file is replaced.
 
         Args:
-            path: its extension says the format.
+            path: its extension sets the format.
             quality: for JPEG, WebP and AVIF, 1 to 100; by default 95 (a WebP that was lossless stays lossless).
                 ``"keep"`` compresses a JPEG with the quantization tables of the JPEG it was read from, which loses
                 again what they lost there.
@@ -80,7 +80,7 @@ class Picture(Raster):
         return write.encode(self, self.metadata, file, format=format, quality=quality)
 
     def to_pil(self) -> Image.Image:
-        """A ``PIL.Image`` with profile, EXIF, XMP and resolution in ``info``.
+        """Return a ``PIL.Image`` with profile, EXIF, XMP and resolution in ``info``.
 
         Raises:
             ImageError: it has 16 bits per color, which a ``PIL.Image`` cannot hold.
@@ -97,7 +97,7 @@ class Picture(Raster):
         return image
 
     def to_array(self) -> NDArray[Any]:
-        """The pixels, uint8 or uint16, alpha last.
+        """Return the pixels, uint8 or uint16, alpha last.
 
         Returns:
             [H, W] (gray), [H, W, 2] (gray and alpha), [H, W, 3] (RGB) or [H, W, 4] (RGB and alpha); CMYK becomes RGB

@@ -1,4 +1,4 @@
-"""From a file to a picture."""
+"""Read a picture from a file."""
 
 from __future__ import annotations
 
@@ -83,16 +83,19 @@ class OpenedImage:
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read an image file with everything that it says.
+    """Read an image file with all its metadata.
 
     Args:
-        source: its path, or its bytes.
-        max_pixels: the largest image to accept.
+        source: path or bytes of the file.
+        max_pixels: the largest image to accept, in pixels.
+
+    Returns:
+        The picture, upright.
 
     Raises:
-        ImageError: it cannot be read, is not an image, is larger, is damaged, or holds a kind of pixels that would be
+        ImageError: the file cannot be read, is not an image, is too large or damaged, or has pixels that would be
             truncated.
-        UsageError: an argument is none of these.
+        UsageError: an argument has the wrong type or is out of range.
 
     >>> open_image("photo.jpg")
     <skipae.Picture 48 x 32, 8-bit rgb, from JPEG>
@@ -152,7 +155,7 @@ def read_header(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX
         raise ImageError(f"cannot be read: {error}") from error
     try:
         if not isinstance(source, bytes) and RAW.fullmatch(Path(source).suffix.lower()):
-            raise ImageError("is a camera raw file, of which a small preview alone could be read: develop it first")
+            raise ImageError("is a camera raw file, of which only a small preview could be read: develop it first")
         if not file.seekable():  # a pipe
             with file:
                 file = io.BytesIO(file.read())
@@ -198,7 +201,7 @@ def is_pil(value: object) -> TypeGuard[Image.Image]:
 
 
 def check_array(array: NDArray[Any]) -> None:
-    """Refuse an array that is no image with a :class:`UsageError` that says what is."""
+    """Raise :class:`UsageError` for an array that is not an image; the message says what is."""
     if array.dtype.newbyteorder("=").name not in ("uint8", "uint16", "float16", "float32", "float64"):
         raise UsageError(f"image: an array must be uint8, uint16, or float in [0, 1], not {array.dtype}")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:

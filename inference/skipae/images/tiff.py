@@ -296,7 +296,7 @@ def _below(reader: Reader, directory: Directory, pointer: int) -> list[Tag]:
 
 
 def _classic(tag: Tag, order: str) -> Tag | None:
-    """A tag as it is in a TIFF that is no BigTIFF; None where that cannot be."""
+    """Return a tag as in a TIFF that is not a BigTIFF; None if that is impossible."""
     if tag.type in (13, 18):  # the place of a directory
         return None
     if tag.type not in (16, 17):

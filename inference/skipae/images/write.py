@@ -1,4 +1,4 @@
-"""From a picture to a file: what the format lacks is converted or left out, and listed as losses."""
+"""Write a picture to a file: what the format lacks is converted or left out, and listed as losses."""
 
 from __future__ import annotations
 

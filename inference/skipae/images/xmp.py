@@ -50,7 +50,7 @@ class Corrected:
     promised: list[str] = field(default_factory=list)
     """What it spoke of, each once, in words for people."""
     is_corrected: bool = True
-    """Whether that was taken out; not in data that is no XML."""
+    """Whether that was taken out, which is impossible in data that is not XML."""
 
 
 def correct(xmp: bytes, *, extended: bool = False) -> Corrected:
