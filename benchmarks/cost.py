@@ -1,4 +1,4 @@
-"""What the paper's tables cost: the arithmetic of every run that ``skipae-train reproduce`` makes, none of them run.
+"""Cost of the paper's tables: the operations of every run of ``skipae-train reproduce``, without running any.
 
     python benchmarks/cost.py              # five repetitions each, all results that are tables of accuracies
     python benchmarks/cost.py --seeds 3

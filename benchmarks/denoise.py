@@ -1,4 +1,4 @@
-"""Speed, start-up, memory, tiling and overlap of ``skipae denoise``, each beside what it is to be compared with.
+"""Speed, start-up, memory, tiling and overlap of ``skipae denoise``, each compared with a reference.
 
     python benchmarks/denoise.py [--threads 2] [speed] [start] [memory] [tiling] [overlap]
 
@@ -167,9 +167,9 @@ def tiling(threads: int) -> None:
 
 
 def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -> None:
-    """A folder of photos with decoding, the net and encoding at once, beside one after the other.
+    """Compare decoding, network and encoding of a folder of photos in parallel and in sequence.
 
-    Overlap can gain no more than the whole time over that of the slowest part, and needs a core beside the net's
+    The gain is limited to the total time divided by that of the slowest part, and needs a core besides the network's
     threads.
     """
     from PIL import Image
@@ -183,7 +183,7 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
 
     class Restoration(pipeline.Each):
         def trim(self) -> None:
-            """Keep the memory: to take it anew for each image is no part of working in turn."""
+            """Keep the memory: allocating it again for each image is not part of working in turn."""
 
     def denoise(model: Model, job: Job, picture: images.Picture, advance: pipeline.Advance) -> Callable[[], Written]:
         clean = model.denoise(picture)

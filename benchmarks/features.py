@@ -1,4 +1,4 @@
-"""What layer features cost: time up to each layer, memory over many images, images per second.
+"""Cost of layer features: time up to each layer, memory over many images, images per second.
 
     python benchmarks/features.py [--threads 2] [--images 5000] [--plot FILE] [cost] [memory] [speed]
 

@@ -1,4 +1,4 @@
-"""All that a machine with a GPU can say about skipae, in one run that writes a report.
+"""Measure everything about skipae that needs a GPU, in one run that writes a report.
 
     python benchmarks/gpu.py --out report             # cuda:0
     python benchmarks/gpu.py --out report --device tensorrt
@@ -118,7 +118,7 @@ class Run:
         return rows
 
     def _with_tf32(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What CUDA gives where TF32 is not forbidden, clipped to [0, 1]: [3, H, W]."""
+        """Return CUDA's output with TF32 allowed, clipped to [0, 1]: [3, H, W]."""
         runtime = load_runtime()
         options = runtime.SessionOptions()
         settings = {"device_id": str(self.model.device.index), "use_tf32": "1"}

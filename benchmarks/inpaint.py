@@ -1,11 +1,11 @@
-"""Quality of ``skipae inpaint`` beside OpenCV's Telea and Navier-Stokes (radius 3).
+"""Quality of ``skipae inpaint`` compared with OpenCV's Telea and Navier-Stokes (radius 3).
 
     python benchmarks/inpaint.py BSDS500/val [--images 12] [--model NAME|DIR] [--seed 0]
 
 Needs ``pip install -e ".[cpu,test]"``.  A tenth of each photo is masked, once by blocks with sides of 4 to 24
 pixels, once by scratches 2 to 24 pixels wide, once by text in sizes of 12 to 24 pixels, all seeded.  Printed are
 means over the photos of the PSNR over masked pixels of 8-bit results, in dB; ``plate`` is the smooth guess alone
-and ``net`` one pass of the net alone, the two that skipae weighs: they say where its gain comes from.
+and ``net`` one pass of the network alone, the two that skipae weighs: they show where its gain comes from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a linear classifier makes of frozen features, layer by layer: what users of features ask first.
+"""Accuracy of a linear classifier on frozen features, layer by layer.
 
     python benchmarks/linear_probe.py runs/imagenet --set cifar10 --side 64 --data DATA
     python benchmarks/linear_probe.py model_cards/skipae-imagenet --set voc07 --side 128 --data DATA

@@ -1,4 +1,4 @@
-"""Statistics of synthetic camera noise beside those of real pairs, as a plot and a CSV file.
+"""Compare statistics of synthetic camera noise with those of real pairs, as a plot and a CSV file.
 
     python benchmarks/noise_statistics.py PolyU=DIR SIDD=DIR ... --out docs/results/noise
 

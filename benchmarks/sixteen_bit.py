@@ -80,7 +80,7 @@ def by_imagecodecs(data: bytes) -> Any:
 
 
 def by_pyvips(data: bytes) -> Any:
-    """Pixels by pyvips, which goes on with wrong ones unless it is asked to fail."""
+    """Pixels by pyvips, which returns wrong ones unless it is asked to fail."""
     import pyvips
 
     return pyvips.Image.new_from_buffer(data, "", fail_on="error").numpy()

@@ -161,7 +161,7 @@ def test_a_second_run_leaves_its_results_out(run: Run, folder: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == "skipae: skipped 1 output(s) of earlier runs (*.denoised.*)\n"
     assert tree(folder) == ["noisy/a.denoised.png", "noisy/a.png"]
-    Path("noisy/a.png").unlink()  # what is left is no error
+    Path("noisy/a.png").unlink()  # remaining files are not errors
     assert (run("noisy").exit_code, run("noisy").stderr) == (0, result.stderr)
 
 

@@ -573,7 +573,7 @@ def test_an_interrupt_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, interrupted)
         result = run("in", "-o", "out", "--shard-size", 4, "--batch-size", 1)
-    done = 5 if where == "process" else 6  # the net's sixth call is for an image already waiting: it is run again
+    done = 5 if where == "process" else 6  # the sixth call is for an image already waiting: it is run again
     failed(result, 130, f"interrupted: {done} of 8 images are done")
     check(checkpoint, stored(["enc2"]), paths[:done])
     assert run("in", "-o", "out", "--resume").exit_code == 0

@@ -113,7 +113,7 @@ def test_two_workers_give_what_the_command_gives(
             name = parquet.read_table(f"out/{line['shard']}").column("file")[line["row"]].as_py()
             assert name == line["file"].encode(errors="backslashreplace").decode()
 
-    # Either goes on where the other stopped.
+    # Each can resume a run of the other.
     photos(1, into="later")
     Path("later/000.png").replace(bad)
     resumed = CliRunner().invoke(cli.main, ["features", *words, "-o", "out", "--format", "parquet", "--resume"])

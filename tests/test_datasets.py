@@ -386,7 +386,7 @@ def test_voc_segmentation(tmp_path):
         ]
         ((top, left, flip),) = places
         assert torch.equal(labels.flip(-1) if flip else labels, mask[top : top + 24, left : left + 24])
-    # Scaled for the net, scored on the mask as it is.
+    # Scaled for the network, scored on the original mask.
     whole, mask = voc_segmentation(tmp_path, "trainval", short_side=16).whole(0)
     assert whole.shape == (3, 16, 21) and mask is not None and mask.shape == (30, 40)
     # A JPEG that is much too large is decoded at its full size all the same, since its mask is.

@@ -1,4 +1,4 @@
-"""The examples of docs/features.md, run in order as they stand there."""
+"""Run the examples of docs/features.md in order."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_no_network_and_proxies(monkeypatch: pytest.MonkeyPatch, server: HubServ
     monkeypatch.setenv("HF_ENDPOINT", refused)
     with pytest.raises(ModelError, match=rf"someone/net on {refused} cannot be reached .*HTTPS_PROXY"):
         find_folder("someone/net")
-    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")  # a web server that is no Hub
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")  # a web server that is not a Hub
     server.mirror["someone/net/resolve/main/config.json"] = b"login page"
     with pytest.raises(ModelError, match="is not a Hub: check HF_ENDPOINT"):
         find_folder("someone/net")

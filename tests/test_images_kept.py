@@ -130,7 +130,7 @@ def stored_with(format: str, data: bytes, orientation: int) -> bytes:
         struct.pack_into(order + "HHIH", written, tag.entry, 274, 3, 1, orientation)
         return bytes(written)
     if format == "AVIF":
-        # Pillow would write the data anew: it is put in place of some of the same length.
+        # Pillow would rewrite the data: it replaces other data of the same length.
         like = data.replace(
             struct.pack("<H" if data[6:7] == b"I" else ">H", 274), b"\x13\x01" if data[6:7] == b"I" else b"\x01\x13", 1
         )

@@ -117,7 +117,7 @@ NO_EXIF = "EXIF data is damaged and is left out"
 TO_GREY = "1-bit pixels become 8-bit gray"
 FIRST = "only the first of 3 pictures is kept"
 TO_GIF = "GIF cannot hold more than 256 colors: reduced to a palette"
-GREY_16 = (np.asarray(photo("L")).astype(np.uint16) * 257)[:, :, None]
+GRAY_16 = (np.asarray(photo("L")).astype(np.uint16) * 257)[:, :, None]
 
 TIFFS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -146,7 +146,7 @@ CASES: list[tuple[str, Any, str | None, str, object, list[str]]] = [
     *((f"{m} AVIF", saved(photo(m), "AVIF", quality=95), None, f"AVIF {m}", None, []) for m in ("L", "RGB", "RGBA")),
     ("big-endian 16-bit TIFF", tiff(deep("L"), photometric=1, byteorder=">"), None, "TIFF I;16", deep("L"), []),
     ("TIFF with white 0", tiff(deep("L") >> 8 & 255, photometric=0), None, "TIFF I;16", 65535 - (deep("L") >> 8), []),
-    ("8-bit TIFF with white 0", tiff(np.asarray(photo("L")), photometric=0), None, "TIFF L", 255 - GREY_16[..., 0] // 257, []),
+    ("8-bit TIFF with white 0", tiff(np.asarray(photo("L")), photometric=0), None, "TIFF L", 255 - GRAY_16[..., 0] // 257, []),
     ("BigTIFF", tiff(np.asarray(photo()), bigtiff=True), None, "TIFF RGB", photo(), []),
     ("planar TIFF", tiff(np.asarray(photo()).transpose(2, 0, 1), planarconfig=2), None, "TIFF RGB", photo(), []),
     ("tiled TIFF", tiff(np.asarray(photo()), tile=(16, 16)), None, "TIFF RGB", photo(), []),
@@ -175,7 +175,7 @@ CASES: list[tuple[str, Any, str | None, str, object, list[str]]] = [
     ("LA to PPM", saved(photo("LA"), "PNG"), "PPM", "PPM L", ..., ["PPM cannot hold transparency: laid on white"]),
     ("RGBA to BMP", saved(photo("RGBA"), "PNG"), "BMP", "BMP RGB", ..., ["BMP cannot hold transparency: laid on white"]),
     ("16 bits to JPEG", saved(photo("I;16"), "PNG"), "JPEG", "JPEG L", ..., ["JPEG cannot hold 16 bits: reduced to 8"]),
-    ("16 bits to BMP", saved(Image.fromarray(GREY_16[..., 0]), "PNG"), "BMP", "BMP L", photo("L"), ["BMP cannot hold 16 bits: reduced to 8"]),
+    ("16 bits to BMP", saved(Image.fromarray(GRAY_16[..., 0]), "PNG"), "BMP", "BMP L", photo("L"), ["BMP cannot hold 16 bits: reduced to 8"]),
     ("CMYK to PNG", saved(photo("CMYK"), "TIFF"), "PNG", "PNG RGB", photo("CMYK").convert("RGB"), ["PNG cannot hold CMYK: converted to RGB"]),
     ("CMYK by a broken profile", saved(photo("CMYK"), "TIFF", icc_profile=b"none"), "PNG", "PNG RGB", photo("CMYK").convert("RGB"), ["PNG cannot hold CMYK: converted to RGB"]),
     ("LA to WebP", saved(photo("LA"), "PNG"), "WEBP", "WEBP RGBA", ..., []),

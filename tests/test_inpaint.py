@@ -188,7 +188,7 @@ def test_the_net_takes_over_where_it_fills_well(monkeypatch: pytest.MonkeyPatch)
     filled = inpaint.fill(fake(restore, halo=60), damaged, mask)
     assert np.array_equal(painted[1], mask)
     assert painted[0].any() and not (painted[0] & mask).any()  # holes of the same shape, where the truth is known
-    # The painted test holes lie in the truth, so this net is never wrong.
+    # The test holes are painted into the truth, so this network is never wrong.
     assert np.abs(filled - truth).max() < 1e-5
 
 

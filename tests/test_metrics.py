@@ -90,7 +90,7 @@ def test_mean_iou_is_of_the_whole_set():
     matrix = confusion(predicted[:1], masks[:1], 4) + confusion(predicted[1:], masks[1:], 4)
     assert matrix.tolist() == [[1, 1, 0, 0], [1, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     mean, each = mean_iou(matrix)
-    # Class 0: 1 of 3; class 1: 4 of 6; classes 2 and 3 occur nowhere, what is called 2 lies under 255.
+    # Class 0: 1 of 3; class 1: 4 of 6; classes 2 and 3 occur nowhere, pixels called 2 are under 255.
     assert each[:2].tolist() == pytest.approx([1 / 3, 2 / 3]) and each[2:].isnan().all()
     assert mean == pytest.approx(0.5)
     # A class that is predicted but never there is wrong in the others, and has no share of its own.

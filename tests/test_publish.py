@@ -196,7 +196,7 @@ def test_every_staged_folder_passes_the_checks(name: str) -> None:
 
 
 def link_out(folder: Path) -> None:
-    """A file that only seems to lie in the folder."""
+    """A file that only seems to be in the folder."""
     (folder.parent / "secret").write_text("key")
     (folder / "training" / "more.txt").symlink_to(folder.parent / "secret")
 
@@ -302,7 +302,7 @@ def test_the_card_tells_the_command_that_was_run(made: Path, tmp_path: Path) -> 
 
 
 def test_the_weights_in_numpy_alone(made: Path) -> None:
-    """The example of docs/checkpoints.md, as it stands there."""
+    """Run the example of docs/checkpoints.md."""
     page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- runs in tests/test_publish.py -->\n```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The checkpoints below model_cards, as they lie in the repository."""
+"""The checkpoints in model_cards, as in the repository."""
 
 import json
 from pathlib import Path

@@ -43,7 +43,7 @@ class Kind:
     program: Callable[[list[str]], object]
     words: list[str]
     again: list[str]
-    """What goes on with a job that was ended."""
+    """The command that continues a job that was ended."""
     results: Callable[[Path], Results]
     """Of the job's folder: what is whole there, as far as a reader can tell."""
     configure: Callable[[], object] = lambda: None
@@ -147,7 +147,7 @@ def _files(folder: Path, *, but: tuple[str, ...] = LEFT) -> Results:
 
 
 def _rows(folder: Path) -> Results:
-    """Rows of features that the manifest vouches for, by image; what lies beside them is a result of its own."""
+    """Rows of features that the manifest vouches for, by image; other files are separate results."""
     manifest = folder / "_manifest.jsonl"
     lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
     found: Results = {}
@@ -281,7 +281,7 @@ def pull(root: Path, checkpoint: Path) -> tuple[Kind, int]:
 
 
 def published(folder: Path) -> Path:
-    """A checkpoint as it lies on the Hub, whose weights take a while to send."""
+    """A checkpoint on a Hub that sends the weights slowly."""
     write_checkpoint(folder, tiny_graph(), tiny_features(), name="skipae-stl10")
     random = np.random.default_rng(0)
     (folder / "model.safetensors").write_bytes(random.bytes(1_500_000))
@@ -315,7 +315,7 @@ def training(root: Path) -> Kind:
         if (run / "result.json").exists():
             result = json.loads((run / "result.json").read_text())
             found["result"] = result["value"]
-            # Until then what lies there is looked at by nobody, or is written again.
+            # Until then nobody reads the files, or they are written again.
             log = [line.split(",") for line in (run / "log.csv").read_text().splitlines()]
             found["log"] = [line[:1] + line[2:] for line in log]
             for path in (*sorted(run.glob("pictures/*")), run / "curves.png"):

@@ -1,8 +1,8 @@
-"""``python tests/fuzz/kills.py --count 100``: end jobs at random times, go on with them, and look for what was lost.
+"""``python tests/fuzz/kills.py --count 100``: end jobs at random times, continue them, and look for losses.
 
 A job is ended by SIGKILL, SIGTERM or SIGINT, half of the times at a time that is even over its duration, half of them
-within 10 ms after one of its files appeared; in three of ten cases so is the run that goes on with it.  The last run
-ends by itself: it must exit with 0, say nothing of an error, leave no file behind that is no result, and have made what
+within 10 ms after one of its files appeared; in three of ten cases so is the run that continues it.  The last run
+ends by itself: it must exit with 0, report no error, leave only results behind, and have made what
 a job makes that nobody disturbs.
 """
 

@@ -56,7 +56,7 @@ def check_message(error: Exception) -> None:
     """One line that says something."""
     text = str(error)
     if not text.strip() or "\n" in text or len(text) > 2000:
-        raise Fault(f"a message that is no line: {text[:200]!r}")
+        raise Fault(f"a message that is not one line: {text[:200]!r}")
 
 
 # Images
