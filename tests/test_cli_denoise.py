@@ -266,7 +266,7 @@ def test_two_inputs_never_to_one_output(run: Run, folder: Path) -> None:
     assert tree(folder) == ["x/a.png", "y/a.png"]
 
 
-def test_formats_that_are_not_read_are_told_of(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_formats_are_reported(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipae.images.extra.find_spec", lambda name: None)
     write("x/a.png")
     for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.txt", ".c.heic"):
@@ -481,7 +481,7 @@ def test_a_misspelled_command_or_option(folder: Path) -> None:
     failed(CliRunner().invoke(cli.main, ["denoise", "photo.png", "--overwirte"]), 2, "--overwrite")
 
 
-def test_a_terminal_is_told_what_was_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_are_listed_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.png"), write("b.png")
     Path("c.png").touch()
     said: list[str] = []
@@ -520,16 +520,14 @@ def test_times_are_kept_where_asked_for(run: Run) -> None:
     assert Path("kept.png").stat().st_mtime == 1.1e9
 
 
-def test_a_mistyped_model_is_told_before_a_result_that_exists(run: Run) -> None:
+def test_a_mistyped_model_is_reported_before_an_existing_output(run: Run) -> None:
     write("photo.png"), write("photo.denoised.png")
     result = CliRunner().invoke(cli.main, ["denoise", "photo.png", "--model", "skipae-natral"])
     failed(result, 4, "did you mean skipae-natural?")
     failed(run("photo.png"), 1, "photo.denoised.png already exists")
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_model_runs(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_folder_is_reported_before_the_model_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write("photo.png")
     monkeypatch.setattr(Model, "denoise", lambda *_, **__: pytest.fail("it ran"))
     failed(run("photo.png", "-o", "/proc/nowhere/x.png"), 1, "photo.png: cannot write /proc/nowhere/x.png")

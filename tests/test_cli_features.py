@@ -241,7 +241,7 @@ def test_unreadable_files_in_the_middle(run: Run, checkpoint: Path) -> None:
     assert sorted(line["input"] for line in report if line["status"] == "done") == good
 
 
-def test_one_that_fails_in_the_net_does_not_take_its_batch_with_it(
+def test_an_image_that_fails_in_the_network_does_not_affect_its_batch(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipae.engine.session import Session
@@ -452,7 +452,7 @@ def test_a_manifest_names_no_other_files_to_delete(run: Run, checkpoint: Path, f
             assert tree(folder) == before
 
 
-def test_a_file_that_is_no_manifest_is_kept(run: Run, folder: Path) -> None:
+def test_a_file_that_is_not_a_manifest_is_kept(run: Run, folder: Path) -> None:
     photos(1)
     Path("out").mkdir()
     deep = b"[" * 100_000 + b"\n"
@@ -536,7 +536,7 @@ def test_a_disk_that_is_full_for_a_while(
     check(checkpoint, stored(["enc1", "enc2"]), paths, layers=["enc1", "enc2"])
 
 
-def test_a_killed_run_goes_on(checkpoint: Path, run: Run) -> None:
+def test_a_killed_run_can_be_resumed(checkpoint: Path, run: Run) -> None:
     paths = photos(40, (150, 150))
     words = [sys.executable, "-m", "skipae", "features", "in", "-o", "out", "--shard-size", "2", "--batch-size", "1"]
     words += ["--model", str(checkpoint), "--device", "cpu", "--threads", "1"]

@@ -570,7 +570,7 @@ def test_folders(tmp_path):
         class_folder(tmp_path)
 
 
-def test_images_of_ones_own_are_split(tmp_path):
+def test_own_images_are_split(tmp_path):
     for number in range(40):
         write_image(tmp_path / "mine" / "ab"[number % 2] / f"{number}.png")
     for hidden in ("a/._1.png", ".ipynb_checkpoints/1.png", "__MACOSX/a/1.png"):
@@ -618,7 +618,7 @@ def test_16_bit_greys_are_not_clipped(tmp_path):
     assert np.array(open_rgb(tmp_path / "a.png", "a.png")).tolist() == [[[100] * 3] * 8] * 8
 
 
-def test_masks_of_ones_own(tmp_path):
+def test_own_masks(tmp_path):
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")

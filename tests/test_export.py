@@ -242,7 +242,7 @@ def test_weights_that_are_not_what_their_file_says_are_refused(weights, content,
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_neither_loaded_nor_exported(tmp_path, value):
+def test_nan_and_infinite_weights_are_neither_loaded_nor_exported(tmp_path, value):
     network = trained_a_little(network_1((1, 2, 0, 0), 4))
     without = ["onnx/model.onnx", "onnx/features.onnx"]
     export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6), without=without)

@@ -303,7 +303,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
     assert not (tmp_path / "state.pt").exists()
 
 
-def test_a_run_that_has_not_ended_is_no_start_and_its_export_says_so(tmp_path, data):
+def test_an_unfinished_run_cannot_be_a_start_and_its_export_says_so(tmp_path, data):
     run, made = tmp_path / "run", tmp_path / "made"
     pretrain(pretrain_recipe("cifar10-4k", budget="smoke"), data, run, replace(SESSION, stop_at=2))
     message = f"{run} stopped at step 2 of 6; run its command again to finish it"
@@ -401,7 +401,7 @@ def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(t
     assert (tmp_path / "probe.csv").read_text().startswith("network,layer,accuracy,psnr\n")
 
 
-def test_training_on_images_of_ones_own(tmp_path):
+def test_training_on_own_images(tmp_path):
     mine = tmp_path / "mine"
     for name, count in (("train", 30), ("test", 10)):
         labels = np.arange(count) % 2
@@ -438,7 +438,7 @@ def test_training_on_images_of_ones_own(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_segmenting_with_masks_of_ones_own(tmp_path, data, imagenet):
+def test_segmenting_with_own_masks(tmp_path, data, imagenet):
     mine = data / "VOCdevkit" / "VOC2012"
     recipe = on_set(finetune_recipe("voc12-seg", budget="smoke"), "masks")
     (mine / "classes.txt").write_text("".join(f"{k} class{k}\n" for k in range(9)))
@@ -471,7 +471,7 @@ def test_the_256th_class_is_a_class(data):
     assert float(loss) == pytest.approx(np.log(300), rel=1e-5)
 
 
-def test_a_run_goes_on_with_its_own_images_alone(tmp_path, data):
+def test_a_run_continues_only_with_the_same_images(tmp_path, data):
     recipe = on_set(finetune_recipe("cifar10", variant="random", budget="smoke"), "classes")
     session, mine = replace(SESSION, stop_at=1), tmp_path / "mine"
     for part in ("train", "test"):

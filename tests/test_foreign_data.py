@@ -67,7 +67,7 @@ def test_a_pipe_in_the_place_of_a_batch_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda p: p.symlink_to("gone")])
-def test_what_is_no_file_among_images_is_refused_and_not_waited_for(tmp_path, make):
+def test_anything_but_a_file_among_images_is_refused_without_waiting(tmp_path, make):
     image(tmp_path / "cat" / "a.png")
     make(tmp_path / "cat" / "b.png")
     with pytest.raises(DataError, match=r"b.png is a broken link, a pipe or a device: remove it"):
@@ -151,7 +151,7 @@ def test_an_annotation_that_cannot_be_read_is_refused(tmp_path, xml):
     refused(r"a.xml is not a regular file", "voc07", tmp_path, "trainval")
 
 
-def test_a_tiny_imagenet_without_its_images_is_told(tmp_path):
+def test_a_tiny_imagenet_without_its_images_is_reported(tmp_path):
     at = tmp_path / "tiny-imagenet-200" / "val"
     image(at / "a.png")
     (at / "val_annotations.txt").write_text("a.png\tn01440764\n")

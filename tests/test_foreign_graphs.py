@@ -70,7 +70,7 @@ FOREIGN = {
 }
 
 
-def test_outputs_that_are_no_restored_image(tmp_path: Path) -> None:
+def test_outputs_that_are_not_a_restored_image(tmp_path: Path) -> None:
     for number, (what, (model, came)) in enumerate(FOREIGN.items()):
         folder = write_checkpoint(tmp_path / f"foreign{number}", model)
         with pytest.raises(ModelError) as caught:

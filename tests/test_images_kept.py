@@ -234,7 +234,7 @@ def test_a_maker_s_note_that_must_move_is_named() -> None:
     assert said == ["the maker's note in EXIF data moves: places in the file that it may hold are lost"]
 
 
-def test_exif_data_cut_anywhere_is_no_error() -> None:
+def test_truncated_exif_data_is_not_an_error() -> None:
     whole = camera_exif(">", 6, THUMBNAIL)
     for length in range(6, len(whole) - len(THUMBNAIL), 7):
         for format in ("JPEG", "TIFF"):
@@ -366,7 +366,7 @@ def test_xmp_does_not_promise_what_is_left_out(packet: bytes, promised: str, lef
 
 
 @pytest.mark.parametrize("packet", [b"<a hdrgm:Version='1'/>", b"<!DOCTYPE x><a b='GainMap'/>", b"<a b='GainMap'>"])
-def test_xmp_that_is_no_xml_is_named(packet: bytes) -> None:
+def test_xmp_that_is_not_xml_is_reported(packet: bytes) -> None:
     found = xmp.correct(packet)
     assert (found.data, found.promised, found.is_corrected) == (packet, ["a gain map (HDR)"], False)
     assert passed(saved(photo(), "JPEG", xmp=packet))[1] == ["XMP data still speaks of a gain map (HDR), left out"]

@@ -308,7 +308,7 @@ def deep_png_like(data: bytes, pixels: NDArray[Any]) -> bytes:
     return encode_16bit(pixels, data)
 
 
-def test_16_bit_color_is_no_pil_image() -> None:
+def test_16_bit_color_cannot_become_a_pil_image() -> None:
     with read_header(png(16, 2)) as opened, pytest.raises(ImageError, match=r"a PIL\.Image cannot hold"):
         opened.decode().to_pil()
 

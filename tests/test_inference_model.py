@@ -464,7 +464,7 @@ def test_damaged_weights(tmp_path: Path) -> None:
         from_pretrained(folder, device="cpu")
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model(tmp_path: Path) -> None:
     graph = tiny_graph()
     graph.ClearField("graph")
     with pytest.raises(ModelError, match="cannot be loaded by onnxruntime"):

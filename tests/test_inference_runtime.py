@@ -432,7 +432,7 @@ def test_io_binding_of_the_real_runtime(monkeypatch: pytest.MonkeyPatch, checkpo
     assert session.run(images[0][..., :5]).shape == (1, 3, 9, 5)
 
 
-def test_out_of_memory_goes_on_with_smaller_windows(
+def test_out_of_memory_continues_with_smaller_tiles(
     gpu: FakeRuntime, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = from_pretrained(checkpoint, device="cuda")

@@ -174,7 +174,7 @@ def test_nearly_black_pixels_of_a_mask_are_named(model: Model) -> None:
     assert note.startswith("mask: ") and "make them black to keep them" in note
 
 
-def test_the_net_takes_over_where_it_fills_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_dominates_where_it_fills_well(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     truth = random.random((60, 60, 3)).astype(np.float32)
     mask = cross(60, 60)
@@ -192,7 +192,7 @@ def test_the_net_takes_over_where_it_fills_well(monkeypatch: pytest.MonkeyPatch)
     assert np.abs(filled - truth).max() < 1e-5
 
 
-def test_a_net_that_fills_badly_changes_nothing() -> None:
+def test_a_network_that_fills_badly_has_no_effect() -> None:
     truth = gradient(60, 60, 1).astype(np.float32)
     truth += np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
     mask = cross(60, 60)
@@ -476,7 +476,7 @@ def test_nothing_to_fill_is_refused(run: Run) -> None:
     assert run("photo.png", "--box", "1,1,3,3").exit_code == 0  # nothing is in the way
 
 
-def test_a_wrong_mask_is_told_before_a_result_that_exists(run: Run) -> None:
+def test_a_wrong_mask_is_reported_before_an_existing_output(run: Run) -> None:
     Image.open("photo.png").save("photo.inpainted.png")
     Image.new("L", (29, 20), 1).save("small.png")
     failed(run("photo.png", "--mask", "small.png"), 2, "--mask small.png has 29 x 20 pixels")

@@ -271,7 +271,7 @@ def test_classify_prints_a_table(run: Run, classifier: Path) -> None:
     assert [float(line.split()[0]) for line in lines[:2]] == pytest.approx([0.4, 0.21], abs=0.1)
 
 
-def test_classify_prints_json_and_goes_on_after_a_bad_file(run: Run, classifier: Path) -> None:
+def test_classify_prints_json_and_continues_after_a_bad_file(run: Run, classifier: Path) -> None:
     save("a.png")
     Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     result = run("classify", classifier, "a.png", "bad.png", "gone.png", "--json", "--report", "r.jsonl")
@@ -287,7 +287,7 @@ def test_classify_prints_json_and_goes_on_after_a_bad_file(run: Run, classifier:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
-def test_file_names_that_are_no_text(run: Run, classifier: Path, segmenter: Path) -> None:
+def test_file_names_that_are_not_text(run: Run, classifier: Path, segmenter: Path) -> None:
     name = os.fsdecode(b"b\xe9.png")
     for image in ("x/a.png", f"x/{name}", "x/c.png"):
         save(image)

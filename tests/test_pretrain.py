@@ -163,7 +163,7 @@ def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):
         run(tmp_path, photos, replace(RECIPE, lr=1.0, architecture=replace(ARCHITECTURE, n=8)))
 
 
-def test_a_recipe_without_ema_keeps_no_average_and_goes_on_from_a_state_that_has_one(tmp_path, photos):
+def test_a_recipe_without_ema_keeps_no_average_and_continues_from_a_state_that_has_one(tmp_path, photos):
     recipe = replace(RECIPE, ema_decay=0.0)
     whole = run(tmp_path / "whole", photos, recipe).state_dict()
     run(tmp_path / "stopped", photos, recipe, stop_at=4)

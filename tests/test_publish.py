@@ -272,7 +272,7 @@ def test_the_card_says_what_users_ask(made: Path) -> None:
         assert digest in card
 
 
-def test_the_card_tells_the_command_that_was_run(made: Path, tmp_path: Path) -> None:
+def test_the_card_states_the_command_that_was_run(made: Path, tmp_path: Path) -> None:
     training = shutil.copytree(made, tmp_path / "made") / "training"
     sgd = pretrain_recipe("cifar100", variant="sgd", budget="smoke")
     random = finetune_recipe("cifar10-4k", variant="random", budget="cpu")
@@ -316,7 +316,7 @@ def test_the_weights_in_numpy_alone(made: Path) -> None:
         np.testing.assert_allclose(found[name], want, atol=1e-4 * want.max())
 
 
-def test_speed_is_not_measured_without_the_net(copy: Path) -> None:
+def test_speed_is_not_measured_without_the_graph(copy: Path) -> None:
     (copy / "onnx" / "model.onnx").unlink()
     with pytest.raises(ConfigError, match="onnx cannot be read"):
         measure_speed(copy)

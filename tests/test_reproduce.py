@@ -397,7 +397,7 @@ def test_names_of_earlier_runs_are_understood(name, found):
     assert split_name(name) == found
 
 
-def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):
+def test_a_table_lists_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):
     monkeypatch.setattr("skipae_train.trainer.commit", lambda: "aaaa")
     Bench("smoke", 1, data, tmp_path / "runs", SESSION).pretrained("imagenet-animal")
     monkeypatch.setattr("skipae_train.trainer.commit", lambda: "bbbb with changes")
@@ -409,7 +409,7 @@ def test_a_table_tells_the_commits_and_the_options_of_its_runs(data, tmp_path, m
     assert described["command"] == f"skipae-train reproduce fig5 --budget smoke --seeds 1 --data DATA {options}"
 
 
-def test_a_killed_run_that_ends_at_another_commit_tells_both(data, tmp_path, monkeypatch):
+def test_a_killed_run_that_ends_at_another_commit_lists_both(data, tmp_path, monkeypatch):
     recipe = pretrain_recipe("cifar10-4k", budget="smoke")
     for commit, session in (("aaaa", replace(SESSION, stop_at=2)), ("bbbb", SESSION), ("cccc", SESSION)):
         monkeypatch.setattr("skipae_train.trainer.commit", lambda commit=commit: commit)

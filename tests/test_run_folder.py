@@ -245,7 +245,7 @@ def test_a_damaged_log_is_named(run, data, capfd):
     assert code == 4 and "log.csv is damaged" in error
 
 
-def test_a_run_folder_is_no_checkpoint(run, capfd):
+def test_a_run_folder_is_not_a_checkpoint(run, capfd):
     for words in (["evaluate", run, "--clean", run], ["card", run]):
         code, error = fails(capfd, *words)
         assert code == 4 and "export it with 'skipae-train export'" in error

@@ -22,7 +22,7 @@ def test_an_environment_in_which_training_runs(monkeypatch: pytest.MonkeyPatch) 
     assert lines[-1] == "no problems found" and done.exit_code in (0, None)
 
 
-def test_a_problem_is_told_with_its_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_is_reported_with_its_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Findings({"packages": "none"}, [Problem("torch not installed", "pip install it")])
     monkeypatch.setattr(doctor, "examine", lambda: found)
     done = CliRunner().invoke(cli, ["doctor"])

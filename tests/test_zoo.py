@@ -260,14 +260,14 @@ def test_broken_configs_are_refused_with_the_key(tmp_path, change, message):
         ("{" + " " * (4 << 20), "cannot be read: larger than 4 MiB"),
     ],
 )
-def test_files_that_are_no_config(tmp_path, text, message):
+def test_files_that_are_not_a_config(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
-def test_what_is_no_regular_file_is_not_read(tmp_path, kind):
+def test_only_regular_files_are_read(tmp_path, kind):
     path = tmp_path / "config.json"
     if kind == "pipe":
         os.mkfifo(path)
@@ -282,7 +282,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path, kind):
         verified_file(tmp_path, checked, "config.json")
 
 
-def test_a_folder_without_config_is_no_checkpoint(tmp_path):
+def test_a_folder_without_config_is_not_a_checkpoint(tmp_path):
     with pytest.raises(ConfigError, match=r"it has no config\.json"):
         read_config(tmp_path)
 

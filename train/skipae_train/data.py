@@ -80,7 +80,7 @@ def read_text(path: Path) -> str:
 
 
 def open_image(file: Path | BinaryIO) -> ImageFile:
-    """Pillow's image, not decoded yet; :class:`DataError` for what is no file, nearly anything for damaged ones."""
+    """Pillow's image, not decoded yet; :class:`DataError` if it is not a file, nearly any error for damaged ones."""
     if isinstance(file, Path):
         require_file(file)
     Image.init()
