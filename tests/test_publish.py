@@ -232,7 +232,10 @@ def replace_notes(old: str, new: str):
             "has neither onnx/model.onnx nor onnx/features.onnx",
         ),
         (lambda f: (f / "training" / "notes.md").unlink(), r"notes\.md is missing"),
-        (lambda f: (f / "training" / "metrics.json").unlink(), r"metrics\.json is missing: skipae-train evaluate"),
+        (
+            lambda f: (f / "training" / "metrics.json").unlink(),
+            r"metrics\.json is missing: create it with skipae-train evaluate",
+        ),
         (lambda f: (f / "training" / "metrics.json").write_text("[]"), "it has no scores"),
         (
             link_out,
