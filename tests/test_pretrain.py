@@ -351,7 +351,7 @@ def test_training_with_real_pairs_resumes_to_the_same_weights_and_keeps_its_pair
     assert float(row["psnr_pairs"]) > 10 and "psnr_pairs" not in read_log(tmp_path / "plain")[-1]
     described = json.loads((tmp_path / "whole" / "environment.json").read_text())["pairs"]
     assert described == "4 of A1 (1 of 1 scenes more held out)"
-    with pytest.raises(TrainingError, match=r"other data \(pairs: 4 of A1 .* there, none now\): give the same"):
+    with pytest.raises(TrainingError, match=r"other data \(pairs: 4 of A1 .* there, none now\); use the same"):
         pretrain(recipe, photos, tmp_path / "stopped", session)
 
 

@@ -441,7 +441,7 @@ def test_unknown_recipes_and_variants_are_refused_by_name():
         pretrain_recipe("cifar10", variant="high-rate")
     with pytest.raises(RecipeError, match="cifar10-4k has no Network-1, whose stages this variant makes wider"):
         pretrain_recipe("cifar10-4k", variant="wide-full")
-    with pytest.raises(RecipeError, match="a Wide-ResNet always has its shortcuts"):
+    with pytest.raises(RecipeError, match="a Wide-ResNet always has its own shortcuts"):
         pretrain_recipe("cifar100", variant="wide-resnet+no-shortcut")
     assert finetune_recipe("cifar10", variant="+".join(VARIANTS)).name.startswith("cifar10-no-shortcut-random")
 

@@ -432,7 +432,6 @@ def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
     show_default=True,
     help="Maximum noise level, on the 0-255 scale.",
 )
-@click.option("--noise", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Largest, gray levels.")
 @click.option("--pairs", is_flag=True, help="Gather pairs of noisy and clean photos for 'pretrain --pairs'.")
 @click.option(
     "--without-camera", "without", multiple=True, metavar="NAME", help="With --pairs: leave out this camera's pairs."

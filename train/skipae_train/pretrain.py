@@ -137,7 +137,7 @@ def _run(
     trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
-        clean = centre_crops(images.subset(subsample(torch.arange(len(images)), TEST, 0)), epochs.crop)
+        clean = center_crops(images.subset(subsample(torch.arange(len(images)), TEST, 0)), epochs.crop)
         value = reconstruction_psnr(trained.to(machine.device), clean, recipe.corruption, machine)
         return {"metric": "psnr", "images": len(clean), "value": value}
 

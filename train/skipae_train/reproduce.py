@@ -29,7 +29,7 @@ from skipae_train.finetune import Finetune, finetune, load_finetuned
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, to_pixels
-from skipae_train.pretrain import centre_crops, load_run, pretrain, restored_batches
+from skipae_train.pretrain import center_crops, load_run, pretrain, restored_batches
 from skipae_train.probe import Probe, probe, write_probes
 from skipae_train.recipe import Budget, RecipeId
 from skipae_train.recipes import finetune_recipe, load_recipe, pretrain_recipe, split_variant
