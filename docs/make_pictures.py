@@ -3,9 +3,12 @@
 ``chelsea.png`` is a photo by Stéfan van der Walt, released as CC0, taken from scikit-image's sample data.
 ``chelsea-noisy.png`` is that photo with seeded Gaussian noise of sigma 25 gray levels, rounded and clipped;
 ``before-after.png`` shows it beside what ``skipae denoise`` makes of it.  ``inpaint.png`` shows the photo with text
-and scratches, and what ``skipae inpaint`` makes of it when it is given where they are.
+and scratches, and what ``skipae inpaint`` makes of it when it is given where they are.  ``segment-cat.jpg`` is what
+``skipae segment --overlay`` makes of it.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,9 @@ def main() -> None:
     damaged.paste("white", mask=mask)
     inpainted = model.inpaint(damaged, mask)
     _side_by_side("inpaint.png", [("text and scratches", damaged), ("skipae inpaint", inpainted)])
+
+    overlay = [sys.executable, "-m", "skipae", "segment", "--overlay", "--overwrite", "--precision", "fp32", "-o"]
+    subprocess.run([*overlay, str(IMAGES / "segment-cat.jpg"), str(IMAGES / "chelsea.png")], check=True)
 
 
 def _text_and_scratches(width: int, height: int) -> Image.Image:

@@ -35,7 +35,7 @@ def prepare(folder: Path, picture: Path) -> None:
     for name in (
         "photo.jpg",
         "photo.png",
-        "street.jpg",
+        "cat.jpg",
         "a.jpg",
         "b.jpg",
         "holiday/1.jpg",

@@ -63,7 +63,7 @@ def test_a_mirror_of_them_gives_features_of_every_layer_and_classes(monkeypatch)
     found = model.features(PHOTO, layers=[layer.name for layer in model.layers])
     assert [values.shape for values in found.values()] == [(1, layer.channels) for layer in model.layers]
     assert len(found) == 13 and all(values.std() > 0.01 for values in found.values())
-    labels = from_pretrained("skipae-camvid-seg", device="cpu").segment(PHOTO)
+    labels = from_pretrained("skipae-voc12-seg", device="cpu").segment(PHOTO)
     with Image.open(PHOTO) as photo:
         assert labels.size == photo.size
     scores = from_pretrained("skipae-cifar10-4k", device="cpu").classify(PHOTO, top=10)

@@ -20,7 +20,12 @@ from skipae_zoo import read_config
 
 ROOT = Path(__file__).parent.parent
 STAGED = ROOT / "model_cards"
-SIZES = {"skipae-natural": (75, 61), "skipae-imagenet": (96, 64), "skipae-camvid-seg": (160, 128)}
+SIZES = {
+    "skipae-natural": (75, 61),
+    "skipae-imagenet": (96, 64),
+    "skipae-camvid-seg": (160, 128),
+    "skipae-voc12-seg": (160, 128),
+}
 """Width and height at which a checkpoint scales nothing: the libraries' filters are not the same to the last bit."""
 
 SCRIPT = """

@@ -71,7 +71,11 @@ CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
         "skipae-voc07-cls", "classification", "VOC 2007 classifier (Network-3)", "voc07-cls", "skipae-imagenet"
     ),
     NamedCheckpoint(
-        "skipae-voc12-seg", "segmentation", "VOC 2012 segmentation (Network-3)", "voc12-seg", "skipae-imagenet"
+        "skipae-voc12-seg",
+        "segmentation",
+        "animals and people in photos, VOC 2012 classes (Network-3)",
+        "voc12-seg",
+        "skipae-imagenet",
     ),
     NamedCheckpoint(
         "skipae-camvid-seg", "segmentation", "CamVid segmentation (Network-3)", "camvid-seg", "skipae-imagenet"
@@ -83,7 +87,7 @@ DEFAULTS: dict[Task | Literal["features"], str] = {
     "features": "skipae-imagenet",
     "restoration": "skipae-natural",
     "classification": "skipae-cifar10-4k",
-    "segmentation": "skipae-camvid-seg",
+    "segmentation": "skipae-voc12-seg",
 }
 """Default checkpoint of each task and of features; its weights are bundled with skipae."""
 
