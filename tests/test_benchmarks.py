@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import make_sets
 from skipae_train.evaluate import Score, record_scores
+from skipae_train.export import export
 from skipae_train.machine import Session
+from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
-from skipae_zoo import Architecture, network_2
+from skipae_zoo import Architecture, network_1, network_2
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -100,6 +103,36 @@ def test_the_bake_off_trains_measures_and_continues(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert other.returncode == 2 and "is a run of 0.02 minutes, not 1: give another --runs" in other.stderr
+
+
+def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path):
+    pytest.importorskip("cv2")
+    torch.manual_seed(0)
+    network = AutoEncoder(network_1((1, 1, 0, 0), 4, topology="post"), init="he")
+    for name in ("old", "new"):
+        export(network, tmp_path / name, name=name, fill=(0.5, 0.5, 0.5), halo_images=[])
+        torch.nn.init.zeros_(network.last.weight)  # the new one returns its input
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (200, 210, 3), np.uint8)
+    (tmp_path / "data").mkdir()
+    Image.fromarray(photo).save(tmp_path / "data" / "a.png")
+    table = tmp_path / "crops.csv"
+    table.write_text("name,file,left,top\n" + "".join(f"crop {k},a.png,{k},8\n" for k in range(7)))
+    given = [tmp_path / "old", tmp_path / "new", "--data", tmp_path / "data", "--crops", table, "--out", tmp_path / "s"]
+    said = run("picture_sheet.py", *given)
+    assert said.split() == [str(tmp_path / "s-1.png"), str(tmp_path / "s-2.png")]
+    pages = [np.asarray(Image.open(tmp_path / f"s-{k}.png").convert("RGB")) for k in (1, 2)]
+    assert [page.shape[1] for page in pages] == [88 + 6 * 196, 88 + 196]
+    crop = photo[8:200, 6:198]
+    rows = [pages[1][20 + 196 * row : 212 + 196 * row, 88:280] for row in range(8)]
+    assert np.array_equal(rows[0], crop) and np.array_equal(rows[2], crop)
+    assert not np.array_equal(rows[1], crop) and not np.array_equal(rows[3], crop)
+    assert np.array_equal(rows[4], crop[64:128, 64:128].repeat(3, 0).repeat(3, 1))
+    table.write_text("name,file,left,top\nfar,a.png,19,8\n")
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "picture_sheet.py", *map(str, given)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "(210 x 200): choose left up to 18 and top up to 8" in done.stderr
 
 
 def test_what_the_tables_cost():

@@ -54,7 +54,7 @@ class CameraNoise:
     """Range of ``a``, the variance per unit of linear signal, drawn log-uniformly."""
     per_pixel: float = 0.2
     """Share without demosaicing; the rest is bilinear, Malvar and Hamilton-Adams in equal parts."""
-    reduced: float = 0.75
+    reduced: float = 0.8
     """Share with noise reduction in the camera; 0.4 of these are sharpened afterwards."""
     resized: float = 0.25
     """Share shrunk by 0.5 to 1, the same factor for one batch."""
@@ -180,7 +180,7 @@ def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
     luma = smooth + cored.lerp(fine, edge) * uniform(noise, 0.0, 0.7, generator).lerp(torch.ones_like(edge), 0.5 * edge)
     half = _coarse(chroma, 2, uniform(noise, 0.3, 2.5, generator))
     quarter = _coarse(chroma, 4, uniform(noise, 0.6, 3.0, generator))
-    coarse = torch.where(chance(noise, 0.7, generator), quarter, half)
+    coarse = torch.where(chance(noise, 0.85, generator), quarter, half)
     left = torch.where(chance(noise, 0.85, generator), 0.04, 0.4) * uniform(noise, 0, 1, generator)
     chroma = coarse * uniform(noise, 0.2, 1.2, generator) + (chroma - coarse) * left
     sharpened = luma + _detail(luma, 0.6, 2.0, generator) * uniform(noise, 0.2, 1.4, generator)

@@ -3,11 +3,12 @@
 Not an experiment of the paper; its network and training idea are (sections 3.1 to 3.3), with noise as files
 have it, a loss that weighs all noise levels alike, and photos from several sources.
 
-Command:   skipae-train pretrain natural --data PHOTOS --out runs/natural
-           (PHOTOS: a folder of clean photos; model_cards/skipae-natural/training has the list of ours,
-           sources.tsv, and collect.py, which gathers them)
+Command:   skipae-train pretrain natural --budget day --data PHOTOS --pairs PAIRS --out runs/natural
+           (PHOTOS: clean photos, PAIRS: real noisy ones with clean partners, both as ``skipae-train gather`` writes
+           them without pictures of the test sets; model_cards/skipae-natural/training has the list of the first
+           run's photos, sources.tsv, and collect.py, which gathers them.  Given again, the command continues)
 Hardware:  2 cores with AMX or AVX-512 bf16
-Hours:     2.1 on cores that did other work besides
+Hours:     2.1 without ``--budget day`` on cores that did other work besides; ten times the steps with it
 Expected:  with the simpler camera noise of commit 86ff175, BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.00 / 30.34 /
            26.93 dB; PolyU, every fourth pair: 37.34 dB (one run, changed on the way with a look at BSDS500 val: see
            the card); :mod:`natural_more` goes on.  With :class:`CameraNoise` as it is now: not measured yet
