@@ -49,7 +49,8 @@ class Fault:
     """Regular expression."""
     what: int | str
     """A status, ``drop`` (half the body, then the connection closes), ``flip`` (one bit), ``stall``, ``drip`` (a byte
-    every 20 ms) or ``gzip`` (the body is packed, though it was asked for as it is)."""
+    every 20 ms), ``dribble`` (the same of the headers, for 10 s) or ``gzip`` (the body is packed, though it was asked
+    for as it is)."""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -218,6 +219,14 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if self.what == "stall":
             time.sleep(3)
+            self.close_connection = True
+            return
+        if self.what == "dribble":
+            with suppress(OSError):  # it is not waited for
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                for _ in range(200):
+                    self.wfile.write(b"a")
+                    time.sleep(0.05)
             self.close_connection = True
             return
         if self.what == "flip" and content:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -585,6 +586,38 @@ def test_a_mirror_sends_no_more_and_no_slower_than_a_checkpoint_needs(
         find_folder("skipae-imagenet", access=Access(cache_dir=cache))
     assert list(cache.rglob("*imagenet"))
     assert not [path for path in cache.rglob(f"{Path(file).name}*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kind", ["mirror", "Hub"])
+def test_a_server_that_sends_its_headers_byte_by_byte_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: HubServer, whole: Path, kind: str
+) -> None:
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    if kind == "mirror":
+        server.mirror[f"skipae-imagenet/{CONFIG}"] = (whole / CONFIG).read_bytes()
+        monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    else:
+        server.add("someone/net", whole)
+    for method in ("GET", "HEAD"):
+        server.fault("dribble", CONFIG, method, times=9)
+    started = time.monotonic()
+    with pytest.raises(ModelError, match=r"is too slow for config\.json: try later"):
+        find_folder(
+            "skipae-imagenet" if kind == "mirror" else "someone/net", access=Access(cache_dir=tmp_path / "cache")
+        )
+    assert time.monotonic() - started < 8  # the headers take 10 s
+
+
+def test_a_download_that_brings_enough_bytes_in_each_period_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: HubServer, whole: Path
+) -> None:
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    monkeypatch.setattr(hub, "LEAST", 1)
+    server.mirror[f"skipae-imagenet/{CONFIG}"] = b" " * 200  # 4 s, and then it is not JSON
+    server.fault("drip", CONFIG)
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    with pytest.raises(ModelError, match="not JSON"):
+        find_folder("skipae-imagenet", access=Access(cache_dir=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
 from inspect import signature
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
@@ -51,6 +54,10 @@ ABANDONED = 3600.0
 
 PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
+
+PATIENCE = 180.0
+"""Seconds in which a file must bring that many bytes whatever comes before its body: the client's own limit of time
+starts again with each byte of a header.  Longer than all of the client's retries of a server that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,12 @@ class Source(ABC):
     def __init__(self, access: Access) -> None:
         """Keep ``access``, which says how to access the source."""
         self.access = access
+        self.received = 0
+        """Bytes of the bodies of all files."""
+
+    def progress(self) -> int:
+        """Return a number that changes as files arrive, by the bytes that do."""
+        return self.received
 
     @abstractmethod
     def find(self, file: str) -> Path | None:
@@ -129,7 +142,7 @@ class Source(ABC):
 
     def get(self, file: str, digest: str | None = None) -> Path:
         """Return a file with this sha256, local or downloaded; a damaged one is removed and downloaded once more."""
-        path = self.find(file) or self.download(file)
+        path = self.find(file) or self._download(file)
         if digest is None:
             return path
         with suppress(FileNotFoundError):  # another process has just removed it as damaged
@@ -138,7 +151,7 @@ class Source(ABC):
         try:
             with self.lock():
                 for _ in range(2):
-                    path = self.find(file) or self.download(file)  # another process may have replaced it
+                    path = self.find(file) or self._download(file)  # another process may have replaced it
                     found = sha256(path)
                     if found == digest:
                         return path
@@ -152,6 +165,24 @@ class Source(ABC):
             f"{file} from {self.where} is damaged (sha256 {found[:12]}..., expected {digest[:12]}...) and was removed: "
             f"try again later, or from another network or mirror"
         )
+
+    def _download(self, file: str) -> Path:
+        """Download a file within a limit of time, in another thread, which is left alone where a server keeps it."""
+        outcome: Future[Path] = Future()
+
+        def download() -> None:
+            try:
+                outcome.set_result(self.download(file))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        Thread(target=download, name="skipae-download", daemon=True).start()
+        while True:
+            before = self.progress()
+            if wait_for([outcome], timeout=PATIENCE).done:
+                return outcome.result()
+            if abs(self.progress() - before) < LEAST:
+                raise ModelError(f"{self.where} is too slow for {file}: try later, or {USE_A_MIRROR}")
 
 
 class Hub(Source):
@@ -187,6 +218,14 @@ class Hub(Source):
         """The cache's folders are named by their commit."""
         self.revision = folder.name
 
+    def progress(self) -> int:
+        """Count what other processes download too, for which the client waits."""
+        size = 0
+        for part in (self.cache / f"models--{self.repo.replace('/', '--')}" / "blobs").glob("*.incomplete"):
+            with suppress(OSError):  # it has just become whole
+                size += part.stat().st_size
+        return self.received + size
+
     def find(self, file: str) -> Path | None:
         """Look in the cache; a branch or tag may have moved, so it is used from there only when offline."""
         from huggingface_hub import try_to_load_from_cache
@@ -208,6 +247,7 @@ class Hub(Source):
 
             def update(self, n: float | None = 1) -> bool | None:
                 self.received += int(n or 0)
+                source.received += int(n or 0)
                 if self.received > most_bytes(file):
                     raise _too_large(source, file)
                 return super().update(n)  # type: ignore[no-any-return]
@@ -351,6 +391,7 @@ class Mirror(Source):
                         bar.total = target.tell() + int(response.headers.get("content-length", 0)) or None
                         for chunk in chunks:
                             target.write(chunk)
+                            self.received += len(chunk)
                             bar.update(len(chunk))
                             size, now = target.tell(), time.monotonic()
                             if size > most:

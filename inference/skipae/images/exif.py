@@ -362,7 +362,10 @@ class _Patch:
         try:
             place, length = (second.tags[tag].values(self.order)[0] for tag in (513, 514))
             where = slice(self.start + place, self.start + place + length)
-            image = _open_thumbnail(bytes(self.data[where]))
+            stored = bytes(self.data[where])
+            if len(stored) < length:  # the number may be four billion
+                return False
+            image = _open_thumbnail(stored)
             on_side = turn in (5, 6, 7, 8)
             if on_side and (size[0] - size[1]) * (image.size[0] - image.size[1]) < 0:
                 return True  # it was upright before
