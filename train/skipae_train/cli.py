@@ -80,7 +80,7 @@ budget_option = click.option(
 recipe_options = _together(
     click.option("--variant", default="", metavar="NAME[+NAME]", help="Variant of the recipe: no-shortcut, ..."),
     budget_option,
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."),
 )
 set_option = click.option(
     "--set",
@@ -89,11 +89,17 @@ set_option = click.option(
     help="Train on this set instead of the recipe's: folder, classes or masks in --data, hub:ORG/NAME, cifar10, ...",
 )
 session_options = _together(
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Precision; auto uses bf16 if it is faster here.",
+    ),
     click.option(
         "--device",
         type=click.Choice(["cpu", "cuda"]),
-        help="[default: chosen by accelerate; with several GPUs, the first in CUDA_VISIBLE_DEVICES]",
+        help="Device.  [default: chosen by accelerate; with several GPUs, the first in CUDA_VISIBLE_DEVICES]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads of torch."),
     click.option(
@@ -331,7 +337,13 @@ def reproduce(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder, or file, to write.")
 @click.option("--name", help="Name of the checkpoint.")
 @click.option("--images", type=EXISTING, help="Photos to measure the halo of tiles on.  [default: the exact halo]")
-@click.option("--storage", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--storage",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type of the stored weights.",
+)
 @click.option("--default-layer", metavar="NAME", help="Default layer for features.  [default: the last]")
 @click.option(
     "--without",

@@ -34,7 +34,13 @@ from skipae.console import Console
     help="Pooling over a layer's height and width; spatial:N averages in a grid of N x N.",
 )
 @click.option("--l2", is_flag=True, help="Scale each feature vector to Euclidean length 1.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the written values.",
+)
 @options.resize_options
 @click.option(
     "--batch-size",

@@ -300,8 +300,7 @@ quality_option = click.option(
     "--quality",
     callback=_quality,
     metavar="1..100|keep",
-    help="Quality of JPEG, WebP, AVIF and HEIC output; keep compresses a JPEG with its own tables, as coarsely as it "
-    "was.  [default: 95]",
+    help="Quality of JPEG, WebP, AVIF and HEIC output; keep uses a JPEG's own quantization tables.  [default: 95]",
 )
 
 
