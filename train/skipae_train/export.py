@@ -440,15 +440,31 @@ def export(
     default_layer: str | None = None,
     without: Sequence[str] = (),
 ) -> tuple[CheckpointConfig, Parity]:
-    """Write a checkpoint folder: config.json and :data:`FILES`, but those in ``without``.
+    """Write a checkpoint folder: config.json and :data:`FILES`, except those in ``without``.
 
-    ``storage`` is the type of the layers' weights in all three files.  ``labels`` name the classes of a classifier or
-    segmenter; ``colors`` and ``default_layer`` are those of :class:`skipae_zoo.CheckpointConfig`, ``resize`` and
-    ``crop`` those of :class:`skipae_zoo.Preprocessing`, and a network of one size has its own crop.  The halo of tiles
-    is measured on ``halo_images`` (see :func:`measure_halo`); without them, and for classifiers, it is the reach, which
-    is exact.
-    Files are written beside their final names and renamed at the end.  Raises :class:`ExportError` if ONNX Runtime
-    does not reproduce torch to :data:`TOLERANCE`, or the config would not be valid; nothing is written then.
+    Files are written under temporary names and renamed at the end.
+
+    Args:
+        network: the trained network.
+        out: folder to write.
+        name: name of the checkpoint.
+        fill: color of masked pixels, RGB in [0, 1].
+        halo_images: float [H, W, 3] in [0, 1], on which the halo of tiles is measured (see :func:`measure_halo`).
+            Without them, and for classifiers, the halo is the reach, which is exact.
+        storage: type of the layers' weights in all three files, ``float16`` or ``float32``.
+        labels: class names of a classifier or segmenter.
+        colors: see :class:`skipae_zoo.CheckpointConfig`.
+        resize: see :class:`skipae_zoo.Preprocessing`.
+        crop: see :class:`skipae_zoo.Preprocessing`; a network of a fixed size has its own crop.
+        default_layer: see :class:`skipae_zoo.CheckpointConfig`.
+        without: files to omit.
+
+    Returns:
+        The configuration, and the differences between ONNX Runtime and torch.
+
+    Raises:
+        ExportError: ONNX Runtime does not reproduce torch to :data:`TOLERANCE`, or the config would be invalid; nothing
+            is written.
     """
     network = network.eval().float().cpu()
     if network.size is not None:

@@ -90,14 +90,22 @@ def finetune(
 ) -> dict[str, Any] | None:
     """Run a recipe, or continue a stopped run; at the end, measure it once on the test set.
 
-    A try (``recipe.tuning``) is measured on what it held out instead.
+    A try (``recipe.tuning``) is measured on held-out training images instead.
 
-    ``data`` is the folder that contains the sets, ``start`` the folder of a pre-training run (or a checkpoint) of the
-    recipe that ``recipe.start`` names.  For ``out`` see :func:`skipae_train.trainer.train`; it receives ``result.json``
-    besides, what the test set says, which is returned, or None where the session ends before the run does.
+    Args:
+        recipe: the recipe.
+        data: the folder that contains the sets.
+        out: the run folder, see :func:`skipae_train.trainer.train`; ``result.json`` with the test result is added.
+        session: device, precision and limits of this session.
+        start: the folder of a pre-training run of the recipe that ``recipe.start`` names, or a checkpoint.
 
-    Raises as there, :class:`RefusedError` also where ``start`` is missing, given though the recipe takes none, or a run
-    that has not ended or is of another recipe; :class:`TransferError` where it is another architecture.
+    Returns:
+        The test result, or None if the session ends before the run.
+
+    Raises:
+        RefusedError: as :func:`skipae_train.trainer.train`; or ``start`` is missing, not allowed, unfinished, or a run
+            of another recipe.
+        TransferError: ``start`` has another architecture.
     """
     if start is None and recipe.start is not None:
         kind = "a pre-training" if recipe.start_kind == "pretrain" else "a fine-tuning"

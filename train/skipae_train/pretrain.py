@@ -86,13 +86,19 @@ def pretrain(
 ) -> Restorer:
     """Run a recipe, or continue a stopped run, and return the trained (averaged) network.
 
-    ``data`` is a folder of photos for recipes with phases, the folder that contains the sets for those with epochs.
-    ``start`` is a checkpoint folder whose weights a new run begins with.  ``pairs`` are real photos that a recipe on
-    photos mixes in (:func:`skipae_train.pairs.find_pairs`).  For ``out`` and errors see
-    :func:`skipae_train.trainer.train`; of a set it receives ``result.json`` besides, the PSNR on test images.
+    Args:
+        recipe: the recipe.
+        data: a folder of photos for recipes with phases; the folder that contains the sets for those with epochs.
+        out: the run folder, see :func:`skipae_train.trainer.train`; on a set, ``result.json`` with the PSNR on test
+            images is added.
+        session: device, precision and limits of this session.
+        start: a checkpoint folder with the initial weights of a new run.
+        pairs: real photos that a recipe on photos mixes in (:func:`skipae_train.pairs.find_pairs`).
 
-    Raises as there; :class:`RefusedError` also if ``start`` has another architecture, or is missing although the recipe
-    continues training a network; and :class:`skipae.UsageError` if another process runs in ``out``.
+    Raises:
+        RefusedError: as :func:`skipae_train.trainer.train`; or ``start`` has another architecture, or is missing
+            although the recipe continues training a network.
+        skipae.UsageError: another process runs in ``out``.
     """
     origin, begun = RANDOM, None
     if start is None and recipe.phases and recipe.phases[0].freeze_norm:

@@ -365,15 +365,28 @@ def reproduce(
     pretraining: str = "",
     progress: Progress | None = None,
 ) -> Path:
-    """Make a result in the folder ``out``; returns its ``table.md``.
+    """Make a table or figure of the paper.
 
-    ``pretraining`` is a variant that all pre-training takes, besides those of the rows: ``modern``.
+    Stopped runs are continued, and finished ones are reused.
 
-    Its runs are stored in ``runs``, where other results find those that they share: one that was stopped continues, one
-    that has ended is read.  ``out`` receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/``
-    with the log and the test result of every run.
+    Args:
+        name: ID of the result.
+        budget: how far to scale the recipes down.
+        data: folder of the data sets.
+        out: receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/`` with the log and the test
+            result of every run.
+        runs: folder of the runs, which several results may share.
+        seeds: number of repetitions with different seeds.
+        session: device, precision and limits of this session.
+        pretraining: a variant for all pre-training, in addition to those of the rows: ``modern``.
+        progress: announces runs.
 
-    Raises what training raises, :class:`skipae.errors.Stopped` too: the same call continues.
+    Returns:
+        The path of ``table.md``.
+
+    Raises:
+        skipae_train.errors.TrainingError: a run failed.
+        skipae.errors.Stopped: the run was interrupted; the same call continues it.
     """
     if name not in RESULTS:
         raise ValueError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
