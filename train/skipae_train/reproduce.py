@@ -373,7 +373,7 @@ def reproduce(
         name: ID of the result.
         budget: how far to scale the recipes down.
         data: folder of the data sets.
-        out: receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png`` and ``logs/`` with the log and the test
+        out: receives ``table.md``, ``table.csv``, ``result.json``, ``figure.png``, and ``logs/`` with the log and test
             result of every run.
         runs: folder of the runs, which several results may share.
         seeds: number of repetitions with different seeds.
