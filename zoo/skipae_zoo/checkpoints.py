@@ -68,7 +68,11 @@ CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
     ),
     NamedCheckpoint("skipae-stl10", "classification", "STL-10 classifier (Network-1)", "stl10"),
     NamedCheckpoint(
-        "skipae-voc07-cls", "classification", "VOC 2007 classifier (Network-3)", "voc07-cls", "skipae-imagenet"
+        "skipae-voc07-cls",
+        "classification",
+        "bus, car, cat, person, train in photos, VOC 2007 (Network-3)",
+        "voc07-cls",
+        "skipae-imagenet",
     ),
     NamedCheckpoint(
         "skipae-voc12-seg",
@@ -86,7 +90,7 @@ CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
 DEFAULTS: dict[Task | Literal["features"], str] = {
     "features": "skipae-imagenet",
     "restoration": "skipae-natural",
-    "classification": "skipae-cifar10-4k",
+    "classification": "skipae-voc07-cls",
     "segmentation": "skipae-voc12-seg",
 }
 """Default checkpoint of each task and of features; its weights are bundled with skipae."""

@@ -3,7 +3,7 @@
 Command:   skipae-train finetune voc07-cls --data DATA --start runs/imagenet --out runs/voc07-cls
            (with the pre-trainings and comparisons: skipae-train reproduce table4 --data DATA)
 Hardware:  one GPU; at --budget cpu, two cores
-Hours:     not measured yet
+Hours:     0.36 at --budget day --variant from-labels+modern (4,160 steps, one thread, AVX-512 bf16)
 Expected:  the paper: mAP 71.25 % (random 67.11, Context Encoder 70.24, without shortcuts 69.38)
 """
 
