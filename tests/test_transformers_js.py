@@ -84,6 +84,9 @@ def test_a_staged_folder_loads_and_agrees(library: Path, tmp_path: Path, name: s
         assert (output("logits").argmax(0) == np.asarray(model.segment(photo))).all()
     else:
         logits = output("logits").astype(float)
-        scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        if config.head is not None and config.head.scores == "sigmoid":
+            scores = 1 / (1 + np.exp(-logits))
+        else:
+            scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         for label, score in model.classify(photo, top=len(config.labels)):
             assert scores[config.labels.index(label)] == pytest.approx(score, abs=1e-5)
