@@ -269,7 +269,7 @@ def test_fail_fast(run: Run, checkpoint: Path) -> None:
     paths = photos(6)
     Path(paths[3]).write_text("no image")
     result = run("in", "-o", "out", "--fail-fast")
-    failed(result, 1, paths[3], "stopped at the first failure, as --fail-fast asks; 2 image(s) are left")
+    failed(result, 1, paths[3], "stopped at the first failure; 2 image(s) are left")
     check(checkpoint, stored(["enc2"]), paths[:3])
 
 
