@@ -3,8 +3,11 @@
 import gzip
 import io
 import os
+import pickle
 import struct
 import tarfile
+import time
+import zipfile
 import zlib
 from typing import Any
 
@@ -16,6 +19,8 @@ from PIL import Image
 from skipae_train.data import DataError, find_images, open_rgb
 from skipae_train.datasets import hub, load
 from skipae_train.datasets.hub import HubSet
+from skipae_train.errors import RunError
+from skipae_train.run_folder import read_state
 
 
 def image(path, side=16):
@@ -194,3 +199,82 @@ def test_an_image_held_in_the_set_needs_no_file(tmp_path):
     entry = {"bytes": file.getvalue(), "path": "somewhere.png"}
     rows = datasets.Dataset.from_dict({"image": [entry]}, features=kind)
     assert HubSet("org/name", rows, None, None, short_side=0).whole(0)[0].shape == (3, 8, 8)
+
+
+def cifar100(root, batch=None, meta=None):
+    """CIFAR-100 with these pickles in place of its own."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    rows = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [0]}
+    (folder / "test").write_bytes(batch or pickle.dumps(rows, protocol=2))
+    (folder / "meta").write_bytes(meta or pickle.dumps({"fine_label_names": ["a"]}, protocol=2))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("pickled", "told"),
+    [
+        # The table of earlier values would take 34 GB.
+        (b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b".", "it numbers a value 2147483647 that is the 2th at most"),
+        # A text of 100 kB is turned into bytes again and again.
+        (
+            b"\x80\x02c_codecs\nencode\nq\0X" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"q\1U\6latin1q\2"
+            b"0" + b"h\0h\1h\2\x86R0" * 50 + b"}.",
+            "it makes more bytes than it holds",
+        ),
+        (b"\x80\x02}\x8a\x10" + b"\x7f" * 16 + b"K\1s.", "a number of more than 64 bits"),
+        (b"\x80\x04\x8f.", "it holds the operation EMPTY_SET, which no CIFAR file needs"),
+    ],
+    ids=["memo", "encode", "numbers", "sets"],
+)
+def test_a_cifar_pickle_that_takes_more_time_or_memory_than_it_has_bytes_is_refused(tmp_path, pickled, told):
+    refused(told, "cifar100", cifar100(tmp_path, batch=pickled), "test")
+
+
+def test_a_number_of_images_that_holds_itself_a_trillion_times_is_not_shown(tmp_path):
+    nested = []
+    for _ in range(40):
+        nested = [nested, nested]
+    meta = pickle.dumps({"fine_label_names": ["a"], "num_cases_per_batch": nested}, protocol=2)
+    refused("it has 1 images, meta says a list", "cifar100", cifar100(tmp_path, meta=meta), "test")
+
+
+def test_postscript_by_the_name_of_an_image_starts_no_program(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: started.append(arguments))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(/etc/passwd) (r) file\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(script)
+    with pytest.raises(DataError, match=r"a.png cannot be decoded"):
+        open_rgb(tmp_path / "a.png", tmp_path / "a.png")
+    mask = masks(tmp_path / "set") / "SegmentationClass" / "a.png"
+    mask.write_bytes(script)
+    refused(r"a.png cannot be decoded", "masks", tmp_path / "set")
+    assert not started
+
+
+def test_lists_of_names_that_no_file_has_and_lists_without_end_are_refused(tmp_path, monkeypatch):
+    listed = masks(tmp_path) / "ImageSets" / "Segmentation" / "train.txt"
+    listed.write_text("x" * 100_000)
+    refused(r"train.txt names 'xxx.*\.\.\., which is not the name of a file", "masks", tmp_path)
+    monkeypatch.setattr("skipae_train.data._MOST_TEXT", 1 << 16)
+    refused(r"train.txt is larger than 0 MiB, which no list is", "masks", tmp_path)
+
+
+def test_a_set_of_the_hub_without_rows_is_refused():
+    kinds = datasets.Features({"image": datasets.Image()})
+    empty = datasets.Dataset.from_dict({"image": []}, features=kinds)
+    with pytest.raises(DataError, match=r"^set has no rows"):
+        HubSet("set", empty, None, None, short_side=8)
+
+
+@pytest.mark.parametrize("how", ["long name", "packed"])
+def test_a_state_that_torch_would_take_hours_or_all_memory_for_is_refused(tmp_path, how):
+    pickled = b"\x80\x02c" + b"x" * 300_000 + b"\nb\n." if how == "long name" else b"\x80\x02}."
+    with zipfile.ZipFile(tmp_path / "state.pt", "w", zipfile.ZIP_DEFLATED if how == "packed" else 0) as archive:
+        archive.writestr("state/data.pkl", pickled)
+        archive.writestr("state/version", "3")
+    told = {"long name": "a name in it has 300002 characters", "packed": "'state/data.pkl' in it is packed"}[how]
+    started = time.process_time()
+    with pytest.raises(RunError, match=rf"state.pt is damaged \({told}"):
+        read_state(tmp_path / "state.pt")
+    assert time.process_time() - started < 2  # it was a minute

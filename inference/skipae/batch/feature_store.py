@@ -25,6 +25,7 @@ import numpy as np
 from skipae.batch.feature_formats import EXTENSIONS, WRITERS, need
 from skipae.batch.identity import identify, is_unchanged
 from skipae.batch.job import check_existing
+from skipae.console import clean
 from skipae.engine.device import Device, load_runtime
 from skipae.errors import ImageError, UsageError
 from skipae.files import lock, remove_parts, write_atomically
@@ -481,5 +482,5 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 
 def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, list) else str(value)
+    text = clean(", ".join(value) if isinstance(value, list) else str(value))
     return text if len(text) < 64 else f"{text[:12]}..."

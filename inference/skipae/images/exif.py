@@ -324,10 +324,12 @@ def without_thumbnail(exif: bytes) -> bytes:
             pair = [second.tags[tag].values(reader.order) for tag in (where, length) if tag in second.tags]
         except ValueError:
             return b""
-        if len(pair) == 2 and sum(pair[1]) > len(data):  # which strips that do not overlap cannot have
+        parts = zip(*pair, strict=False) if len(pair) == 2 else ()
+        places = [slice(*slice(start + at, start + at + size).indices(len(data))) for at, size in parts]
+        if sum(place.stop - place.start for place in places) > len(data):  # they overlap
             return b""
-        for at, size in zip(*pair, strict=False) if len(pair) == 2 else ():
-            data[start + at : start + at + size] = bytes(len(data[start + at : start + at + size]))
+        for place in places:
+            data[place] = bytes(place.stop - place.start)
     link = start + first.link
     data[link : link + 4] = bytes(len(data[link : link + 4]))
     return bytes(data)

@@ -22,6 +22,8 @@ class HubSet(StreamedSet):
     def __init__(self, source: str, rows: Any, image: str | None, label: str | None, *, short_side: int) -> None:
         import datasets
 
+        if not len(rows):
+            raise DataError(f"{source} has no rows: it is damaged, or empty")
         self.source, self.column = source, _column(source, rows, image, datasets.Image, "image")
         if self.column is None:
             raise DataError(f"{source} has no image column: its columns are {', '.join(rows.column_names)}")
