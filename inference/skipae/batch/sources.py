@@ -86,7 +86,8 @@ def find(
                 names = []
             # Once, by its shortest name, even if links make a folder contain itself.
             unique = {(identity(Path(name).parent), Path(name).name): Path(name) for name in names}
-            matches = sorted(match for match in unique.values() if match.is_file())
+            # Not Path.is_file, which raises an error for files of folders that may not be searched.
+            matches = sorted(match for match in unique.values() if os.path.isfile(match))  # noqa: PTH113
             found.single.extend(matches)
             if not matches:
                 found.failed.append(Failure(text, ImageError("no file matches this pattern")))
