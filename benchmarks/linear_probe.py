@@ -88,7 +88,7 @@ def randomize(network: Network, images: ImageSet, side: int) -> Network:
     return network.eval()
 
 
-def fit(features: Tensor, labels: Tensor, held: Tensor) -> tuple[float, Callable[[Tensor], Tensor]]:
+def fit(features: Tensor, labels: Tensor, held: Tensor, steps: int = STEPS) -> tuple[float, Callable[[Tensor], Tensor]]:
     """The best score on ``held`` of classifiers fitted to the others, and that classifier."""
     kept = torch.ones(len(labels), dtype=torch.bool)
     kept[held] = False
@@ -98,7 +98,7 @@ def fit(features: Tensor, labels: Tensor, held: Tensor) -> tuple[float, Callable
     weight = torch.zeros(x.shape[1] + 1, y.shape[1] if several else int(y.max()) + 1, requires_grad=True)
     best = (-1.0, weight.detach())
     for decay in DECAYS:
-        optimizer = torch.optim.LBFGS([weight], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([weight], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
         def loss(decay: float = decay, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
             optimizer.zero_grad()
@@ -149,8 +149,11 @@ def add(path: Path, data_set: str, layer: str, pooling: str, images: int, value:
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--side", type=click.IntRange(min=8), required=True, help="Pixels that images are scaled to.")
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV file of all scores.")
+@click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="Iterations of L-BFGS.")
 @click.option("--record", is_flag=True, help="Add the best layer's score to each NETWORK's training/metrics.json.")
-def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None, record: bool) -> None:
+def main(
+    networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: Path | None, steps: int, record: bool
+) -> None:
     """Probe networks, print a table in Markdown, and for each network the layer to take."""
     epochs = DataConfig(data=data_set, count=1, batch=1, crop=side, short_side=max(side, PIXELS))
     train, test = open_set(epochs, data, "train"), open_set(epochs, data, "test")
@@ -174,7 +177,7 @@ def main(networks: tuple[Path, ...], data_set: str, data: Path, side: int, out: 
         pixels = PIXELS if network is None else side
         found, unseen = (extract(images, pixels, network, machine) for images in (train, test))
         for (layer, pooling), features in found.items():
-            validation, classify = fit(features, truth, held)
+            validation, classify = fit(features, truth, held, steps)
             result = score(classify(unseen[layer, pooling]), expected)
             rows.append((label, layer, pooling, features.shape[1], round(validation, 2), round(result, 2)))
             print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)

@@ -40,7 +40,7 @@ def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     record_scores(tmp_path / "run", "toy set", [restored])
     said = run(
         "linear_probe.py", tmp_path / "run", "--set", data_set, "--data", data, "--side", 40,
-        "--out", tmp_path / "x.csv", "--record",
+        "--out", tmp_path / "x.csv", "--steps", 3, "--record",
     )  # fmt: skip
     record_scores(tmp_path / "run", "toy set", [restored])  # of either kind, in either order
     recorded = json.loads((tmp_path / "run" / "training" / "metrics.json").read_text())
