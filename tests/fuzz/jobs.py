@@ -12,7 +12,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -194,17 +195,56 @@ def photos(folder: Path, count: int) -> None:
 MODEL = ["--device", "cpu", "--threads", "1"]
 
 
-def denoise(root: Path, checkpoint: Path) -> Kind:
+@contextmanager
+def make(name: str, root: Path, checkpoint: Path, *, small: bool = False) -> Iterator[Kind]:
+    """A job and what it needs, which is made in a folder; ``small`` ones have few images."""
+    count = 4 if small else 30
+    if name == "pull":
+        kind, server = pull(root, checkpoint)
+        try:
+            yield kind
+        finally:
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+    elif name == "training":
+        yield training(root)
+    elif name == "batch":
+        yield denoise(root, checkpoint, count)
+    elif name == "features":
+        yield features(root, checkpoint, count)
+    else:
+        yield one(root, checkpoint, name)
+
+
+def one(root: Path, checkpoint: Path, name: str) -> Kind:
+    """A command that writes one file."""
+    photos(root / name, 1)
+    words = {
+        "file": ["denoise", str(root / name / "00.png"), "-o", "out.png", *MODEL],
+        "inpaint": ["inpaint", str(root / name / "00.png"), "--box", "9,9,8,8", "-o", "out.png", *MODEL],
+        "export": ["export", "--size", "32x32", "-o", "out.onnx"],
+    }[name]
+    words += ["--model", str(checkpoint)]
+
+    def configure() -> None:
+        tempfile.tempdir = str(Path("temporary").absolute())
+        Path(tempfile.tempdir).mkdir(exist_ok=True)
+
+    nothing: Callable[[], None] = lambda: None  # noqa: E731
+    return Kind(name, cli.main, words, [*words, "--overwrite"], _files, configure if name == "export" else nothing)
+
+
+def denoise(root: Path, checkpoint: Path, count: int) -> Kind:
     """A batch into a folder, with a report."""
-    photos(root / "photos", 30)
+    photos(root / "photos", count)
     words = ["denoise", str(root / "photos"), "-o", "out", "--report", "report.jsonl", "--model", str(checkpoint)]
     words += MODEL
     return Kind("batch", cli.main, words, [*words, "--resume"], lambda folder: _files(folder / "out"))
 
 
-def features(root: Path, checkpoint: Path, format: str = "npz") -> Kind:
+def features(root: Path, checkpoint: Path, count: int, format: str = "npz") -> Kind:
     """Features into shards."""
-    photos(root / "pictures", 30)
+    photos(root / "pictures", count)
     words = ["features", str(root / "pictures"), "-o", "out", "--shard-size", "2", "--batch-size", "1", *MODEL]
     words += ["--model", str(checkpoint), "--layer", "enc1,enc2", "--format", format]
     return Kind("features", cli.main, words, [*words, "--resume"], lambda folder: _rows(folder / "out"))
@@ -317,7 +357,7 @@ def training(root: Path) -> Kind:
             found["result"] = result["value"]
             # Until then nobody reads the files, or they are written again.
             log = [line.split(",") for line in (run / "log.csv").read_text().splitlines()]
-            found["log"] = [line[:1] + line[2:] for line in log]
+            found["log"] = [line[:1] + line[2:3] + line[4:] for line in log]  # the loss is that of the steps since
             for path in (*sorted(run.glob("pictures/*")), run / "curves.png"):
                 with Image.open(path) as image:
                     image.load()
@@ -336,7 +376,8 @@ def preload(names: list[str]) -> None:
     import huggingface_hub  # noqa: F401
 
     import skipae.console  # noqa: F401
-    from skipae.commands import denoise, features, inpaint, models  # noqa: F401
+    from skipae.checkpoints import resolve  # noqa: F401
+    from skipae.commands import denoise, export, features, inpaint, models  # noqa: F401
 
     load_runtime()
     Image.init()

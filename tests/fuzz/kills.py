@@ -164,24 +164,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         checkpoint = jobs.published(root / "tiny")
-        server = 0
         for name in names:
-            if name == "pull":
-                kind, server = jobs.pull(root, checkpoint)
-            else:
-                kind = (
-                    {"batch": jobs.denoise, "features": jobs.features}[name](root, checkpoint)
-                    if name != "training"
-                    else jobs.training(root)
-                )
-            try:
+            with jobs.make(name, root, checkpoint) as kind:
                 outcome = disturb(
                     kind, names=arguments.signal or list(SIGNALS), count=arguments.count, seed=arguments.seed, root=root
                 )
-            finally:
-                if name == "pull":
-                    os.kill(server, signal.SIGKILL)
-                    os.waitpid(server, 0)
             for fault in outcome.faults:
                 print(fault, end="\n\n")
             hits = ", ".join(f"{what}: {count}" for what, count in sorted(outcome.hits.items()))

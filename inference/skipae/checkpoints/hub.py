@@ -20,7 +20,6 @@ from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from glob import escape
 from inspect import signature
 from pathlib import Path
 from threading import Thread
@@ -214,6 +213,15 @@ class Hub(Source):
         self.where = f"{repo} on {redact(self.endpoint)}"
         self.cache = Path(access.cache_dir or constants.HF_HUB_CACHE)
 
+    def fetch(self, prefix: str, *, config_digest: str | None = None, extra: tuple[str, ...] = ()) -> Path:
+        """Fetch, and remove what killed runs of the client left: each run writes under a name of its own."""
+        folder = super().fetch(prefix, config_digest=config_digest, extra=extra)
+        for part in (folder.parents[1] / "blobs").glob("*.incomplete"):
+            with suppress(OSError):  # another process was faster, or the cache is read-only
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    part.unlink()
+        return folder
+
     def pin(self, folder: Path) -> None:
         """The cache's folders are named by their commit."""
         self.revision = folder.name
@@ -277,7 +285,6 @@ class Hub(Source):
                     library_version=__version__,
                     **bounded,
                 )
-                self._remove_parts(Path(path))
                 return Path(path)
             except ModelError:
                 raise
@@ -288,15 +295,6 @@ class Hub(Source):
                     continue
                 raise ModelError(reason(error, self, file)) from error
         raise AssertionError
-
-    @staticmethod
-    def _remove_parts(path: Path) -> None:
-        """Remove what killed runs of the client left of a file's download: each run writes under a name of its own."""
-        blob = path.resolve()
-        for part in blob.parent.glob(f"{escape(blob.name)}*.incomplete"):
-            with suppress(OSError):  # another process was faster, or the cache is read-only
-                if time.time() - part.stat().st_mtime > ABANDONED:
-                    part.unlink()
 
     def _check_size(self, file: str) -> None:
         """Raise :class:`ModelError` if a file is too large according to the Hub."""
