@@ -169,3 +169,12 @@ def test_a_manifest_of_ten_thousand_lost_shards_takes_linear_time(tmp_path):
     with within(6):
         store = feature_store.Store(str(tmp_path), RUN, resume=True)
     assert not store.done and len(store.notes) == 10_000
+
+
+def test_line_breaks_from_a_manifest_do_not_reach_a_message(tmp_path):
+    (tmp_path / "_manifest.jsonl").write_text(
+        json.dumps({"run": RUN | {"format": "npz", "pool": "a\nb\x1b[31m"}}) + "\n"
+    )
+    with pytest.raises(UsageError, match="holds features with pool a b") as error:
+        feature_store.Store(str(tmp_path), RUN, resume=True)
+    assert str(error.value).isprintable()
