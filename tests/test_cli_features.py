@@ -198,7 +198,10 @@ def test_a_file_as_output(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc2"], "new", "all.parquet.manifest.jsonl"), paths[:1])
     check(checkpoint, stored(["enc2"], "new", "all.npz.manifest.jsonl"), paths)
     failed(run("in", "-o", "x.npz", "--format", "hdf5"), 2, "--format hdf5 does not suit -o x.npz")
-    failed(run("in", "-o", "f.npz", "--precision", "int8"), 2, "--precision int8: features are always computed in fp32")
+    failed(
+        run("in", "-o", "f.npz", "--precision", "fp16"), 2, "--precision fp16: features are computed in fp32 or int8"
+    )
+    failed(run("in", "-o", "f.npz", "--precision", "int8"), 3, "tiny has no int8 features: use --precision fp32")
     failed(run("in", "-o", "in/000.png"), 2, "-o in/000.png is a file; use a folder, or a name in .npz, .npy")
     failed(run("in", "-o", "f.hdf5"), 2, "-o f.hdf5: features cannot be written as .hdf5; use .npz, .npy, .safetensors")
     failed(run("in", "-o", "-"), 2, "-o - (standard output) cannot hold features")

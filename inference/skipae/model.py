@@ -409,7 +409,8 @@ def from_pretrained(
         device: ``auto`` (a GPU that works, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, ``openvino``, or another
             provider of the installed ONNX Runtime: ``tensorrt``, ``directml``, ``coreml``, ``webgpu``, ...
         precision: ``auto`` (int8 on CPUs that are faster with it, if the checkpoint has an int8 graph, else fp32),
-            ``fp32``, ``int8``, or ``fp16`` on GPUs that support it.  Features are always computed in fp32.
+            ``fp32``, ``int8``, or ``fp16`` on GPUs that support it.  Features are computed in fp32 unless ``int8`` is
+            requested.
         revision: commit sha, branch or tag of the repository on the Hub; by default the sha that this release of
             skipae pins, or ``main``.
         cache_dir: folder of the Hub's cache; by default the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``).

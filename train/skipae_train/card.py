@@ -32,7 +32,15 @@ from skipae_train.run_folder import (
     read_recipe,
     read_result,
 )
-from skipae_zoo import INPUT, QUANTIZED, CheckpointConfig, find_checkpoint, read_config, verified_file
+from skipae_zoo import (
+    INPUT,
+    QUANTIZED,
+    QUANTIZED_FEATURES,
+    CheckpointConfig,
+    find_checkpoint,
+    read_config,
+    verified_file,
+)
 from skipae_zoo.checkpoints import OWNER
 
 PIPELINE_TAG = {
@@ -443,15 +451,13 @@ def _files(folder: Path, config: CheckpointConfig) -> str:
                 f"{facts['hardware']}.\n"
             )
     int8 = ""
-    if QUANTIZED in config.files:
+    if quantized := [name for name in (QUANTIZED, QUANTIZED_FEATURES) if name in config.files]:
         path = _written(folder / "training" / "quantization.json", "skipae-train quantize")
-        quantization = read_json(path)
+        records = read_json(path)
         with damage_of(path):
-            psnr = quantization["psnr"]
-            lost = max(a - b for a, b in zip(psnr["float_psnr"], psnr["int8_psnr"], strict=True))
-            int8 = (
-                f"\n`{QUANTIZED}` computes in 8-bit integers. It loses at most {lost:.3f} dB, at sigma "
-                f"{', '.join(f'{s:g}' for s in psnr['sigmas'])} on {psnr['images']} photos.\n"
+            int8 = "\n" + "".join(
+                f"`{name}` computes in 8-bit integers. Beside float32: {records[name]['summary']}.\n"
+                for name in quantized
             )
     rows = "\n".join(f"| {name} | `{digest}` |" for name, digest in config.files.items())
     return f"""## Files

@@ -16,6 +16,7 @@ from skipae.cli import CommandGroup
 if TYPE_CHECKING:
     from skipae_train.evaluate import Score
     from skipae_train.machine import Session
+    from skipae_train.quantize import GraphKind
     from skipae_train.recipe import Budget, RecipeId
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -351,7 +352,7 @@ def reproduce(
     multiple=True,
     help="File to omit, to save space.",
 )
-@click.option("--quantize", "int8", is_flag=True, help="Also write onnx/model_quantized.onnx, calibrated on --images.")
+@click.option("--quantize", "int8", is_flag=True, help="Also write the int8 graphs, calibrated on --images.")
 def export(
     source: Path,
     out: Path,
@@ -396,29 +397,44 @@ def export(
         f"{parity.features:.2g} (features)"
     )
     if int8 and images is not None:
-        _quantize(out, images, None)
+        _quantize(out, images, None, ())
 
 
 @cli.command()
 @click.argument("checkpoint", type=EXISTING)
 @click.option("--photos", type=EXISTING, required=True, help="Clean photos to calibrate on, searched recursively.")
-@click.option("--gate", type=EXISTING, help="Other photos to measure the loss on.  [default: every fourth of --photos]")
-def quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
-    """Write the int8 graph of a denoiser.
+@click.option(
+    "--gate",
+    type=EXISTING,
+    help="Other photos, to measure the loss on: for a classifier in folders named as its classes, for a segmenter with "
+    "masks in VOC's layout, if there are labels.  [default: every fourth of --photos]",
+)
+@click.option(
+    "--graph",
+    "graphs",
+    type=click.Choice(["model", "features"]),
+    multiple=True,
+    help="Graph to quantize; may be repeated.  [default: all that the checkpoint has]",
+)
+def quantize(checkpoint: Path, photos: Path, gate: Path | None, graphs: tuple[GraphKind, ...]) -> None:
+    """Write a checkpoint's int8 graphs.
 
-    It is written to onnx/model_quantized.onnx in the CHECKPOINT folder, unless it loses more than 0.03 dB at sigma 15,
-    25 or 50.
+    They become onnx/model_quantized.onnx and onnx/features_quantized.onnx in the CHECKPOINT folder. Nothing is written
+    where int8 loses more than 0.03 dB at sigma 15, 25 or 50, 0.1 dB at 75 or 100, 0.1 points of accuracy or mIoU, or
+    where it changes more than 1 % of the classes or turns features by more than a cosine similarity of 0.99.
     """
-    _quantize(checkpoint, photos, gate)
+    _quantize(checkpoint, photos, gate, graphs)
 
 
-def _quantize(checkpoint: Path, photos: Path, gate: Path | None) -> None:
+def _quantize(checkpoint: Path, photos: Path, gate: Path | None, graphs: Sequence[GraphKind]) -> None:
     from skipae_train.quantize import quantize_checkpoint
-    from skipae_zoo import QUANTIZED
 
-    found = quantize_checkpoint(checkpoint, photos, gate, notify=lambda text: click.echo(text, err=True))
-    kept = ", ".join(found.kept) or "none"
-    click.echo(f"{checkpoint / QUANTIZED}: loses at most {found.loss.worst:.3f} dB; convolutions in float32: {kept}")
+    def note(text: str) -> None:
+        click.echo(text, err=True)
+
+    for found in quantize_checkpoint(checkpoint, photos, gate, graphs=graphs, notify=note):
+        kept = ", ".join(found.kept) or "none"
+        click.echo(f"{checkpoint / found.file}: {found.loss}; convolutions in float32: {kept}")
 
 
 @cli.command()

@@ -30,12 +30,24 @@ from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, ChannelBias, Classifier, ConvNorm, Network, Segmenter, check_finite
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import damage_of, read_preprocessing, write_json
-from skipae_zoo import INPUT, OUTPUT, QUANTIZED, CheckpointConfig, ConfigError, Preprocessing, sha256, write_config
+from skipae_zoo import (
+    FEATURES,
+    GRAPH,
+    INPUT,
+    OUTPUT,
+    QUANTIZED,
+    QUANTIZED_FEATURES,
+    CheckpointConfig,
+    ConfigError,
+    Preprocessing,
+    sha256,
+    write_config,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FILES = ("model.safetensors", "onnx/model.onnx", "onnx/features.onnx")
+FILES = ("model.safetensors", GRAPH, FEATURES)
 """Weights of a checkpoint folder: for training frameworks, of the task, of the features."""
 
 OPSET = 18
@@ -513,7 +525,7 @@ def export(
         if file not in without:
             write_atomically(out / file, write)
             files[file] = sha256(out / file)
-    for made in (QUANTIZED, "training/quantization.json"):  # of the weights that were here before
+    for made in (QUANTIZED, QUANTIZED_FEATURES, "training/quantization.json"):  # of the weights that were here before
         (out / made).unlink(missing_ok=True)
     config = replace(config, files=files)
     write_config(out, config)

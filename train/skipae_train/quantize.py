@@ -1,63 +1,85 @@
-"""int8: rewrite a task graph so that ONNX Runtime computes it in 8-bit integers, and measure the loss.
+"""Quantize a checkpoint: calibrate the int8 forms of its graphs, measure what they lose, write those that lose little.
 
-Activations are uint8 with one scale per tensor, weights int8 with one scale per output channel, written as pairs of
-QuantizeLinear and DequantizeLinear (QDQ), which every runtime understands.  Four things keep the loss small: channels
-are scaled to similar ranges where that changes nothing in float (balance), each tensor's range is the one with the
-least squared error, weights are rounded one after the other so that later ones make up for the errors of earlier ones
-(Frantar et al. 2022, "GPTQ"), and biases take over the mean error that is left.
+How a graph is rewritten is in :mod:`skipae_train.int8_graph`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import helper
+from torch import Tensor
 
+from skipae import Model, from_pretrained
 from skipae.errors import SkipaeError
 from skipae.files import write_atomically
+from skipae.tasks.pixels import prepare
 from skipae_train.data import DataError, find_images, load_rgb
+from skipae_train.datasets import voc_segmentation
 from skipae_train.evaluate import add_noise
-from skipae_train.export import session, weave
-from skipae_train.metrics import psnr
+from skipae_train.export import session
+from skipae_train.int8_graph import Calibration, Float, Graph, quantize
+from skipae_train.metrics import confusion, mean_iou, psnr
 from skipae_train.run_folder import write_json
-from skipae_zoo import QUANTIZED, CheckpointConfig, read_config, sha256, verified_file, write_config
+from skipae_zoo import (
+    FEATURES,
+    GRAPH,
+    QUANTIZED,
+    QUANTIZED_FEATURES,
+    CheckpointConfig,
+    read_config,
+    sha256,
+    verified_file,
+    write_config,
+)
 
-MOST_LOST = 0.03
-"""Largest loss in dB at each of :data:`SIGMAS` on photos that were not calibrated on."""
+GraphKind = Literal["model", "features"]
+"""The graph that does the checkpoint's task, and the encoder."""
 
-SIGMAS = (15, 25, 50)
-CALIBRATION_SIGMAS = (0, 15, 25, 50)
+FILES: dict[GraphKind, tuple[str, str]] = {"model": (GRAPH, QUANTIZED), "features": (FEATURES, QUANTIZED_FEATURES)}
+"""The float32 file of each graph, and its int8 file."""
+
+MOST_LOST = {15: 0.03, 25: 0.03, 50: 0.03, 75: 0.1, 100: 0.1}
+"""Largest loss in dB by noise level, on photos that were not calibrated on."""
+
+SIGMAS = tuple(MOST_LOST)
+CALIBRATION_SIGMAS = (0, 15, 25, 15, 50, 100)
+"""Noise levels of the photos to calibrate on, in turn; 15 twice, because int8 loses most there."""
+
+LEAST_AGREEMENT = 0.99
+"""Share of the images, or of their pixels, that int8 must give the same class as float32."""
+MOST_POINTS = 0.1
+"""Largest loss of accuracy or mIoU, in percentage points."""
+LEAST_COSINE = 0.99
+"""Mean cosine similarity that every layer must have with float32."""
+LEAST_NEIGHBORS = 0.9
+"""Share of the nearest neighbors by the default layer that int8 must have in common with float32."""
+NEIGHBORS = 10
+"""Of each image that are compared."""
 
 BALANCES = (0.75, 0.5)
 """Powers of the channels' ranges that they are divided by, in the order that they are tried."""
 
-PIECES = 5
-"""uint8 tensors whose sum is the output of the last convolution: 255 levels are too few for it, 1275 are not."""
+LEVELS = {"restoration": 127}
+"""Largest magnitude of a weight by task.  Others keep to 63, at which they are exact on every processor and pass."""
+_SAFE = 63
 
-_OUTPUTS = 16
-"""ONNX Runtime's int8 convolutions are several times faster where their outputs are a multiple of this."""
+_CROPS = 1.2
+"""Share of the allowed loss up to which layers are not kept in float32: crops lose more than the photos of the gate."""
 _SIDE = 128
 """Of the crops to calibrate and choose on."""
-_COLUMNS = 640
-"""Convolutions with at most so many weights per output channel are rounded by GPTQ; larger ones do not gain by it."""
-_SAMPLES = 6000
-"""Places of the calibration crops that the weights of a convolution are fitted to, at most."""
-
-Array = NDArray[Any]
-Float = NDArray[np.float32]
-
-_MOVES = ("Transpose", "Reshape", "Slice")
-"""Operators that move values and change none."""
-
-_JOINS = ("Add", "Concat")
-"""Operators that join a shortcut."""
+_CALIBRATED, _TRIED, _COMPARED = 96, 24, 200
+"""Images that labels and features are calibrated on, chosen by, and compared on, at most."""
 
 
 class QuantizeError(SkipaeError, RuntimeError):
@@ -66,8 +88,9 @@ class QuantizeError(SkipaeError, RuntimeError):
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of int8."""
+    """What int8 loses in restoring images."""
 
+    kind: ClassVar[str] = "psnr"
     sigmas: tuple[float, ...]
     float_psnr: tuple[float, ...]
     """dB of the float graph at each of ``sigmas``."""
@@ -75,678 +98,240 @@ class Loss:
     images: int
 
     @property
-    def worst(self) -> float:
-        """The largest loss in dB."""
-        return max(a - b for a, b in zip(self.float_psnr, self.int8_psnr, strict=True))
+    def lost(self) -> dict[float, float]:
+        """The loss in dB by noise level."""
+        rows = zip(self.sigmas, self.float_psnr, self.int8_psnr, strict=True)
+        return {sigma: before - after for sigma, before, after in rows}
+
+    @property
+    def flaw(self) -> str | None:
+        """What is too much, if anything is."""
+        excess = {sigma: lost for sigma, lost in self.lost.items() if not lost <= MOST_LOST[int(sigma)]}
+        return next(
+            (f"{lost:.3f} dB at sigma {s:g}, at most {MOST_LOST[int(s)]} are allowed" for s, lost in excess.items()),
+            None,
+        )
 
     def __str__(self) -> str:
         """One line for people."""
         rows = zip(self.sigmas, self.float_psnr, self.int8_psnr, strict=True)
-        return ", ".join(f"sigma {s:g}: {a:.3f} -> {b:.3f} dB" for s, a, b in rows)
+        each = ", ".join(f"sigma {s:g}: {a:.3f} -> {b:.3f} dB" for s, a, b in rows)
+        return f"{each} on {self.images} photos"
+
+
+@dataclass(frozen=True)
+class LabelLoss:
+    """What int8 changes in the classes of images, or of their pixels."""
+
+    kind: ClassVar[str] = "labels"
+    agreement: float
+    """Share of the images, or pixels, with the same class, in [0, 1]."""
+    images: int
+    metric: str | None = None
+    """``accuracy`` or ``mIoU`` where there are labels, both in percent."""
+    float_value: float = 0.0
+    int8_value: float = 0.0
+    labeled: int = 0
+    """Images with labels."""
+
+    @property
+    def flaw(self) -> str | None:
+        """What is too much, if anything is."""
+        if not self.agreement >= LEAST_AGREEMENT:
+            return f"{1 - self.agreement:.2%} of the classes, at most {1 - LEAST_AGREEMENT:.0%} are allowed"
+        lost = self.float_value - self.int8_value
+        if not lost <= MOST_POINTS:
+            return f"{lost:.2f} points of {self.metric}, at most {MOST_POINTS} are allowed"
+        return None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        said = f"{self.agreement:.2%} of the classes are the same on {self.images} images"
+        if self.metric is None:
+            return said
+        return f"{self.metric} {self.float_value:.2f} -> {self.int8_value:.2f} % on {self.labeled} images, {said}"
+
+
+@dataclass(frozen=True)
+class FeatureLoss:
+    """What int8 changes in features."""
+
+    kind: ClassVar[str] = "features"
+    cosine: dict[str, float]
+    """Mean cosine similarity with float32 by layer."""
+    neighbors: float
+    """Share of the nearest neighbors that are the same, in [0, 1]."""
+    images: int
+
+    @property
+    def flaw(self) -> str | None:
+        """What is too much, if anything is."""
+        layer = min(self.cosine, key=self.cosine.__getitem__)
+        if not self.cosine[layer] >= LEAST_COSINE:
+            return f"too much of {layer}: cosine similarity {self.cosine[layer]:.4f}, at least {LEAST_COSINE} is needed"
+        if not self.neighbors >= LEAST_NEIGHBORS:
+            return f"{1 - self.neighbors:.0%} of the nearest neighbors, at most {1 - LEAST_NEIGHBORS:.0%} are allowed"
+        return None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        layer = min(self.cosine, key=self.cosine.__getitem__)
+        return (
+            f"cosine similarity of at least {self.cosine[layer]:.4f} ({layer}), {self.neighbors:.1%} of the "
+            f"{NEIGHBORS} nearest neighbors are the same, on {self.images} images"
+        )
+
+
+AnyLoss = Loss | LabelLoss | FeatureLoss
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The result of :func:`quantize_checkpoint`."""
+    """An int8 graph that :func:`quantize_checkpoint` wrote."""
 
-    loss: Loss
+    file: str
+    loss: AnyLoss
     kept: tuple[str, ...]
     """Convolutions that stay in float32."""
     balance: float
 
 
-class Graph:
-    """A float graph as nodes and weights, in the form that int8 runs fastest.
-
-    The mean color is not subtracted from the image: a fourth channel of ones carries it, so that the pixels of 8-bit
-    files are exact in uint8, and zero padding stays what it was.  The sum of a full-size shortcut is left to the
-    convolution that follows, which takes both terms, so that it is not rounded.  Deconvolutions become a 2x2
-    convolution whose four phases are woven together with the channels last, as ONNX Runtime's int8 convolutions have
-    them, so that its Transpose nodes cancel.  Sizes are computed from the image's, so that no activation is needed in
-    float for its shape.
-    """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.image: str = model.graph.input[0].name
-        self.weights: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.nodes: list[NodeProto] = []
-        for node in model.graph.node:
-            if node.op_type == "Cast" and node.input[0] in self.weights:  # weights stored in half precision
-                self.weights[node.output[0]] = self.weights.pop(node.input[0]).astype(np.float32)
-            else:
-                self.nodes.append(_copy(node))
-        self.nodes = list(self._counted())
-        self.nodes = list(self._woven())
-        self.nodes = list(self._sized())
-        self.nodes = list(self._apart())
-        users, rounded = self.consumers(), _rounded(self)
-        self.residual = frozenset(  # convolutions whose output is added to the image
-            node.output[0]
-            for node in self.convolutions()
-            if all(u.op_type == "Add" and self.image in u.input for u in users.get(node.output[0], [])) and users
-        )
-        sources = {n for n, node in self.activations().items() if node.op_type in (*_MOVES, "Pad") or n in rounded}
-        self.in_float = frozenset(
-            node.output[0]
-            for node in self.convolutions()
-            if node.input[0] not in sources
-            or not (
-                node.output[0] in rounded
-                or node.output[0] in self.residual
-                or any(user.op_type == "Relu" for user in users.get(node.output[0], []))
-            )
-        )
-        """Convolutions that have no int8 form: they take the image, or make logits or a sum's raw part."""
-
-    def copy(self) -> Graph:
-        """One whose nodes and weights can be replaced."""
-        other = Graph.__new__(Graph)
-        other.model, other.image, other.residual, other.in_float = self.model, self.image, self.residual, self.in_float
-        other.nodes, other.weights = list(self.nodes), dict(self.weights)
-        return other
-
-    def activations(self) -> dict[str, NodeProto]:
-        """Tensors that are computed from the image's pixels, with the nodes that make them, in the graph's order."""
-        found: dict[str, NodeProto] = {}
-        for node in self.nodes:
-            if node.op_type != "Shape" and any(name in found or name == self.image for name in node.input):
-                found[node.output[0]] = node
-        return found
-
-    def convolutions(self) -> list[NodeProto]:
-        """In the graph's order."""
-        return [node for node in self.nodes if node.op_type == "Conv"]
-
-    def consumers(self) -> dict[str, list[NodeProto]]:
-        """Nodes by the tensors that they take."""
-        found: dict[str, list[NodeProto]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
-
-    def to_model(self, more: Sequence[str] = ()) -> onnx.ModelProto:
-        """The graph, with ``more`` outputs."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        graph = model.graph
-        for field in (graph.node, graph.initializer, graph.value_info):
-            del field[:]
-        graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in self.weights.items() if k in used)
-        graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in more)
-        if not more:
-            onnx.checker.check_model(model)
-        return model
-
-    def _counted(self) -> Iterator[NodeProto]:
-        users = self.consumers()
-        for node in self.nodes:
-            if node.op_type != "Sub" or node.input[0] != self.image:
-                yield node
-                continue
-            mean = self.weights[node.input[1]].reshape(1, -1, 1, 1)
-            for user in users[node.output[0]]:
-                weight = self.weights[user.input[1]]
-                ones = -(weight * mean).sum(1, keepdims=True)
-                self.weights[user.input[1]] = np.concatenate([weight, ones], 1).astype(np.float32)
-            self.weights["one.pads"] = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)
-            self.weights["one"] = np.array(1, np.float32)
-            yield _node("Pad", [self.image, "one.pads", "one"], node.output[0])
-
-    def _woven(self) -> Iterator[NodeProto]:
-        made = {node.output[0]: node for node in self.nodes}
-        users = self.consumers()
-        moved = set()
-        for node in self.nodes:
-            name = node.output[0]
-            if name in moved:
-                continue
-            if node.op_type == "ConvTranspose":
-                _, weight, bias = node.input
-                channels = self.weights[weight].shape[1]
-                self.weights[weight] = weave(self.weights[weight])
-                self.weights[bias] = np.tile(self.weights[bias], 4)
-                attributes = {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1], "strides": [1, 1]}
-                yield _node("Conv", node.input, f"{name}.phases", **attributes)
-                x = f"{name}.phases"
-                (user,) = users[name]
-                if user.op_type == "Relu":  # before weaving, where ONNX Runtime fuses it with the convolution
-                    name = user.output[0]
-                    moved.add(name)
-                    yield _node("Relu", [x], f"{name}.phases")
-                    x = f"{name}.phases"
-                yield from self._weave(x, name, channels)
-            elif node.op_type == "DepthToSpace":
-                source = made[node.input[0]]
-                while source.op_type != "Conv":
-                    source = made[source.input[0]]
-                yield from self._weave(node.input[0], name, len(self.weights[source.input[1]]) // 4)
-            else:
-                yield node
-
-    def _weave(self, x: str, y: str, channels: int) -> Iterator[NodeProto]:
-        """Depth to space (2 x 2, DCR) of [N, 4C, H, W] by blocks of 2C values."""
-        self.weights["zero"], self.weights["two"] = np.zeros(1, np.int64), np.full(1, 2, np.int64)
-        self.weights[f"{y}.phased"] = np.array([0, 0, 0, 2, 2 * channels], np.int64)
-        self.weights[f"{y}.channels"] = np.array([channels], np.int64)
-        yield _node("Transpose", [x], f"{y}.last", perm=[0, 2, 3, 1])
-        yield _node("Reshape", [f"{y}.last", f"{y}.phased"], f"{y}.rows")  # [N, H, W, 2, 2C]
-        yield _node("Transpose", [f"{y}.rows"], f"{y}.interlaced", perm=[0, 1, 3, 2, 4])
-        yield _node("Shape", [x], f"{y}.half", start=2, end=4)
-        yield _node("Mul", [f"{y}.half", "two"], f"{y}.size")
-        yield _node("Concat", ["zero", f"{y}.size", f"{y}.channels"], f"{y}.shape", axis=0)
-        yield _node("Reshape", [f"{y}.interlaced", f"{y}.shape"], f"{y}.image")  # [N, 2H, 2W, C]
-        yield _node("Transpose", [f"{y}.image"], y, perm=[0, 3, 1, 2])
-
-    def _sized(self) -> Iterator[NodeProto]:
-        strides: dict[str, int] = {self.image: 1}  # input pixels from one value to the next
-        self.full: set[str] = set()  # tensors of the image's height and width, or those before they shrink
-        sizes: dict[str, str] = {}
-        made: set[str] = set()
-
-        def size(stride: int) -> Iterator[NodeProto]:
-            """Height and width of a tensor with this total stride."""
-            if "size.1" not in made:
-                made.add("size.1")
-                yield _node("Shape", [self.image], "size.1", start=2, end=4)
-            if f"size.{stride}" not in made:
-                made.add(f"size.{stride}")
-                self.weights[f"stride.{stride}"] = np.full(1, stride, np.int64)
-                self.weights[f"less.{stride}"] = np.full(1, stride - 1, np.int64)
-                yield _node("Add", ["size.1", f"less.{stride}"], f"size.{stride}.up")
-                yield _node("Div", [f"size.{stride}.up", f"stride.{stride}"], f"size.{stride}")
-
-        for node in self.nodes:
-            name = node.output[0]
-            if node.op_type == "Shape":
-                stride = strides[node.input[0]]
-                yield from size(stride)
-                sizes[name] = f"size.{stride}"
-                continue
-            node = _node_with(node, [sizes.get(x, x) for x in node.input])
-            found = [strides[x] for x in node.input if x in strides]
-            if found:
-                strides[name] = found[0]
-                if found[0] == 1:
-                    self.full.add(name)
-                if node.op_type == "Conv":
-                    strides[name] *= _attribute(node, "strides", [1])[0]
-                elif node.op_type == "Transpose" and len(_attribute(node, "perm", [])) == 5:  # phases come together
-                    strides[name] //= 2
-            yield node
-
-    def _apart(self) -> Iterator[NodeProto]:
-        users, nodes = self.consumers(), self.activations()
-        outputs = {output.name for output in self.model.graph.output}
-        for node in self.nodes:
-            name = node.output[0]
-            following = users.get(name, [])
-            if (
-                node.op_type == "Add"
-                and name in self.full
-                and name not in outputs
-                and all(x in nodes for x in node.input)
-                and len(following) == 1
-                and following[0].op_type == "Conv"
-            ):
-                weight = following[0].input[1]
-                self.weights[weight] = np.concatenate([self.weights[weight]] * 2, 1)
-                yield _node("Concat", node.input, name, axis=1)
-            else:
-                yield node
-
-
-class Calibration:
-    """What a float graph computes for some images: ranges of channels, samples of tensors, patches of convolutions."""
-
-    def __init__(self, graph: Graph, images: Sequence[Float]) -> None:
-        """Run ``graph`` on ``images``, float32 [1, 3, H, W] in [0, 1]."""
-        nodes = graph.activations()
-        convolutions = graph.convolutions()
-        wanted = list(dict.fromkeys([*_rounded(graph), *(n.input[0] for n in convolutions if n.input[0] in nodes)]))
-        rng = np.random.default_rng(0)
-        ranges: dict[str, list[Array]] = {}
-        samples: dict[str, list[Array]] = {}
-        patches: dict[str, list[Array]] = {}
-        each = -(-_SAMPLES // len(images))
-        opened = session(graph.to_model(wanted))
-        for image in images:
-            found = dict(zip(wanted, opened.run(wanted, {graph.image: image}), strict=True)) | {graph.image: image}
-            for name in wanted:
-                channels = found[name][0].reshape(found[name].shape[1], -1)
-                ranges.setdefault(name, []).append(np.abs(channels).max(1))
-                places = rng.choice(channels.shape[1], min(each, channels.shape[1]), replace=False)
-                samples.setdefault(name, []).append(channels[:, places])
-            for node in convolutions:
-                if node.input[0] in nodes:
-                    shape = graph.weights[node.input[1]].shape
-                    count = each if np.prod(shape[1:]) <= _COLUMNS else -(-each // 8)  # their mean is all that is used
-                    patches.setdefault(node.output[0], []).append(
-                        _patches(found[node.input[0]][0], shape[2:], node, count, rng)
-                    )
-        self.ranges = {name: np.max(rows, axis=0) for name, rows in ranges.items()}
-        """Largest magnitude in each channel."""
-        self.samples = {name: np.concatenate(parts, axis=1) for name, parts in samples.items()}
-        """Values [C, n]."""
-        self.patches = {name: np.concatenate(parts) for name, parts in patches.items()}
-        """Inputs [n, C, kh, kw] of convolutions, by the names of their outputs."""
-
-
-def quantize(graph: Graph, calibration: Calibration, *, kept: frozenset[str], balance: float) -> onnx.ModelProto:
-    """The int8 form of a graph.
-
-    Args:
-        graph: in float.
-        calibration: of this graph.
-        kept: outputs of the convolutions to leave in float32.
-        balance: 0 leaves channels as they are, 1 scales them to one range.
-    """
-    kept = kept | graph.in_float
-    graph = graph.copy()
-    scales = _balance(graph, calibration, balance)
-    values = {name: _scaled(value, scales.get(name), 0) for name, value in calibration.samples.items()}
-    steps = {name: _step(value) for name, value in values.items() if name in _rounded(graph)}
-    integers = {}
-    for node in graph.convolutions():
-        name = node.output[0]
-        if name not in kept:
-            x = _scaled(calibration.patches[name], scales.get(node.input[0]), 1)
-            integers[name] = _round_weights(graph, node, x)
-    return _Writer(graph, kept, steps, integers).write()
-
-
-def _balance(graph: Graph, calibration: Calibration, power: float) -> dict[str, Float]:
-    """Divide channels by powers of their ranges, the weights that follow make up for it; the divisors by tensor."""
-    nodes = graph.activations()
-    leader = {name: name for name in [graph.image, *nodes]}
-
-    def lead(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    outputs = {output.name for output in graph.model.graph.output}
-    fixed = {graph.image}
-    for name, node in nodes.items():
-        inputs = [x for x in node.input if x in leader]
-        if node.op_type in (*_MOVES, "Relu") or (node.op_type == "Add" and len(inputs) == 2):
-            for x in inputs:  # share their channels, or the phases of them
-                leader[lead(x)] = lead(name)
-        elif node.op_type not in ("Conv", "Concat"):
-            fixed.update((name, *inputs))
-        if name in outputs:
-            fixed.add(name)
-    fixed = {lead(name) for name in fixed}
-    ranges: dict[str, Array] = {}
-    phases = _phases(graph)
-    for name, found in calibration.ranges.items():
-        group = lead(name)
-        if nodes[name].op_type == "Concat":  # has the channels of both
-            continue
-        if name in phases:
-            found = found.reshape(4, -1).max(0)
-        ranges[group] = np.maximum(ranges[group], found) if group in ranges else found
-    scales = {
-        group: np.where(found > 0, np.maximum(found / max(found.max(), 1e-12), 1e-3) ** power, 1).astype(np.float32)
-        for group, found in ranges.items()
-        if group not in fixed
-    }
-    for name, node in nodes.items():
-        if node.op_type == "Concat":
-            parts = [scales.get(lead(x)) for x in node.input]
-            ones = [np.ones(len(calibration.ranges[name]) // 2, np.float32)] * 2
-            scales[lead(name)] = np.concatenate([o if p is None else p for p, o in zip(parts, ones, strict=True)])
-    for node in graph.convolutions():
-        before, after = scales.get(lead(node.input[0])), scales.get(lead(node.output[0]))
-        weight = graph.weights[node.input[1]]
-        if before is not None:
-            weight = weight * before.reshape(1, -1, 1, 1)
-        if after is not None:
-            after = np.tile(after, len(weight) // len(after))
-            weight = weight / after.reshape(-1, 1, 1, 1)
-            if len(node.input) > 2:
-                graph.weights[node.input[2]] = (graph.weights[node.input[2]] / after).astype(np.float32)
-        graph.weights[node.input[1]] = weight.astype(np.float32)
-    return {name: scales[lead(name)] for name in calibration.ranges if lead(name) in scales}
-
-
-def _phases(graph: Graph) -> set[str]:
-    """Tensors [N, 4C, H, W] that hold the phases of a woven tensor [N, C, 2H, 2W]."""
-    nodes, found = graph.activations(), set()
-    for node in nodes.values():
-        if node.op_type == "Transpose" and _attribute(node, "perm", []) == [0, 2, 3, 1]:
-            name = node.input[0]
-            found.add(name)
-            while nodes[name].op_type != "Conv":
-                name = nodes[name].input[0]
-                found.add(name)
-    return found
-
-
-def _step(values: Array) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of uint8 with the least squared error on a sample."""
-    values = values.ravel()[:: max(1, values.size // 100_000)]
-    low, high = min(0.0, float(values.min())), max(1e-6, float(values.max()))
-    best = (np.inf, np.float32(1), np.uint8(0))
-    for share in np.linspace(0.3, 1, 15):
-        scale = np.float32(share * (high - low) / 255)
-        zero = np.rint(-share * low / scale)
-        error = float(np.square((np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale - values).mean())
-        best = min(best, (error, scale, np.uint8(zero)))
-    return best[1:]
-
-
-def _round_weights(graph: Graph, node: NodeProto, patches: Array) -> tuple[NDArray[np.int8], Float]:
-    """Integers [O, I, kh, kw] and scales [O] for the weights of a convolution; its bias takes over the mean error."""
-    weight = graph.weights[node.input[1]]
-    flat, x = weight.reshape(len(weight), -1).astype(np.float64), patches.reshape(len(patches), -1)
-    scale = (np.maximum(np.abs(flat).max(1), 1e-12) / 127).astype(np.float32)
-    steps = scale[:, None].astype(np.float64)
-    rounded = _gptq(flat / steps, x) if x.shape[1] <= _COLUMNS else np.rint(flat / steps)
-    rounded = np.clip(rounded, -127, 127)
-    missed = (flat - rounded * steps) @ x.mean(0)
-    if len(node.input) < 3:
-        node = _node_with(node, [*node.input, f"{node.output[0]}.bias"])
-        graph.nodes[[n.output[0] for n in graph.nodes].index(node.output[0])] = node
-        graph.weights[node.input[2]] = np.zeros(len(flat), np.float32)
-    graph.weights[node.input[2]] = (graph.weights[node.input[2]] + missed).astype(np.float32)
-    return rounded.reshape(weight.shape).astype(np.int8), scale
-
-
-def _gptq(weights: Array, inputs: Array) -> Array:
-    """Round [O, K] to whole numbers so that products with inputs [n, K] change little."""
-    centered = (inputs - inputs.mean(0)).astype(np.float32)
-    curvature = (centered.T @ centered).astype(np.float64) / len(inputs)
-    count = len(curvature)
-    curvature[np.diag_indices(count)] += max(0.01 * np.diag(curvature).mean(), 1e-12)
-    order = np.argsort(-np.diag(curvature))  # what matters most first
-    upper = np.linalg.cholesky(np.linalg.inv(curvature[np.ix_(order, order)])).T
-    left, rounded = weights[:, order].copy(), np.zeros_like(weights)
-    block = 64
-    for start in range(0, count, block):
-        end = min(start + block, count)
-        errors = np.zeros((len(weights), end - start))
-        for k in range(start, end):
-            rounded[:, order[k]] = np.clip(np.rint(left[:, k]), -127, 127)
-            error = (left[:, k] - rounded[:, order[k]]) / upper[k, k]
-            errors[:, k - start] = error
-            left[:, k:end] -= np.outer(error, upper[k, k:end])
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return rounded
-
-
-class _Writer:
-    """Puts the pairs of QuantizeLinear and DequantizeLinear into a graph."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        kept: frozenset[str],
-        steps: dict[str, tuple[np.float32, np.uint8]],
-        integers: dict[str, tuple[NDArray[np.int8], Float]],
-    ) -> None:
-        self.graph, self.integers = graph, integers
-        self.nodes = graph.activations()
-        self.in_int8 = _in_int8(graph, kept)
-        self.steps = dict(steps)
-        for name, node in self.nodes.items():
-            if node.op_type == "Concat":  # without rounding again
-                self.steps.update(dict.fromkeys(_sources(self.nodes, node), self.steps[name]))
-        for name, node in self.nodes.items():
-            if node.op_type in _MOVES and node.input[0] in self.steps:
-                self.steps[name] = self.steps[node.input[0]]
-            elif node.op_type == "Pad":  # the pixels of a file, and ones
-                self.steps[name] = np.float32(1 / 255), np.uint8(0)
-        self.result = graph.copy()
-        self.result.nodes = []
-        self.paired: set[str] = set()
-
-    def write(self) -> onnx.ModelProto:
-        for node in self.graph.nodes:
-            name = node.output[0]
-            int8 = self.in_int8.get(name, False)
-            inputs = list(node.input)
-            for place, x in enumerate(inputs):
-                follows = int8 or self.in_int8.get(x, False)
-                if x in self.nodes and follows and not (node.op_type == "Relu" and int8):  # fused with its convolution
-                    inputs[place] = self._pair(x)
-            if node.op_type == "Conv" and int8:
-                self._convolution(_node_with(node, inputs), node)
-            else:
-                self.result.nodes.append(_node_with(node, inputs))
-        return self.result.to_model()
-
-    def _constant(self, name: str, value: Any) -> str:
-        self.result.weights[name] = np.asarray(value)
-        return name
-
-    def _pair(self, name: str) -> str:
-        if name not in self.paired:
-            self.paired.add(name)
-            scale, zero = self.steps[name]
-            rest = [self._constant(f"{name}.scale", scale), self._constant(f"{name}.zero", zero)]
-            self.result.nodes.append(_node("QuantizeLinear", [name, *rest], f"{name}.int8"))
-            self.result.nodes.append(_node("DequantizeLinear", [f"{name}.int8", *rest], f"{name}.rounded"))
-        return f"{name}.rounded"
-
-    def _stored(self, name: str, integers: Array, scale: Float) -> str:
-        rest = [
-            self._constant(f"{name}.int", integers),
-            self._constant(f"{name}.scale", scale),
-            self._constant(f"{name}.zero", np.zeros(len(scale), integers.dtype)),
-        ]
-        self.result.nodes.append(_node("DequantizeLinear", rest, f"{name}.rounded", axis=0))
-        return f"{name}.rounded"
-
-    def _convolution(self, node: NodeProto, old: NodeProto) -> None:
-        """A convolution in int8."""
-        name = node.output[0]
-        integers, scale = self.integers[name]
-        bias = self.graph.weights[old.input[2]].astype(np.float64)
-        x_scale = self.steps[old.input[0]][0]
-        fine = name in self.graph.residual
-        if fine:
-            # The sum of saturating parts: each holds a fifth of [-1, 1], in which what is added to an image lies.
-            part, channels = 2 / PIECES, len(bias)
-            bias = np.concatenate([bias + 1 - k * part for k in range(PIECES)])
-            integers, scale = np.tile(integers, (PIECES, 1, 1, 1)), np.tile(scale, PIECES)
-            more = -len(bias) % _OUTPUTS
-            bias, scale = np.pad(bias, (0, more)), np.pad(scale, (0, more), constant_values=1)
-            integers = np.pad(integers, ((0, more), (0, 0), (0, 0), (0, 0)))
-        bias_scale = (scale * x_scale).astype(np.float32)
-        whole = np.clip(np.rint(bias / bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
-        inputs = [
-            node.input[0],
-            self._stored(node.input[1], integers, scale),
-            self._stored(node.input[2], whole, bias_scale),
-        ]
-        if not fine:
-            self.result.nodes.append(_node_with(node, inputs))
-            return
-        parts = _node_with(node, inputs)
-        parts.output[0] = parts.name = f"{name}.parts"
-        self.result.nodes.append(parts)
-        self.steps[f"{name}.parts"] = (np.float32(part / 255), np.uint8(0))
-        ones = np.tile(np.eye(channels, dtype=np.float32), PIECES)
-        ones = np.pad(ones, ((0, 0), (0, more)))[:, :, None, None]
-        rest = [
-            self._constant(f"{name}.sum.weight", ones),
-            self._constant(f"{name}.sum.bias", np.full(channels, -1, np.float32)),
-        ]
-        self.result.nodes.append(_node("Conv", [self._pair(f"{name}.parts"), *rest], name, kernel_shape=[1, 1]))
-        self.in_int8[name] = False
-
-
-def _sources(nodes: dict[str, NodeProto], node: NodeProto) -> Iterator[str]:
-    """The tensors that a node takes, and those that these are moved from."""
-    for name in node.input:
-        yield name
-        while nodes[name].op_type in _MOVES:
-            name = nodes[name].input[0]
-            yield name
-
-
-def _rounded(graph: Graph) -> list[str]:
-    """Tensors that int8 convolutions and additions make: after ReLU where there is one."""
-    users = graph.consumers()
-    found = []
-    for name, node in graph.activations().items():
-        makes = node.op_type == "Relu" or (node.op_type in _JOINS and _leads_to_convolution(name, users))
-        if makes or (node.op_type == "Conv" and _leads_to_convolution(name, users, through_relu=False)):
-            found.append(name)
-    return found
-
-
-def _leads_to_convolution(name: str, users: dict[str, list[NodeProto]], *, through_relu: bool = True) -> bool:
-    """Whether what takes this tensor, by way of nodes that keep its channels, is all convolutions."""
-    found = users.get(name, [])
-    passed = (*_MOVES, *_JOINS, *(["Relu"] if through_relu else []))
-    return bool(found) and all(
-        user.op_type == "Conv"
-        or (user.op_type in passed and _leads_to_convolution(user.output[0], users, through_relu=through_relu))
-        for user in found
-    )
-
-
-def _in_int8(graph: Graph, kept: frozenset[str]) -> dict[str, bool]:
-    """Whether each tensor is computed in int8."""
-    nodes, users = graph.activations(), graph.consumers()
-    found: dict[str, bool] = {}
-    for name, node in nodes.items():
-        if node.op_type == "Conv":
-            found[name] = name not in kept
-        elif node.op_type in (*_MOVES, "Relu"):
-            found[name] = found.get(node.input[0], False)
-
-    def takers(name: str) -> Iterator[str]:
-        """Convolutions and additions that take this tensor."""
-        for user in users.get(name, []):
-            if user.op_type in ("Conv", *_JOINS):
-                yield user.output[0]
-            elif user.op_type in (*_MOVES, "Relu"):
-                yield from takers(user.output[0])
-            else:
-                yield ""
-
-    for name, node in reversed(nodes.items()):
-        if node.op_type in _JOINS:
-            following = list(takers(name))
-            found[name] = bool(following) and all(found.get(other, False) for other in following)
-    return found
-
-
-def _patches(x: Array, kernel: tuple[int, ...], node: NodeProto, count: int, rng: np.random.Generator) -> Array:
-    """Some of the inputs [n, C, kh, kw] that a convolution sees in x [C, H, W]."""
-    top, left, bottom, right = _attribute(node, "pads", [0] * 4)
-    stride = _attribute(node, "strides", [1])[0]
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))[:, ::stride, ::stride]
-    height, width = windows.shape[1:3]
-    places = rng.choice(height * width, min(count, height * width), replace=False)
-    return windows[:, places // width, places % width].swapaxes(0, 1)  # (C, n, kh, kw) -> (n, C, kh, kw)
-
-
-def _scaled(values: Array, scale: Float | None, axis: int) -> Array:
-    """Values over the scales of their channels, which stand along ``axis``."""
-    if scale is None:
-        return values
-    scale = np.tile(scale, values.shape[axis] // len(scale))
-    return values / scale.reshape(-1, *[1] * (values.ndim - 1 - axis))
-
-
-def _node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    return helper.make_node(operator, list(inputs), [output], name=output, **attributes)
-
-
-def _node_with(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
-    other = _copy(node)
-    del other.input[:]
-    other.input.extend(inputs)
-    return other
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    other = NodeProto()
-    other.CopyFrom(node)
-    return other
-
-
-def _attribute(node: NodeProto, name: str, default: list[int]) -> list[int]:
-    found = (helper.get_attribute_value(a) for a in node.attribute if a.name == name)
-    return list(next(found, default))
-
-
 def quantize_checkpoint(
-    folder: Path, photos: Path, gate: Path | None = None, *, notify: Callable[[str], None] = lambda text: None
-) -> Quantized:
-    """Write :data:`skipae_zoo.QUANTIZED` of a checkpoint folder that restores images, and its sha256 into config.json.
+    folder: Path,
+    photos: Path,
+    gate: Path | None = None,
+    *,
+    graphs: Sequence[GraphKind] = (),
+    notify: Callable[[str], None] = lambda text: None,
+) -> list[Quantized]:
+    """Write the int8 graphs of a checkpoint folder, and their sha256 into config.json.
 
     Args:
-        folder: of the checkpoint; its ``onnx/model.onnx`` is what is quantized.
-        photos: folder of clean photos to calibrate on, searched recursively.
+        folder: of the checkpoint, whose float32 graphs are quantized.
+        photos: folder of clean photos to calibrate on, searched recursively; those that ``gate`` holds are left out.
         gate: folder of other photos, on which the loss is measured; by default every fourth of ``photos``, which is
-            then not calibrated on.
-        notify: called with each step.
+            then not calibrated on.  For a classifier, folders named as its classes give the accuracy too; for a
+            segmenter, masks in VOC's layout, of which those of ``val`` are taken, the mIoU.
+        graphs: which ones; by default all that the checkpoint has.
+        notify: is called with a line for each step.
 
     Raises:
-        QuantizeError: int8 loses more than :data:`MOST_LOST`, or the checkpoint does not restore images; nothing is
-            written.
-        DataError: there are too few photos, or they are smaller than 128 pixels.
+        QuantizeError: int8 loses more than is allowed, or the checkpoint lacks the graph; nothing is written then.
+        DataError: there are too few photos, or they are too small.
     """
     config = read_config(folder)
-    if config.task != "restoration":
-        raise QuantizeError(
-            f"{config.name} is for {config.task}; only checkpoints that restore images can be quantized"
-        )
-    graph = Graph(onnx.load(verified_file(folder, config, "onnx/model.onnx")))
+    wanted = list(graphs) or [kind for kind, (file, _) in FILES.items() if file in config.files]
+    lacking = [FILES[kind][0] for kind in wanted if FILES[kind][0] not in config.files]
+    if lacking or not wanted:
+        raise QuantizeError(f"{config.name} has no {lacking[0] if lacking else GRAPH}: export the checkpoint with it")
+    files, held = _split(photos, gate)
+    done = []
+    for kind in wanted:
+        task = config.task if kind == "model" else "features"
+        graph = Graph(onnx.load(verified_file(folder, config, FILES[kind][0])))
+        images, trial = (_restoration if task == "restoration" else _likeness)(graph, config, files, task)
+        levels = LEVELS.get(task, _SAFE)
+        kept, balance, model = _choose(graph, Calibration(graph, images), trial, levels, config.name, notify)
+        if task == "restoration":
+            loss: AnyLoss = _gate(folder, config, model, held)
+        else:
+            with _both(folder, config, {FILES[kind][1]: model}, kind) as (exact, int8):
+                if task == "features":
+                    loss = _compare_features(exact, int8, held)
+                elif task == "classification":
+                    loss = _compare_classes(exact, int8, held)
+                else:
+                    loss = _compare_masks(exact, int8, held, gate)
+        notify(f"{config.name}, {FILES[kind][1]}: {loss}")
+        if loss.flaw is not None:
+            raise QuantizeError(
+                f"{config.name}: {FILES[kind][1]} would lose {loss.flaw}: calibrate on more photos, of the kind that "
+                "the checkpoint is used on"
+            )
+        done.append((Quantized(FILES[kind][1], loss, tuple(sorted(kept)), balance), model, levels))
+    for result, model, levels in done:
+        config = _write(folder, config, model, result, levels)
+    return [result for result, _, _ in done]
+
+
+def _split(photos: Path, gate: Path | None) -> tuple[list[Path], list[Path]]:
+    """Photos to calibrate on, and those to measure the loss on."""
     files = find_images(photos)
-    held = files[3::4] if gate is None else find_images(gate)
-    files = [file for number, file in enumerate(files) if gate is not None or number % 4 != 3]
+    if gate is None:
+        files, held = [file for number, file in enumerate(files) if number % 4 != 3], files[3::4]
+    elif (gate / "ImageSets" / "Segmentation").is_dir():
+        held = list(voc_segmentation(gate, "val").files)
+    else:
+        held = find_images(gate)
+    there = {file.resolve() for file in held}
+    files = [file for file in files if file.resolve() not in there]
     if len(files) < 8 or len(held) < 2:
         raise DataError(
-            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few; "
-            "use at least 8 and 2"
+            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few: give 8 and 2"
         )
-    chosen, shown = _evenly(files, 48), _evenly(files[1:], 24)
-    crops = [_crop(file, CALIBRATION_SIGMAS[number % 4])[1] for number, file in enumerate(chosen)]
+    return files, held
+
+
+Trial = Callable[[onnx.ModelProto], float]
+"""Loss of an int8 graph on a few images, as a share of what is allowed."""
+
+
+def _choose(
+    graph: Graph, calibration: Calibration, trial: Trial, levels: int, name: str, notify: Callable[[str], None]
+) -> tuple[frozenset[str], float, onnx.ModelProto]:
+    """The convolutions to keep in float32, the balance, and the graph that they make."""
+
+    def make(kept: frozenset[str], balance: float) -> onnx.ModelProto:
+        return quantize(graph, calibration, kept=kept, balance=balance, levels=levels)
+
+    kept: frozenset[str] = graph.in_float
+    tried = {balance: trial(make(kept, balance)) for balance in BALANCES}
+    balance = min(tried, key=tried.__getitem__)
+    lost = tried[balance]
+    notify(f"{len(graph.convolutions()) - len(kept)} convolutions in int8: {lost:.0%} of the loss that is allowed")
+    while lost > _CROPS:
+        rest = [node.output[0] for node in graph.convolutions() if node.output[0] not in kept]
+        if len(rest) <= len(kept):
+            raise QuantizeError(f"{name}: int8 loses {lost:.1f} times what is allowed, half of it left in float32")
+        losses = {output: trial(make(kept | {output}, balance)) for output in rest}
+        best = min(losses, key=losses.__getitem__)
+        kept, lost = kept | {best}, losses[best]
+        notify(f"{best} in float32 too: {lost:.0%} of the loss that is allowed")
+    return kept, balance, make(kept, balance)
+
+
+def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path], task: str) -> tuple[list[Float], Trial]:
+    """Noisy crops to calibrate on, and the loss of PSNR on others."""
+    chosen, shown = _evenly(files, 48), _evenly(files[1:], _TRIED)
+    crops = [_crop(file, CALIBRATION_SIGMAS[number % len(CALIBRATION_SIGMAS)])[1] for number, file in enumerate(chosen)]
     for crop in crops[::4]:  # holes, as inpainting fills them
         for top, left, side in ((8, 16, 40), (72, 64, 24)):
             hole = np.array(config.preprocessing.fill, np.float32)
             crop[0, :, top : top + side, left : left + side] = hole[:, None, None]
-    calibration = Calibration(graph, crops)
     trials = [(sigma, *_crop(file, sigma)) for file in shown for sigma in SIGMAS]
     before = _psnr(graph.to_model(), trials)
 
-    def lose(kept: frozenset[str], balance: float) -> float:
-        return _loss(before, _psnr(quantize(graph, calibration, kept=kept, balance=balance), trials), len(shown)).worst
+    def lose(model: onnx.ModelProto) -> float:
+        after = _psnr(model, trials)
+        return max((a - b) / most for a, b, most in zip(before, after, MOST_LOST.values(), strict=True))
 
-    kept: frozenset[str] = graph.in_float
-    tried = {balance: lose(kept, balance) for balance in BALANCES}
-    balance = min(tried, key=tried.__getitem__)
-    notify(f"{len(graph.convolutions()) - len(kept)} convolutions in int8: {tried[balance]:.3f} dB lost on crops")
-    lost = tried[balance]
-    while lost > MOST_LOST:
-        rest = [node.output[0] for node in graph.convolutions() if node.output[0] not in kept]
-        if len(rest) <= len(kept):
-            raise QuantizeError(f"{config.name}: int8 loses {lost:.3f} dB with half of the convolutions in float32")
-        losses = {name: lose(kept | {name}, balance) for name in rest}
-        best = min(losses, key=losses.__getitem__)
-        kept, lost = kept | {best}, losses[best]
-        notify(f"{best} in float32 too: {lost:.3f} dB lost")
-    model = quantize(graph, calibration, kept=kept, balance=balance)
-    found = _gate(folder, config, model, held)
-    notify(f"{config.name}, {found.images} photos: {found}")
-    if not found.worst <= MOST_LOST:
-        raise QuantizeError(
-            f"{config.name}: int8 loses {found.worst:.3f} dB, more than the {MOST_LOST} allowed; calibrate on more "
-            "photos, similar to those that the checkpoint is used for"
-        )
-    result = Quantized(found, tuple(sorted(kept)), balance)
-    _write(folder, config, model, result)
-    return result
+    return crops, lose
+
+
+def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path], task: str) -> tuple[list[Float], Trial]:
+    """Images as the checkpoint takes them, to calibrate on, and how much outputs turn away from float32 on others."""
+    images = [_as_input(_prepared(config, file)) for file in _evenly(files, _CALIBRATED)]
+    others = [_as_input(_prepared(config, file)) for file in _evenly(files[1:], _TRIED)]
+    exact = session(graph.to_model())
+    wanted = [exact.run(None, {graph.image: image}) for image in others]
+
+    def lose(model: onnx.ModelProto) -> float:
+        opened = session(model)
+        found = [opened.run(None, {graph.image: image}) for image in others]
+        likeness = [[_cosine(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(wanted, found, strict=True)]
+        return float((1 - np.mean(likeness, axis=0)).max() / (1 - LEAST_COSINE))
+
+    return images, lose
 
 
 def _evenly(files: Sequence[Path], count: int) -> list[Path]:
@@ -758,17 +343,46 @@ def _crop(file: Path, sigma: float) -> tuple[NDArray[np.uint8], Float]:
     """The middle of a photo, uint8 [128, 128, 3], and the same with noise as a graph takes it."""
     clean = load_rgb(file)
     if min(clean.shape[:2]) < _SIDE:
-        raise DataError(f"{file} is smaller than {_SIDE} pixels: remove it")
-    top, left = ((side - _SIDE) // 2 for side in clean.shape[:2])
-    clean = clean[top : top + _SIDE, left : left + _SIDE]
+        raise DataError(f"{file} is smaller than {_SIDE} pixels: leave it out")
+    clean = _middle(clean, _SIDE)
     return clean, _noisy(clean, sigma, file)
 
 
-def _noisy(clean: NDArray[np.uint8], sigma: float, file: Path) -> Float:
-    noisy = add_noise(clean, sigma, file.stem, clipped=True)
-    return np.ascontiguousarray(noisy.transpose(2, 0, 1)[None], np.float32) / np.float32(
+def _middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The middle of an image, of at most ``side`` pixels in height and width."""
+    top, left = (max(0, length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def _prepared(config: CheckpointConfig, file: Path) -> NDArray[np.uint8]:
+    """A photo scaled and cropped as the checkpoint takes it; where it takes any size, its middle."""
+    resize, crop = config.preprocessing.resize, config.preprocessing.crop
+    if config.task == "segmentation":
+        crop = None
+    pixels = load_rgb(file)
+    if resize is None and crop is None:
+        return _middle(pixels, 2 * _SIDE)
+    if resize is None and crop is not None and min(pixels.shape[:2]) < crop:
+        resize = crop
+    return cast("NDArray[np.uint8]", prepare(pixels, resize, crop))
+
+
+def _as_input(pixels: NDArray[np.number]) -> Float:
+    """As graphs take it."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(
         255
     )  # (H, W, C) -> (1, C, H, W)
+
+
+def _noisy(clean: NDArray[np.uint8], sigma: float, file: Path) -> Float:
+    return _as_input(add_noise(clean, sigma, file.stem, clipped=True))
+
+
+def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Cosine similarity of two arrays of one shape; 1 where both are zero."""
+    a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
+    length = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / length if length else float(np.array_equal(a, b))
 
 
 def _psnr(model: onnx.ModelProto | Path, trials: Iterable[tuple[float, NDArray[np.uint8], Float]]) -> list[float]:
@@ -783,10 +397,6 @@ def _psnr(model: onnx.ModelProto | Path, trials: Iterable[tuple[float, NDArray[n
     return [float(np.mean(found)) for found in scores.values()]
 
 
-def _loss(before: Sequence[float], after: Sequence[float], images: int) -> Loss:
-    return Loss(SIGMAS, tuple(before), tuple(after), images)
-
-
 def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files: Sequence[Path]) -> Loss:
     """The loss on whole photos, against the file as it is."""
 
@@ -796,16 +406,122 @@ def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files:
             for sigma in SIGMAS:
                 yield sigma, clean, _noisy(clean, sigma, file)
 
-    before = _psnr(verified_file(folder, config, "onnx/model.onnx"), trials())
-    return _loss(before, _psnr(model, trials()), len(files))
+    before = _psnr(verified_file(folder, config, GRAPH), trials())
+    return Loss(SIGMAS, tuple(before), tuple(_psnr(model, trials())), len(files))
 
 
-def _write(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, result: Quantized) -> None:
-    record = {"kept": list(result.kept), "balance": result.balance, "psnr": asdict(result.loss)}
+class _both:
+    """The checkpoint in float32 and in int8, as users load it, before its int8 file is in its folder."""
+
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, models: dict[str, onnx.ModelProto], kind: GraphKind
+    ) -> None:
+        self.folder, self.config, self.models, self.kind = folder, config, models, kind
+
+    def __enter__(self) -> tuple[Model, Model]:
+        self.place = tempfile.TemporaryDirectory()
+        at, file = Path(self.place.name), FILES[self.kind][0]
+        (at / "onnx").mkdir()
+        shutil.copyfile(self.folder / file, at / file)
+        for name, model in self.models.items():
+            onnx.save(model, at / name)
+        write_config(at, replace(self.config, files={name: sha256(at / name) for name in (file, *self.models)}))
+        exact, int8 = (from_pretrained(at, device="cpu", precision=precision) for precision in ("fp32", "int8"))
+        return exact, int8
+
+    def __exit__(self, *_: object) -> None:
+        self.place.cleanup()
+
+
+def _compare_features(exact: Model, int8: Model, files: Sequence[Path]) -> FeatureLoss:
+    """Of every layer, and of the default layer's nearest neighbors."""
+    chosen = _evenly(files, _COMPARED)
+    layers = [layer.name for layer in exact.layers]
+    default = exact.config.default_layer or layers[-1]
+    cosine: list[list[float]] = []
+    pooled: tuple[list[Any], list[Any]] = ([], [])
+    for file in chosen:
+        pixels = _prepared(exact.config, file)
+        found = [model.features(pixels, layers=layers, pool="none", resize=0, crop=0) for model in (exact, int8)]
+        cosine.append([_cosine(found[0][layer], found[1][layer]) for layer in layers])
+        for kept, values in zip(pooled, found, strict=True):
+            kept.append(values[default][0].mean((1, 2)))
+    count = min(NEIGHBORS, len(chosen) - 1)
+    nearest = [_nearest(np.stack(rows), count) for rows in pooled]
+    same = np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)])
+    means = np.mean(cosine, axis=0)
+    return FeatureLoss(dict(zip(layers, map(float, means), strict=True)), float(same), len(chosen))
+
+
+def _nearest(rows: NDArray[Any], count: int) -> list[list[int]]:
+    """Numbers of the rows [n, C] that are most like each row."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -np.inf)
+    found: list[list[int]] = np.argsort(-likeness, 1, kind="stable")[:, :count].tolist()
+    return found
+
+
+def _compare_classes(exact: Model, int8: Model, files: Sequence[Path]) -> LabelLoss:
+    """Of whole images; those in a folder named as a class have it as their label."""
+    labels = set(exact.config.labels)
+    labeled = [file.parent.name in labels for file in files]
+    chosen = files if all(labeled) else _evenly(files, _COMPARED)
+    same, right = 0, [0, 0]
+    for file in chosen:
+        pixels = load_rgb(file)
+        found = [model.classify(pixels, top=1)[0].label for model in (exact, int8)]
+        same += found[0] == found[1]
+        for number, label in enumerate(found):
+            right[number] += label == file.parent.name
+    if not all(labeled):
+        return LabelLoss(same / len(chosen), len(chosen))
+    before, after = (100 * count / len(chosen) for count in right)
+    return LabelLoss(same / len(chosen), len(chosen), "accuracy", before, after, len(chosen))
+
+
+def _compare_masks(exact: Model, int8: Model, files: Sequence[Path], gate: Path | None) -> LabelLoss:
+    """Of pixels."""
+    masks = voc_segmentation(gate, "val", short_side=0) if gate and (gate / "ImageSets").is_dir() else None
+    classes = len(exact.config.labels)
+    if masks is not None and tuple(masks.classes) != tuple(exact.config.labels):
+        raise DataError(f"{gate} has other classes than {exact.name}: give masks of the checkpoint's own classes")
+    chosen = files if masks is not None else _evenly(files, _COMPARED)
+    matrices = [torch.zeros(classes, classes, dtype=torch.int64) for _ in range(2)]
+    same = pixels_in_all = 0
+    for position, file in enumerate(chosen):
+        pixels = load_rgb(file)
+        found = [model.segment(pixels) for model in (exact, int8)]
+        same += int((found[0] == found[1]).sum())
+        pixels_in_all += found[0].size
+        if masks is not None:
+            mask = cast(Tensor, masks.whole(position)[1])
+            for matrix, labels in zip(matrices, found, strict=True):
+                matrix += confusion(torch.from_numpy(labels), mask, classes)
+    if masks is None:
+        return LabelLoss(same / pixels_in_all, len(chosen))
+    before, after = (100 * mean_iou(matrix)[0] for matrix in matrices)
+    return LabelLoss(same / pixels_in_all, len(chosen), "mIoU", before, after, len(chosen))
+
+
+def _write(
+    folder: Path, config: CheckpointConfig, model: onnx.ModelProto, result: Quantized, levels: int
+) -> CheckpointConfig:
+    record = {
+        "kept": list(result.kept),
+        "balance": result.balance,
+        "levels": levels,
+        result.loss.kind: asdict(result.loss),
+        "summary": str(result.loss),
+    }
     helper.set_model_props(
         model, {p.key: p.value for p in model.metadata_props} | {"skipae_quantization": json.dumps(record)}
     )
-    path = folder / QUANTIZED
+    path = folder / result.file
     write_atomically(path, lambda file: onnx.save(model, file))
-    write_config(folder, replace(config, files={**config.files, QUANTIZED: sha256(path)}))
-    write_json(folder / "training" / "quantization.json", record)
+    config = replace(config, files={**config.files, result.file: sha256(path)})
+    write_config(folder, config)
+    records = folder / "training" / "quantization.json"
+    found = json.loads(records.read_text(encoding="utf-8")) if records.exists() else {}
+    write_json(records, {name: row for name, row in found.items() if name in config.files} | {result.file: record})
+    return config

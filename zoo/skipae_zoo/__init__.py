@@ -12,9 +12,12 @@ from skipae_zoo.architecture import (
 )
 from skipae_zoo.checkpoints import CHECKPOINTS, DEFAULTS, NamedCheckpoint, Published, find_checkpoint
 from skipae_zoo.config import (
+    FEATURES,
+    GRAPH,
     INPUT,
     OUTPUT,
     QUANTIZED,
+    QUANTIZED_FEATURES,
     CheckpointConfig,
     ConfigError,
     Head,
@@ -32,11 +35,14 @@ from skipae_zoo.text import UNSAFE, flaw_of_name, shown
 __all__ = [
     "CHECKPOINTS",
     "DEFAULTS",
+    "FEATURES",
+    "GRAPH",
     "INPUT",
     "MAX_LAYERS",
     "MAX_TEXT",
     "OUTPUT",
     "QUANTIZED",
+    "QUANTIZED_FEATURES",
     "UNSAFE",
     "Architecture",
     "ArchitectureError",

@@ -42,8 +42,17 @@ INPUT = "pixel_values"
 OUTPUT: dict[Task, str] = {"restoration": "reconstruction", "classification": "logits", "segmentation": "logits"}
 """Name of the output of each task's graph."""
 
+GRAPH = "onnx/model.onnx"
+"""The graph that does a checkpoint's task."""
+
+FEATURES = "onnx/features.onnx"
+"""The graph whose outputs are the layers of the encoder."""
+
 QUANTIZED = "onnx/model_quantized.onnx"
 """The task's graph in int8, for checkpoints that have one; the name is the one transformers.js expects."""
+
+QUANTIZED_FEATURES = "onnx/features_quantized.onnx"
+"""The encoder in int8, of checkpoints that have it."""
 
 HeadKind = Literal["pool-fc", "conv-pool", "fc", "decoder"]
 Scores = Literal["softmax", "sigmoid"]

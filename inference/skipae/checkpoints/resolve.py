@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from zipimport import zipimporter
 
@@ -15,6 +16,8 @@ from skipae.errors import ModelError
 from skipae_zoo import (
     CHECKPOINTS,
     DEFAULTS,
+    GRAPH,
+    QUANTIZED,
     CheckpointConfig,
     ConfigError,
     Task,
@@ -189,13 +192,18 @@ def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], acces
 def load_config(folder: Path) -> CheckpointConfig:
     """Read ``config.json`` of a checkpoint folder.
 
+    The wheel omits some float32 graphs where it has the int8 one; ``files`` does not list them then.
+
     Raises:
         ModelError: it is missing or invalid.
     """
     try:
-        return read_config(folder)
+        config = read_config(folder)
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    if folder.parent == _INSTALLED and QUANTIZED in config.files and not (folder / GRAPH).exists():
+        config = replace(config, files={name: digest for name, digest in config.files.items() if name != GRAPH})
+    return config
 
 
 def list_models(task: Task | None = None) -> list[str]:
@@ -216,8 +224,8 @@ def problems(folder: Path, needed: str) -> list[str]:
     All files that ``config.json`` lists are checked; only those whose path starts with ``needed`` must exist.
     """
     try:
-        config = read_config(folder)
-    except ConfigError as error:
+        config = load_config(folder)
+    except ModelError as error:
         return [str(error)]
     found = []
     for file in config.files:

@@ -98,22 +98,21 @@ def command(
     from skipae.batch.sources import find
     from skipae.checkpoints import resolve
     from skipae.engine.net import Net
-    from skipae.engine.session import FEATURES
+    from skipae.engine.precision import features_file
     from skipae.errors import UsageError
     from skipae.options import FeatureSpec
     from skipae.tasks.features import SizeBatcher
 
     if output == STREAM:
         raise UsageError("-o - (standard output) cannot hold features; use a folder or a file")
-    if checkpoint.precision not in ("auto", "fp32"):
-        raise UsageError(
-            f"--precision {checkpoint.precision}: features are always computed in fp32; use fp32 or omit it"
-        )
+    if checkpoint.precision == "fp16":
+        raise UsageError("--precision fp16: features are computed in fp32 or int8; use one of them, or omit it")
     folder = checkpoint.find(console)
     config = resolve.load_config(folder)
+    graph = features_file(checkpoint.precision, config)
     names = [name for text in layers for name in text.split(",")]
     spec = FeatureSpec(names or None, pool, l2, dtype, resize, crop).resolve(config)
-    run = feature_store.describe(spec, config.name, config.files.get(FEATURES, ""))
+    run = feature_store.describe(spec, config.name, config.files.get(graph, ""))
     overwrite, resume = writing.overwrite, writing.resume
     store = feature_store.Store(output, run, format=kind, overwrite=overwrite, resume=resume)
     found = find(inputs, batch.lists, results=Path(output))
@@ -134,7 +133,13 @@ def command(
         return options.show(work, console)
 
     def load() -> tuple[SizeBatcher[Taken], dict[str, str]]:
-        net = Net.load(folder, device=checkpoint.device, threads=checkpoint.threads, notify=console.remark)
+        net = Net.load(
+            folder,
+            device=checkpoint.device,
+            precision=checkpoint.precision,
+            threads=checkpoint.threads,
+            notify=console.remark,
+        )
         batcher = SizeBatcher[Taken](net, spec, batch_size)
         batcher.extractor.session.open()
         return batcher, feature_store.versions(net.device)

@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 from skipae.checkpoints.resolve import load_config
 from skipae.engine import tiling
 from skipae.engine.device import Device, choose_device
-from skipae.engine.precision import Precision, check_precision, choose_precision
-from skipae.engine.session import FEATURES, Session
+from skipae.engine.precision import Precision, check_precision, choose_precision, features_file, task_file
+from skipae.engine.session import Session
 from skipae.engine.tiling import Finish, Plan, Tiling
 from skipae.errors import DeviceError
 from skipae.options import DenoiseOptions, TileOptions
-from skipae_zoo import QUANTIZED, CheckpointConfig, Layer
+from skipae_zoo import GRAPH, QUANTIZED, CheckpointConfig, Layer
 
 log = logging.getLogger("skipae")
-
-GRAPH = "onnx/model.onnx"
-"""The file of a checkpoint with the graph of its task."""
 
 MEMORY = {"cpu": 1280 << 20, "openvino": 1280 << 20, "cuda": 3 << 30}
 """Memory for the layers' outputs of one tile in bytes, by kind of device.  A large image and its output reduce it, down
@@ -43,19 +40,20 @@ WHOLE = DenoiseOptions()
 class Net:
     """A checkpoint on a device.  It can be pickled, shared by threads, and used after a fork."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, device: Device) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, device: Device, precision: str = "fp32") -> None:
         """Prepare; nothing is loaded yet.
 
         Args:
             folder: folder of a checkpoint.
             config: configuration of the checkpoint.
             device: where to run it.
+            precision: precision as requested, which features follow.
         """
         self.folder = folder
         self.config = config
         self.device = device
-        self.graph = Session(folder, config, QUANTIZED if device.precision == "int8" else GRAPH, device)
-        """The graph of the checkpoint's task."""
+        self.precision = precision
+        self._graph: Session | None = None
         self.bytes_per_pixel = bytes_per_pixel(config, device.precision)
         """Memory per pixel of a tile in a run, in bytes."""
         self.area = MEMORY.get(device.kind, MEMORY["cpu"]) // self.bytes_per_pixel
@@ -92,7 +90,18 @@ class Net:
         chosen = choose_device(device, threads, notify)
         numbers, why = choose_precision(precision, chosen.kind, config)
         log.info("precision: %s: %s", numbers, why)
-        return cls(folder, config, replace(chosen, precision=numbers))
+        return cls(folder, config, replace(chosen, precision=numbers), precision)
+
+    @property
+    def graph(self) -> Session:
+        """The graph that does the checkpoint's task.
+
+        Raises:
+            DeviceError: int8 was requested, and the checkpoint has it only for features.
+        """
+        if self._graph is None:
+            self._graph = Session(self.folder, self.config, task_file(self.device.precision, self.config), self.device)
+        return self._graph
 
     def restore(
         self,
@@ -149,8 +158,13 @@ class Net:
         )
 
     def encoder(self, names: tuple[str, ...]) -> Session:
-        """Return the network up to these layers, each an output; ``names`` are in the network's order."""
-        session = Session(self.folder, self.config, FEATURES, replace(self.device, precision="fp32"), names)
+        """Return the network up to these layers, each an output; ``names`` are in the network's order.
+
+        Raises:
+            DeviceError: int8 was requested, and the checkpoint has no int8 features.
+        """
+        file = features_file(self.precision, self.config)
+        session = Session(self.folder, self.config, file, replace(self.device, precision="fp32"), names)
         return self._encoders.setdefault(names, session)
 
     def encoder_tiling(self, used: Sequence[Layer]) -> Tiling:
@@ -160,7 +174,8 @@ class Net:
 
     def trim(self) -> None:
         """Free the memory kept from the last image; the next one allocates it again."""
-        self.graph.trim()
+        if self._graph is not None:
+            self._graph.trim()
 
     def open(self) -> None:
         """Load the task graph, if the checkpoint has one, now instead of at the first image.
@@ -169,6 +184,8 @@ class Net:
             ModelError: the graph is damaged.
             DeviceError: the device cannot load it.
         """
+        if self.device.precision == "int8" and QUANTIZED not in self.config.files:
+            return  # only features are in int8
         if self.graph.file in self.config.files:  # otherwise it has only features
             self.graph.open()
             if self.device.precision == "fp16":

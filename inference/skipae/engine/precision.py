@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from skipae.engine.providers import PROVIDERS
 from skipae.errors import DeviceError, UsageError
-from skipae_zoo import QUANTIZED, CheckpointConfig
+from skipae_zoo import FEATURES, GRAPH, QUANTIZED, QUANTIZED_FEATURES, CheckpointConfig
 
 Precision = Literal["fp32", "int8", "fp16"]
 """Precision of a computation."""
@@ -52,13 +52,8 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
         DeviceError: the checkpoint has no int8 graph, or the device does not support float16.
     """
     has_int8 = QUANTIZED in config.files
-    if asked == "int8" and not has_int8:
-        raise DeviceError(
-            "{model!s} has no int8 graph: use {precision}, or add one with "
-            "'skipae-train quantize CHECKPOINT --photos DIR'",
-            model=config.name,
-            precision="fp32",
-        )
+    if asked == "int8" and not (has_int8 or QUANTIZED_FEATURES in config.files):
+        raise _lacks_int8(config, "graph")
     if asked == "fp16" and not (kind in PROVIDERS and PROVIDERS[kind].half):
         able = ", ".join(row.kind for row in PROVIDERS.values() if row.half)
         raise DeviceError(
@@ -67,8 +62,16 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
             precision="fp32",
             able=able,
         )
+    if asked == "fp32" and has_int8 and GRAPH not in config.files:
+        raise DeviceError(
+            "{model!s} has no float32 graph here: use {precision}, or its folder in the repository of skipae",
+            model=config.name,
+            precision="int8",
+        )
     if asked != "auto":
         return Chosen(cast(Precision, asked), "as requested")
+    if has_int8 and GRAPH not in config.files:
+        return Chosen("int8", f"{config.name} has no float32 graph")
     if kind != "cpu":
         return Chosen("fp32", f"int8 is for the device cpu, not {kind}")
     if not has_int8:
@@ -77,6 +80,42 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
     if found is None:
         return Chosen("fp32", "the processor has no int8 dot product (AVX-512 VNNI, AVX-VNNI, ARM dot product)")
     return Chosen("int8", f"the processor has {found}")
+
+
+def task_file(precision: Precision, config: CheckpointConfig) -> str:
+    """Return the graph of the checkpoint's task in this precision.
+
+    Raises:
+        DeviceError: the checkpoint has int8 only for features.
+    """
+    if precision == "int8" and QUANTIZED not in config.files:
+        raise _lacks_int8(config, "graph for its task")
+    return QUANTIZED if precision == "int8" else GRAPH
+
+
+def features_file(asked: str, config: CheckpointConfig) -> str:
+    """Return the features graph: int8 only if requested, so that all machines give the same features by default.
+
+    Args:
+        asked: ``auto``, ``fp32``, ``int8`` or ``fp16``.
+        config: of the checkpoint.
+
+    Raises:
+        DeviceError: int8 was requested, and the checkpoint has no int8 features.
+    """
+    if asked == "int8" and QUANTIZED_FEATURES not in config.files:
+        raise _lacks_int8(config, "features")
+    return QUANTIZED_FEATURES if asked == "int8" else FEATURES
+
+
+def _lacks_int8(config: CheckpointConfig, what: str) -> DeviceError:
+    return DeviceError(
+        "{model!s} has no int8 {what!s}: use {precision}, or add it with "
+        "'skipae-train quantize CHECKPOINT --photos DIR'",
+        model=config.name,
+        what=what,
+        precision="fp32",
+    )
 
 
 @cache

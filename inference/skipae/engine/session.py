@@ -19,14 +19,11 @@ from skipae.engine.device import Device, create_session, is_out_of_memory, load_
 from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.engine.providers import find_provider
 from skipae.errors import DeviceError, ModelError
-from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
+from skipae_zoo import FEATURES, INPUT, QUANTIZED_FEATURES, CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-FEATURES = "onnx/features.onnx"
-"""The file of a checkpoint with the layers as outputs."""
 
 
 class Session:
@@ -117,7 +114,7 @@ class Session:
         layers = {layer.name: layer for layer in self.config.architecture.layers}
         for name, value in outputs.items():
             shape: tuple[int, ...]
-            if self.file == FEATURES:
+            if self.file in (FEATURES, QUANTIZED_FEATURES):
                 if name not in layers:
                     continue
                 shape = (count, layers[name].channels, *layers[name].output_size(height, width))
@@ -133,7 +130,7 @@ class Session:
                     f"{self.file} of {self.config.name} does not match its config.json: output {name} for an image of "
                     f"{width} x {height} pixels is {came}, expected float32 {list(shape)}; use another checkpoint"
                 )
-            if self.file != FEATURES:
+            if self.file not in (FEATURES, QUANTIZED_FEATURES):
                 return  # only the first is used
         missing = [name for name in self.outputs if name not in outputs]
         if missing:

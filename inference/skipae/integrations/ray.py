@@ -22,10 +22,10 @@ from skipae.batch.pipeline import Outcome
 from skipae.batch.sources import find
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
 from skipae.engine.net import Net
-from skipae.engine.session import FEATURES
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
 from skipae.options import FeatureKeywords, FeatureSpec, combine
 from skipae.tasks.features import BATCH_SIZE, Features, SizeBatcher
+from skipae_zoo import FEATURES
 
 try:
     import pyarrow as pa
