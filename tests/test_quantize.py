@@ -141,7 +141,9 @@ def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
         == json.loads((checkpoint / "training" / "quantization.json").read_text())[QUANTIZED]
     )
     assert found.loss.images == 3  # every fourth photo
-    assert isinstance(found.loss, quantization.Loss) and found.loss.flaw is None and max(found.loss.lost.values()) <= 0.1
+    assert (
+        isinstance(found.loss, quantization.Loss) and found.loss.flaw is None and max(found.loss.lost.values()) <= 0.1
+    )
     assert "sigma 50" in said[-1]
     assert not list(checkpoint.rglob("*.partial"))
 
