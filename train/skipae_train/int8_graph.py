@@ -660,7 +660,7 @@ def _inner_users(graph: Graph) -> dict[str, list[NodeProto]]:
 
 
 def _rounded(graph: Graph) -> list[str]:
-    """Tensors that int8 convolutions and additions make: after ReLU, where nothing else takes what they make."""
+    """Tensors that int8 convolutions and additions make: after ReLU, where nothing else takes their output."""
     nodes, users = graph.activations(), _inner_users(graph)
     found = []
     for name, node in nodes.items():
