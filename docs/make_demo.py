@@ -25,6 +25,7 @@ PAGE = (
     "worker.js",
     "tiling.js",
     "inpaint.js",
+    "kriging.js",
     "checkpoint.js",
     "sw.js",
 )

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from skipae import ImageError, Model, UsageError, cli, from_pretrained, images
-from skipae.tasks import inpaint, masks
+from skipae.tasks import inpaint, kriging, masks
 
 Run = Callable[..., Result]
 
@@ -185,6 +185,7 @@ def test_the_network_dominates_where_it_fills_well(monkeypatch: pytest.MonkeyPat
         painted.append((pixels == (0, 1, 0)).all(axis=2))
         return truth
 
+    monkeypatch.setattr(kriging, "krige", lambda guess, hole, inside, grid: guess[inside])  # noise is not predictable
     filled = inpaint.fill(fake(restore, halo=60), damaged, mask)
     assert np.array_equal(painted[1], mask)
     assert painted[0].any() and not (painted[0] & mask).any()  # holes of the same shape, where the truth is known
@@ -199,6 +200,42 @@ def test_a_network_that_fills_badly_has_no_effect() -> None:
     filled = inpaint.fill(fake(lambda pixels: pixels), truth, mask)  # leaves the painted color
     assert np.abs(filled - gradient(60, 60, 1))[mask].max() < 0.1
     assert np.array_equal(filled[~mask], truth[~mask])
+
+
+@pytest.mark.parametrize("angle", [0, 35, 90, 120])
+def test_stripes_run_on_through_a_hole(angle: float) -> None:
+    """A smooth surface alone leaves the middle gray."""
+    y, x = np.mgrid[:70, :80]
+    phase = (x * np.cos(np.radians(angle)) + y * np.sin(np.radians(angle))) / 7
+    truth = np.dstack([0.5 + 0.3 * np.sin(2 * np.pi * phase + shift) for shift in (0, 0.2, 0.4)]).astype(np.float32)
+    truth += np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
+    mask = np.zeros((70, 80), bool)
+    mask[27:41, 33:47] = True
+    error = inpaint.fill(fake(lambda pixels: pixels), truth, mask) - truth
+    smooth = inpaint._plate(np.where(mask[..., None], 0, truth), mask) - truth
+    assert np.square(error)[mask].mean() < 0.25 * np.square(smooth)[mask].mean()
+
+
+def test_squares_of_kriging_fade_into_each_other() -> None:
+    """Each tile in a picture of its own would show as a square."""
+    place = np.arange(-kriging.OVERLAP, kriging.TILE + kriging.OVERLAP)
+    cover = np.zeros(4 * kriging.TILE)
+    for tile in range(1, 3):
+        cover[kriging.TILE * tile + place] += kriging._fade(place)
+    both = slice(kriging.TILE + kriging.OVERLAP, 3 * kriging.TILE - kriging.OVERLAP)
+    assert cover[both] == pytest.approx(1) and np.abs(np.diff(cover)).max() < 0.3
+
+
+def test_kriging_is_the_same_wherever_a_window_begins() -> None:
+    guess = np.random.default_rng(0).random((90, 100, 3)).astype(np.float32)
+    hole = cross(90, 100)
+    inside = slice(40, 52), slice(30, 60)
+    whole = kriging.krige(guess, hole, inside, (0, 0))
+    part = slice(5, 85), slice(3, 97)
+    moved = slice(35, 47), slice(27, 57)
+    assert np.abs(kriging.krige(guess[part], hole[part], moved, (3, 5)) - whole).max() < 1e-5
+    assert np.abs(whole - guess[inside])[hole[inside]].max() > 0.1
+    assert np.array_equal(whole[~hole[inside]], guess[inside][~hole[inside]])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

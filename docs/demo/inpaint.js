@@ -1,8 +1,10 @@
 // Fill masked pixels from their surroundings, step by step as `skipae inpaint` does, whose module describes the method:
 // a smooth plate through the known pixels, the network's guess, and a weight between the two that is measured on holes
-// of the same shape cut beside the real ones. What is deep inside a hole comes from the image at half size.
+// of the same shape cut beside the real ones, then kriging. What is deep inside a hole comes from the image at half size.
 //
 // An image is { height, width, values: Float32Array [height, width, 3] in [0, 1] }, a mask a Uint8Array [height, width].
+
+import { krige, TILE } from "./kriging.js";
 
 const DEPTH = 16; // pixels from a hole's rim that are filled at one scale
 const RIM = 2; // of these, pixels that are of one scale alone; the others fade into the coarser one
@@ -68,7 +70,9 @@ async function fill(network, image, mask, progress) {
     const around = widen(box, margin, height, width);
     const part = cut(image, around, 255);
     const deepPart = cutMask(deep, width, around);
-    const filled = await fillWindow(network, part, cutMask(band, width, around), deepPart);
+    const hole = cutMask(band, width, around);
+    const filled = await fillWindow(network, part, hole, deepPart);
+    krige(filled, hole, shifted(box, around), [mod(-around.top, TILE), mod(-around.left, TILE)]);
     const share = coarseShare(cutMask(mask, width, around), deepPart, part.height, part.width);
     for (let i = 0; i < share.length; i++)
       for (let j = 3 * i; j < 3 * i + 3; j++) filled.values[j] += share[i] * (part.values[j] - filled.values[j]);
@@ -344,6 +348,16 @@ function widen({ top, left, bottom, right }, margin, height, width) {
 }
 
 /** Part of an image of values from 0 to `scale` as floats in [0, 1]. */
+/** The box as it lies within the one around it. */
+function shifted({ top, left, bottom, right }, around) {
+  return {
+    top: top - around.top,
+    left: left - around.left,
+    bottom: bottom - around.top,
+    right: right - around.left,
+  };
+}
+
 function cut({ width, values }, box, scale) {
   const part = { height: box.bottom - box.top, width: box.right - box.left };
   part.values = new Float32Array(3 * part.height * part.width);

@@ -7,6 +7,9 @@ weight of the second is measured on the image itself: holes of the same shapes a
 the truth is known, and the weight with the least squared error there is used.  A network that fills well dominates;
 one that does not, on this picture, has no effect.
 
+Both are smooth, so the result is then moved toward a third estimate, which continues edges, stripes and textures, by how
+much of the picture it explains there (:mod:`skipae.tasks.kriging`).
+
 Holes wider than the blocks that the network was trained on are filled from coarse to fine: pixels deeper than
 :data:`DEPTH` come from the same procedure on the image at half size, and the band around them is then filled with
 known pixels outside and the coarse result inside.  The band fades into the coarse result, so that the scales do not
@@ -25,6 +28,7 @@ from skipae import images
 from skipae.engine.net import Net
 from skipae.engine.tiling import check_range, is_gray
 from skipae.errors import ImageError
+from skipae.tasks import kriging
 from skipae.tasks.masks import Mask, check_mask, load_mask, opaque, transparent
 from skipae.tasks.pixels import Progress, Restore, on_array, on_planes
 
@@ -204,12 +208,14 @@ def _fill(net: Net, pixels: NDArray[Any], mask: Mask, progress: Progress | None 
         values = pixels[around].astype(np.float32) / scale
         flat = values.reshape(*values.shape[:2], -1)
         filled = _fill_window(net, flat, band[around], deep[around])
-        coarse = _coarse_share(mask[around], deep[around])[..., None]
-        filled += coarse * (flat - filled)
         inside = (
             slice(rows.start - around[0].start, rows.stop - around[0].start),
             slice(columns.start - around[1].start, columns.stop - around[1].start),
         )
+        grid = -around[0].start % kriging.TILE, -around[1].start % kriging.TILE
+        filled[inside] = kriging.krige(filled, band[around], inside, grid)
+        coarse = _coarse_share(mask[around], deep[around])[..., None]
+        filled += coarse * (flat - filled)
         new = _to_type(filled.reshape(values.shape)[inside], pixels.dtype)
         cell = band[rows, columns]
         pixels[rows, columns][cell] = new[cell]
