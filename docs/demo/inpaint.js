@@ -348,7 +348,7 @@ function widen({ top, left, bottom, right }, margin, height, width) {
 }
 
 /** Part of an image of values from 0 to `scale` as floats in [0, 1]. */
-/** The box as it lies within the one around it. */
+/** The box in the coordinates of the one around it. */
 function shifted({ top, left, bottom, right }, around) {
   return {
     top: top - around.top,

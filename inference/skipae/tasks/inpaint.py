@@ -7,8 +7,8 @@ weight of the second is measured on the image itself: holes of the same shapes a
 the truth is known, and the weight with the least squared error there is used.  A network that fills well dominates;
 one that does not, on this picture, has no effect.
 
-Both are smooth, so the result is then moved toward a third estimate, which continues edges, stripes and textures, by how
-much of the picture it explains there (:mod:`skipae.tasks.kriging`).
+Both are smooth, so the result is then moved toward a third estimate, which continues edges, stripes and textures, by
+how much of the picture it explains there (:mod:`skipae.tasks.kriging`).
 
 Holes wider than the blocks that the network was trained on are filled from coarse to fine: pixels deeper than
 :data:`DEPTH` come from the same procedure on the image at half size, and the band around them is then filled with
