@@ -23,10 +23,9 @@ from skipae import ImageError, ModelError, UsageError, cli, from_pretrained
 from skipae.batch.feature_store import Store
 from skipae.batch.pipeline import Outcome
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES
-from skipae.engine.session import FEATURES
 from skipae.integrations import ray as cluster
 from skipae.options import FeatureSpec
-from skipae_zoo import read_config
+from skipae_zoo import FEATURES, read_config
 from test_cli_features import manifest, photos
 
 ROOT = Path(__file__).parent.parent
