@@ -146,6 +146,13 @@ def test_a_pattern_of_a_thousand_folders_finds_nothing():
     assert [str(failure.error) for failure in found.failed] == ["no file matches this pattern"]
 
 
+def test_a_link_that_cannot_be_followed_does_not_end_the_search_for_images(tmp_path):
+    (tmp_path / "a.png").symlink_to("x" * 300)  # too long for a name
+    (tmp_path / "b.png").write_bytes(saved("PNG"))
+    assert [path.name for _, below in sources.find([str(tmp_path)]).trees for path in below] == ["a.png", "b.png"]
+    assert [path.name for path in sources.find([f"{tmp_path}/*.png"]).single] == ["b.png"]
+
+
 RUN = {"model": "m", "checkpoint": "0" * 64, "layers": ["enc1"], "pool": "avg", "l2": False}
 RUN |= {"dtype": "float32", "resize": None, "crop": None}
 

@@ -148,7 +148,8 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
 
 def _looks_like_image(path: Path) -> bool:
-    if path.exists() and not path.is_file():
+    # Not those of Path, which raise an error for links to where nobody may look.
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
         return False  # opening a pipe would wait
     if images.RAW.fullmatch(path.suffix.lower()):
         return False
