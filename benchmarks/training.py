@@ -85,7 +85,7 @@ def ours(
 def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> float:
     """Seconds per step of the shortest loop that trains the network."""
     network = AutoEncoder(architecture_of(recipe), mean=recipe.mean, std=recipe.std, init="he")
-    network.to(memory_format=torch.channels_last).train()
+    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
     batch = torch.rand(epochs.batch, 3, epochs.crop, epochs.crop)
     batch = batch.contiguous(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> fl
 
 def limit(precision: str, steps: int) -> float:
     """Operations per second of a 3x3 convolution, 96 to 96 channels, batch 64 of 29 x 29, forward and backward."""
-    conv = nn.Conv2d(96, 96, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(96, 96, 3, padding=1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.rand(64, 96, 29, 29).contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def step() -> None:

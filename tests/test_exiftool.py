@@ -26,7 +26,7 @@ KNOWN = {
     # Made by hand of every segment there is; exiftool compares places in segments that follow each other otherwise.
     "ExifTool.jpg": "ImageInfo pointer references previous IFD0 directory",
 }
-"""New warnings that are no fault, in any orientation."""
+"""New warnings that are correct, in any orientation."""
 
 ORIENTATIONS = range(1, 9)
 

@@ -232,7 +232,7 @@ def test_a_cifar_pickle_that_takes_more_time_or_memory_than_it_has_bytes_is_refu
 
 
 def test_a_number_of_images_that_holds_itself_a_trillion_times_is_not_shown(tmp_path):
-    nested = []
+    nested: list[object] = []
     for _ in range(40):
         nested = [nested, nested]
     meta = pickle.dumps({"fine_label_names": ["a"], "num_cases_per_batch": nested}, protocol=2)

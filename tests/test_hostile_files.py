@@ -158,7 +158,7 @@ RUN |= {"dtype": "float32", "resize": None, "crop": None}
 
 
 def manifest(folder, layers, shards):
-    lines = [{"run": RUN | {"layers": layers, "format": "npz"}}]
+    lines: list[dict[str, object]] = [{"run": RUN | {"layers": layers, "format": "npz"}}]
     for k in range(shards):
         lines.append({"file": f"{k}.png", "sha256": None, "shard": f"{k:05}.npz", "row": 0})
         lines.append({"shard": f"{k:05}.npz", "rows": 1, "files": {}})

@@ -61,7 +61,7 @@ class Calls:
             raw = Raw(file, mode.replace("b", ""))
             return raw if buffering == 0 else (io.BufferedRandom if "+" in mode else io.BufferedWriter)(raw)
 
-        io.open = builtins.open = open_file  # type: ignore[assignment]
+        io.open = builtins.open = open_file
         for name in ("fsync", "mkdir", "link", "replace", "rename"):
             setattr(os, name, self._failing(getattr(os, name), 0 if name in ("fsync", "mkdir") else 1))
 

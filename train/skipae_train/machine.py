@@ -84,7 +84,7 @@ def choose_precision(precision: Precision, device: str | None) -> Literal["fp32"
         return precision
     if device != "cpu" and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.zeros(4, 64, 48, 48).to(memory_format=torch.channels_last)
 
     def seconds(bf16: bool) -> float:
