@@ -178,6 +178,6 @@ def test_the_wheel_may_leave_the_float32_graph_out(int8: Path, tmp_path: Path, m
     shutil.copytree(int8, folder)
     (folder / GRAPH).unlink()
     assert resolve.problems(folder, "onnx/") and GRAPH in resolve.load_config(folder).files  # elsewhere it is missing
-    monkeypatch.setattr(resolve, "_INSTALLED", tmp_path / "weights")
+    monkeypatch.setattr(resolve, "BUNDLED", tmp_path / "weights")
     assert resolve.problems(folder, "onnx/") == [] and GRAPH not in resolve.load_config(folder).files
     assert from_pretrained(folder, device="cpu", threads=1).device.precision == "int8"

@@ -18,7 +18,6 @@ from skipae_zoo import (
     DEFAULTS,
     GRAPH,
     QUANTIZED,
-    QUANTIZED_FEATURES,
     CheckpointConfig,
     ConfigError,
     Task,
@@ -193,7 +192,7 @@ def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], acces
 def load_config(folder: Path) -> CheckpointConfig:
     """Read ``config.json`` of a checkpoint folder.
 
-    The wheel omits some int8 features, and some float32 graphs where it has the int8 one; ``files`` does not list them.
+    The wheel omits some float32 graphs where it has the int8 one; ``files`` does not list them then.
 
     Raises:
         ModelError: it is missing or invalid.
@@ -202,10 +201,8 @@ def load_config(folder: Path) -> CheckpointConfig:
         config = read_config(folder)
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    if folder.parent == _INSTALLED:
-        omitted = {QUANTIZED_FEATURES, *([GRAPH] if QUANTIZED in config.files else [])}
-        files = {name: sha for name, sha in config.files.items() if name not in omitted or (folder / name).exists()}
-        config = replace(config, files=files)
+    if folder.parent == BUNDLED != _CHECKOUT and QUANTIZED in config.files and not (folder / GRAPH).exists():
+        config = replace(config, files={name: digest for name, digest in config.files.items() if name != GRAPH})
     return config
 
 
