@@ -30,6 +30,7 @@ from skipae.checkpoints.hub import Access
 from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
 from skipae.engine.onnx_subgraph import has_external_data
+from skipae.files import PART
 from skipae_zoo import CHECKPOINTS, MAX_TEXT, NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
@@ -606,6 +607,26 @@ def test_a_server_that_sends_its_headers_byte_by_byte_is_given_up(
             "skipae-imagenet" if kind == "mirror" else "someone/net", access=Access(cache_dir=tmp_path / "cache")
         )
     assert time.monotonic() - started < 8  # the headers take 10 s
+
+
+def test_a_download_that_is_interrupted_removes_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: HubServer, whole: Path
+) -> None:
+    server.mirror[f"skipae-imagenet/{CONFIG}"] = (whole / CONFIG).read_bytes()
+    server.fault("drip", CONFIG)
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    cache, seen = tmp_path / "cache", []
+
+    def interrupt(*_: object, **__: object) -> None:
+        while not (parts := list(cache.rglob(PART))):
+            time.sleep(0.01)
+        seen.extend(parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub, "wait_for", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        find_folder("skipae-imagenet", access=Access(cache_dir=cache))
+    assert seen and not list(cache.rglob(PART))
 
 
 def test_a_download_that_brings_enough_bytes_in_each_period_is_waited_for(

@@ -51,6 +51,9 @@ MAX_WEIGHTS = 16 << 30
 ABANDONED = 3600.0
 """Seconds without a change after which nobody writes a half-downloaded file."""
 
+GRACE = 2.0
+"""Seconds that a download which is ended may take to remove the file that it writes."""
+
 PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
 
@@ -84,6 +87,10 @@ class Access:
         (self.notify or log.info)(text)
 
 
+class _AbandonedError(BaseException):
+    """Ends a thread; no handler of errors takes it for one."""
+
+
 class Source(ABC):
     """A place from which checkpoint folders are downloaded."""
 
@@ -95,6 +102,14 @@ class Source(ABC):
         self.access = access
         self.received = 0
         """Bytes of the bodies of all files."""
+        self.abandoned = False
+        """Whether nobody waits for a download any more."""
+
+    def count(self, size: int) -> None:
+        """Add to the bytes received; ends a download that nobody waits for."""
+        self.received += size
+        if self.abandoned:
+            raise _AbandonedError
 
     def progress(self) -> int:
         """Return a number that changes as files arrive, by the bytes that do."""
@@ -166,7 +181,7 @@ class Source(ABC):
         )
 
     def _download(self, file: str) -> Path:
-        """Download a file within a limit of time, in another thread, which is left alone where a server keeps it."""
+        """Download a file within a limit of time, in another thread, which ends with this one."""
         outcome: Future[Path] = Future()
 
         def download() -> None:
@@ -175,13 +190,20 @@ class Source(ABC):
             except BaseException as error:
                 outcome.set_exception(error)
 
-        Thread(target=download, name="skipae-download", daemon=True).start()
-        while True:
-            before = self.progress()
-            if wait_for([outcome], timeout=PATIENCE).done:
-                return outcome.result()
-            if abs(self.progress() - before) < LEAST:
-                raise ModelError(f"{self.where} is too slow for {file}: try later, or {USE_A_MIRROR}")
+        thread = Thread(target=download, name="skipae-download", daemon=True)
+        try:
+            thread.start()
+            while True:
+                before = self.progress()
+                if wait_for([outcome], timeout=PATIENCE).done:
+                    return outcome.result()
+                if abs(self.progress() - before) < LEAST:
+                    raise ModelError(f"{self.where} is too slow for {file}: try later, or {USE_A_MIRROR}")
+        except BaseException:
+            self.abandoned = True
+            if thread.ident is not None:
+                thread.join(GRACE)  # it removes the file that it writes
+            raise
 
 
 class Hub(Source):
@@ -255,7 +277,7 @@ class Hub(Source):
 
             def update(self, n: float | None = 1) -> bool | None:
                 self.received += int(n or 0)
-                source.received += int(n or 0)
+                source.count(int(n or 0))
                 if self.received > most_bytes(file):
                     raise _too_large(source, file)
                 return super().update(n)  # type: ignore[no-any-return]
@@ -389,7 +411,7 @@ class Mirror(Source):
                         bar.total = target.tell() + int(response.headers.get("content-length", 0)) or None
                         for chunk in chunks:
                             target.write(chunk)
-                            self.received += len(chunk)
+                            self.count(len(chunk))
                             bar.update(len(chunk))
                             size, now = target.tell(), time.monotonic()
                             if size > most:
