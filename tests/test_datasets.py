@@ -853,7 +853,7 @@ def test_balanced_and_held_out():
     chosen = balanced(labels, 4, seed=0)
     assert torch.bincount(labels[chosen]).tolist() == [4] * 5 and torch.equal(chosen, chosen.unique())
     assert torch.equal(chosen, balanced(labels, 4, seed=0)) and not torch.equal(chosen, balanced(labels, 4, seed=1))
-    with pytest.raises(DataError, match="class 0 has 20 images, fewer than the 21"):
+    with pytest.raises(DataError, match="class 0 has 20 images, fewer than the requested 21"):
         balanced(labels, 21, seed=0)
     train, held = hold_out(100, 10, 0, labels)
     assert torch.bincount(labels[held]).tolist() == [2] * 5

@@ -221,7 +221,7 @@ def test_a_gpu_whose_libraries_do_not_load(gpu: FakeRuntime) -> None:
 
 def test_a_gpu_that_does_not_compute_in_float32(gpu: FakeRuntime) -> None:
     gpu.rounded = lambda value: float(np.float16(value))
-    with pytest.raises(DeviceError, match=r"the result is off by 0\.0004, it does not compute in float32"):
+    with pytest.raises(DeviceError, match=r"the result is off by 0\.0004, so it does not compute in float32"):
         choose_device("cuda")
 
 
@@ -393,7 +393,7 @@ def test_half_precision_is_checked_against_the_cpu(
 
     monkeypatch.setattr(FakeSession, "run", wrong)
     monkeypatch.setattr(runtime, "check_device", lambda device: None)
-    with pytest.raises(DeviceError, match=r"tensorrt:0 computes tiny in fp16 with an error of 0\.1, 0\.01 is allowed"):
+    with pytest.raises(DeviceError, match=r"tensorrt:0 computes tiny in fp16 with an error of 0\.1, more than 0\.01"):
         from_pretrained(checkpoint, device="tensorrt", precision="fp16")
     with pytest.raises(DeviceError, match=r"device cpu does not compute in fp16 here: .* the device tensorrt"):
         from_pretrained(checkpoint, device="cpu", precision="fp16")

@@ -267,7 +267,8 @@ def _split(photos: Path, gate: Path | None) -> tuple[list[Path], list[Path]]:
     files = [file for file in files if file.resolve() not in there]
     if len(files) < 8 or len(held) < 2:
         raise DataError(
-            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few: give 8 and 2"
+            f"{photos}: {len(files)} photos to calibrate on and {len(held)} for the gate are too few; use at least "
+            "8 and 2"
         )
     return files, held
 
