@@ -140,6 +140,8 @@ def test_output_folder(run: Run, folder: Path) -> None:
     assert run("a.png", "b.jpg", "-o", "made").exit_code == 0
     assert tree(folder) == ["a.png", "b.jpg", "made/a.png", "made/b.jpg", "out/a.png", "out/b.jpg"]
     failed(run("a.png", "b.jpg", "-o", "made/a.png"), 2, "made/a.png is a file; several inputs or a folder need")
+    failed(run("a.png", "b.jpg", "-o", "new.png"), 2, "-o new.png names one image, but several inputs or a folder need")
+    assert run("a.png", "b.jpg", "-o", "new.png/").exit_code == 0 and Path("new.png/b.jpg").is_file()
 
 
 def test_a_folder_s_tree_goes_below_the_output(run: Run, folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_package_for_darktable_holds_a_graph_of_any_size() -> None:
         (["--size", "9", "-o", "a.bin"], 2, "-o a.bin must end in .onnx"),
         (["--darktable", "-o", "a.onnx"], 2, "-o a.onnx must end in .dtmodel"),
         (["--size", "9", "-o", "there.onnx"], 1, "there.onnx already exists; use --overwrite"),
-        (["--size", "64", "--model", "FEATURES"], 4, "does not list onnx/model.onnx"),
+        (["--size", "64", "--model", "FEATURES"], 4, "has no onnx/model.onnx"),
         (["--darktable", "--model", "skipae-camvid-seg"], 4, "is for segmentation and cannot denoise"),
     ],
 )

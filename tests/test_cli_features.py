@@ -651,7 +651,7 @@ def test_bad_input(run: Run, folder: Path, tmp_path: Path) -> None:
         file.write(b"x")
     failed(run("in", "-o", "out", model=damaged), 4, "does not match its config.json (sha256 ")
     bare = write_checkpoint(tmp_path / "bare", tiny_graph())
-    failed(run("in", "-o", "out", model=bare), 4, "does not list onnx/features.onnx: this checkpoint does not have it")
+    failed(run("in", "-o", "out", model=bare), 4, "has no onnx/features.onnx: use another checkpoint")
 
 
 @pytest.mark.parametrize(("kind", "module"), list(feature_formats.EXTRAS.items()))

@@ -124,7 +124,7 @@ def test_a_folder_without_the_task_graph_still_gives_features(tmp_path):
     model = from_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     assert {layer: values.shape for layer, values in model.features(pixels).items()} == {"enc2": (1, 8)}
-    with pytest.raises(ModelError, match=r"does not list onnx/model\.onnx: this checkpoint does not have it"):
+    with pytest.raises(ModelError, match=r"has no onnx/model\.onnx: use another checkpoint"):
         model.denoise(pixels)
 
 

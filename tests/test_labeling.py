@@ -200,7 +200,7 @@ def test_a_legend_names_the_classes_that_are_there_in_their_colors() -> None:
 
 
 def test_a_checkpoint_that_cannot_says_which_can(checkpoint: Path, classifier: Path, segmenter: Path) -> None:
-    with pytest.raises(ModelError, match=r"tiny is for restoration and cannot classify; use .*skipae-cifar10,"):
+    with pytest.raises(ModelError, match=r"tiny is for .* cannot classify; use skipae-cifar10-4k, skipae-voc07-cls"):
         from_pretrained(checkpoint, device="cpu").classify(stripes())
     with pytest.raises(ModelError, match=r"cannot segment; use skipae-voc12-seg, skipae-camvid-seg"):
         from_pretrained(classifier, device="cpu").segment(stripes())

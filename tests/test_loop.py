@@ -197,7 +197,7 @@ def test_a_second_signal_ends_at_once(tmp_path, data):
     assert process.stdout.readline() == "step\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "\n"
-    assert process.stderr.readline().startswith("saving the state after this step; again to end at once")
+    assert process.stderr.readline().startswith("saving the state after this step; press Ctrl-C again")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM

@@ -49,7 +49,7 @@ class StopRequest:
         if self._announce:
             with suppress(OSError):  # the terminal was closed
                 # Not by a buffered stream, which may be in the middle of a write.
-                os.write(2, b"\nsaving the state after this step; again to end at once, without\n")
+                os.write(2, b"\nsaving the state after this step; press Ctrl-C again to stop now without saving\n")
 
 
 def stopped(number: int | None, message: str) -> Stopped:

@@ -286,7 +286,9 @@ def verified_file(folder: Path, config: CheckpointConfig, name: str) -> Path:
     path = folder / name
     expected = config.files.get(name)
     if expected is None:
-        raise ConfigError(f"{folder / 'config.json'} does not list {name}: this checkpoint does not have it")
+        raise ConfigError(
+            f"{config.name} has no {name}: use another checkpoint ({folder / 'config.json'} lists its files)"
+        )
     try:
         found = sha256(path)
     except OSError as error:

@@ -125,6 +125,12 @@ def _named(found: Found, output: str | None, suffix: str, extension: str | None,
         return
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError("{output} is a file; several inputs or a folder need an output folder", output=output)
+    several = len(found.single) > 1 or found.trees
+    if several and not folder.exists() and not is_folder and folder.suffix.lower() in images.SUFFIXES:
+        raise UsageError(
+            "{output} names one image, but several inputs or a folder need an output folder: end its name with /",
+            output=output,
+        )
     for path in found.single:
         if path is None:
             raise UsageError("- (standard input) has no name: {output} must be a file, not a folder", output=output)

@@ -1,12 +1,13 @@
-"""Differences between versions of the Hub's client: 0.34 to 0.36 use ``requests``, later ones ``httpx``.
+"""The Hub client's errors, and differences between its versions: 0.34 to 0.36 use ``requests``, later ones ``httpx``.
 
 Several versions are supported because other packages limit the client (transformers 4 needs one below 1.0).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -56,3 +57,18 @@ def stream(
     else:
         with session.get(url, headers=headers, auth=auth, timeout=timeout, stream=True) as response:
             yield response, response.iter_content(1 << 16)
+
+
+def status(error: Exception) -> int:
+    """Return the status of the response that caused an error, or 0."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
+def retry_advice(error: Exception) -> str:
+    """Return the server's advice on when to retry."""
+    with suppress(AttributeError):
+        headers = error.response.headers  # type: ignore[attr-defined]
+        limit = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
+        seconds = limit[1] if limit else headers.get("retry-after")
+        return f", retry in {seconds} s" if seconds else ""
+    return ""

@@ -58,8 +58,8 @@ PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
 
 PATIENCE = 180.0
-"""Seconds in which a file must bring that many bytes whatever comes before its body: the client's own limit of time
-starts again with each byte of a header.  Longer than all of the client's retries of a server that does not answer."""
+"""Seconds in which a file must bring that many bytes, headers included, whose bytes extend the client's own limit.
+It is longer than all of the client's retries of a server that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Access:
 
 
 class _AbandonedError(BaseException):
-    """Ends a thread; no handler of errors takes it for one."""
+    """Ends a thread."""
 
 
 class Source(ABC):
@@ -103,10 +103,9 @@ class Source(ABC):
         self.received = 0
         """Bytes of the bodies of all files."""
         self.abandoned = False
-        """Whether nobody waits for a download any more."""
 
     def count(self, size: int) -> None:
-        """Add to the bytes received; ends a download that nobody waits for."""
+        """Add to the bytes received; ends an abandoned download, which nobody waits for."""
         self.received += size
         if self.abandoned:
             raise _AbandonedError
@@ -312,7 +311,7 @@ class Hub(Source):
                 raise
             except Exception as error:  # the client's exceptions have no common base class
                 passes = not bounded and isinstance(error, client.broken_connections())  # as later clients do
-                if wait is not None and (passes or _status(error) >= SERVER_ERRORS):
+                if wait is not None and (passes or client.status(error) >= SERVER_ERRORS):
                     time.sleep(wait)
                     continue
                 raise ModelError(reason(error, self, file)) from error
@@ -381,7 +380,7 @@ class Mirror(Source):
         except ModelError:
             raise
         except Exception as error:
-            if file == CONFIG and _status(error) == 404:
+            if file == CONFIG and client.status(error) == 404:
                 raise FileNotFoundError(path) from error
             if file == CONFIG and path.is_file() and isinstance(error, client.transport_errors()):
                 return path
@@ -455,18 +454,13 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _status(error: Exception) -> int:
-    """Return the status of the response that caused an error, or 0."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0))
-
-
 def reason(error: Exception, source: Source, file: str) -> str:
     """Explain in one line why a request for a file failed, and what to do; takes any exception of the Hub's client."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the cause
-    where, status = source.where, _status(error)
+    where, status = source.where, client.status(error)
     log_in = "log in with 'hf auth login' or set HF_TOKEN"
     if isinstance(source, Hub):
         if isinstance(error, errors.GatedRepoError):
@@ -483,7 +477,8 @@ def reason(error: Exception, source: Source, file: str) -> str:
     if status == 407 or isinstance(error, client.proxy_error()):
         return f"the proxy refuses to reach {where} ({first_line(error)}): check HTTPS_PROXY and NO_PROXY"
     if status == 429:
-        return f"{where} refuses more requests (429){_wait(error)}: try later, {log_in} for more, or {USE_A_MIRROR}"
+        wait = client.retry_advice(error)
+        return f"{where} refuses more requests (429){wait}: try later, {log_in} for more, or {USE_A_MIRROR}"
     if status:
         return f"{where} answers {status} for {file}: try again later, or {USE_A_MIRROR}"
     if isinstance(error, client.transport_errors()):
@@ -503,13 +498,3 @@ def reason(error: Exception, source: Source, file: str) -> str:
         name = error.filename or "the cache"
         return f"{name} cannot be written ({error.strerror}): set HF_HOME to a writable folder"
     return f"{file} of {where} failed: {first_line(error)}"
-
-
-def _wait(error: Exception) -> str:
-    """Return the server's advice on when to retry."""
-    with suppress(AttributeError):
-        headers = error.response.headers  # type: ignore[attr-defined]
-        limit = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
-        seconds = limit[1] if limit else headers.get("retry-after")
-        return f", retry in {seconds} s" if seconds else ""
-    return ""

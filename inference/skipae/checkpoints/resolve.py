@@ -238,7 +238,8 @@ def problems(folder: Path, needed: str) -> list[str]:
 
 
 def require_task(config: CheckpointConfig, task: Task, verb: str) -> None:
-    """Raise :class:`ModelError` for a checkpoint of another task; the message names those that can ``verb``."""
+    """Raise :class:`ModelError` for a checkpoint of another task; the message names bundled ones that can ``verb``."""
     if config.task != task:
-        able = ", ".join(list_models(task))
+        names = list_models(task)
+        able = ", ".join([name for name in names if bundled(name).is_dir()] or names)
         raise ModelError(f"model {config.name} is for {config.task} and cannot {verb}; use {able}")
