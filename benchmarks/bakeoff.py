@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 
 def architecture_of(recipe: Pretrain) -> Architecture:
-    """That of the zoo's networks, which variants of ``natural`` have."""
+    """Return the architecture of a recipe; a Wide-ResNet is refused, because it cannot be exported."""
     if not isinstance(recipe.architecture, Architecture):
         raise click.UsageError(f"{recipe.name} trains a network that cannot be exported: leave this variant out")
     return recipe.architecture

@@ -87,7 +87,7 @@ def by_pyvips(data: bytes) -> Any:
 
 
 def verdict(read: Any, data: bytes, pixels: np.ndarray[Any, Any]) -> str:
-    """Whether a file is read, and exactly."""
+    """Say whether a reader returns the exact pixels, other values, or an error."""
     try:
         found = np.asarray(read(data)).reshape(pixels.shape)
     except Exception as error:  # whatever a library raises

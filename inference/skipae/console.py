@@ -62,7 +62,7 @@ class Console:
         self._line(f"skipae: {text}")
 
     def remark(self, text: str) -> None:
-        """What ``quiet`` hides."""
+        """Print a message, unless ``quiet``."""
         if not self.quiet:
             self.say(text)
 
@@ -142,7 +142,7 @@ def one_line(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says before its first line break, at most 300 characters; its kind where it says nothing."""
+    """Return the first line of an error's message, at most 300 characters, or its class name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

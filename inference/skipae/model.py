@@ -359,9 +359,9 @@ class Model:
         """Draw the feature maps of a layer with the most energy, for an image as it is and corrupted, side by side.
 
         Args:
-            image: any image that :meth:`denoise` takes; alpha is left out.
+            image: any image that :meth:`denoise` accepts; alpha is ignored.
             layer: its name, see :attr:`layers`.
-            options: all that can also be given by keywords, as one value.
+            options: the keyword arguments as one value.
             max_pixels: the largest image file to decode, in pixels.
             **keywords: ``maps``, ``blocks``, ``sigma``, ``seed``, ``resize`` and ``crop`` of
                 :class:`skipae.DrawOptions`.

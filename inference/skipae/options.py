@@ -183,7 +183,7 @@ class DrawOptions:
     """Side in pixels of the center crop after it; None takes the checkpoint's, 0 the whole image."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range with a :class:`UsageError`."""
+        """Raise :class:`UsageError` for values out of range."""
         if self.maps < 1:
             raise UsageError(f"maps must be at least 1, not {self.maps}")
         if not 0 <= self.blocks < 1:

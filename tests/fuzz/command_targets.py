@@ -78,16 +78,6 @@ def _results() -> list[bytes]:
     return [targets.saved(targets.photo(), format) for format in formats]
 
 
-def _split_any(data: bytes) -> list[bytes]:
-    if data[:4] == b"\x89PNG":
-        return mutations.split_png(data)
-    if data[:2] == b"\xff\xd8":
-        return mutations.split_jpeg(data)
-    if data[:4] == b"RIFF":
-        return mutations.split_riff(data)
-    return mutations.split_tiff(data) if data[:2] == b"II" else [data]
-
-
 def _resume(data: bytes, how: str, rng: random.Random) -> bool:
     """A result of an earlier run, which is kept or made again."""
     out = _folder() / "results"
@@ -144,7 +134,7 @@ TARGETS = {
     for target in (
         Target("list", cache(_lists), _read_list, mutations.split_lines),
         Target("report", _reports, _read_report, mutations.split_lines, is_json=True),
-        Target("result", cache(_results), _resume, _split_any),
+        Target("result", cache(_results), _resume, mutations.split_image),
         Target("README.md", cache(_cards), _read_card, mutations.split_lines),
     )
 }

@@ -232,6 +232,17 @@ def split_tiff(data: bytes) -> list[bytes]:
     return [data[begin:end] for begin, end in itertools.pairwise(places)]
 
 
+def split_image(data: bytes) -> list[bytes]:
+    """The parts of a PNG, JPEG, WebP or TIFF; another file is one part."""
+    if data[:4] == b"\x89PNG":
+        return split_png(data)
+    if data[:2] == b"\xff\xd8":
+        return split_jpeg(data)
+    if data[:4] == b"RIFF":
+        return split_riff(data)
+    return split_tiff(data) if data[:2] in (b"II", b"MM") else [data]
+
+
 def split_lines(data: bytes) -> list[bytes]:
     """Lines, with their ends."""
     return data.splitlines(keepends=True)

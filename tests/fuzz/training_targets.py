@@ -310,16 +310,6 @@ def _photos() -> dict[str, bytes]:
     return {**files, "dog/turned.jpg": turned, "dog/deep.png": deep, "dog/a.bmp": _image("BMP")}
 
 
-def _split_any(data: bytes) -> list[bytes]:
-    if data[:4] == b"\x89PNG":
-        return mutations.split_png(data)
-    if data[:2] == b"\xff\xd8":
-        return mutations.split_jpeg(data)
-    if data[:4] == b"RIFF":
-        return mutations.split_riff(data)
-    return mutations.split_tiff(data) if data[:2] in (b"II", b"MM") else [data]
-
-
 def _read_photos(folder: Path) -> bool:
     both = _fresh("both")
     for split in ("train", "test"):
@@ -492,8 +482,8 @@ TARGETS = {
         _set("STL-10", _stl, _read_stl, mutations.split_lines),
         Target("tar.gz", _tars, _read_tar, split_tar),
         _set("VOC", _voc, lambda at: _load(at, "voc07"), split_tags, changed=lambda name: not name.endswith("jpg")),
-        _set("masks", _masks, _read_masks, _split_any, pixels=_mask_pixels),
-        _set("photos", _photos, _read_photos, _split_any, pixels=_photo_pixels),
+        _set("masks", _masks, _read_masks, mutations.split_image, pixels=_mask_pixels),
+        _set("photos", _photos, _read_photos, mutations.split_image, pixels=_photo_pixels),
         _set(
             "annotations",
             _annotations,

@@ -369,10 +369,8 @@ def _prepared(config: CheckpointConfig, file: Path) -> NDArray[np.uint8]:
 
 
 def _as_input(pixels: NDArray[np.number]) -> Float:
-    """As graphs take it."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(
-        255
-    )  # (H, W, C) -> (1, C, H, W)
+    """An image [H, W, 3] of values up to 255 as the graphs take it: float32 [1, 3, H, W] in [0, 1]."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
 def _noisy(clean: NDArray[np.uint8], sigma: float, file: Path) -> Float:

@@ -400,7 +400,7 @@ class Store:
             self._failures.popleft()
 
     def _name(self) -> str:
-        """Return the file names of the next shard."""
+        """Return the file name of the next shard; ``{layer}`` stands for each layer's name in the format npy."""
         while True:
             number = f"{self._number:05}"
             stem = number if not self._single else self.output.stem + (f"-{number}" if self._number else "")

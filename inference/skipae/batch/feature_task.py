@@ -54,7 +54,7 @@ class Shards:
 
     @property
     def is_full(self) -> bool:
-        """Whether the rows fill a shard, so that :meth:`take` should be called."""
+        """True if the rows fill a shard and :meth:`take` should be called."""
         if self._size is not None:
             return self._count >= self._size
         return self._count >= SHARD_IMAGES or self._bytes >= SHARD_BYTES

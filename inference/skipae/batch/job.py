@@ -12,7 +12,7 @@ STREAM = "-"
 
 
 def check_existing(overwrite: bool, resume: bool) -> None:
-    """Refuse both of the two things that can become of existing outputs."""
+    """Raise :class:`UsageError` if existing outputs would be both kept and replaced."""
     if overwrite and resume:
         raise UsageError(
             "{resume} keeps existing outputs and {overwrite} replaces them; use only one of them",
@@ -53,7 +53,7 @@ class Failure:
     name: str
     error: ImageError
     unread: bool = True
-    """Whether the input caused the failure, not the place of its output."""
+    """True if the input could not be read, False if its output could not be written."""
     job: Job | None = None
     """The job that would run if the output could be written."""
     folder: Path | None = None

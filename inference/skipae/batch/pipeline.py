@@ -115,7 +115,7 @@ class Outcome:
     unread: int = 0
     """Number of failed images that could not be read."""
     report_failed: bool = False
-    """Whether the report lacks lines."""
+    """True if lines of the report could not be written."""
 
     @property
     def exit_code(self) -> int:
@@ -240,7 +240,7 @@ class _Pipeline:
         before = self.outcome.done
         with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
             for pool in (decoder, encoder):
-                pool.submit(int).result()  # one that a signal comes upon as it starts is not waited for
+                pool.submit(int).result()  # starts the thread now: one interrupted while starting is not joined
             try:
                 self._overlapped(jobs, decoder, encoder)
                 self._finish()
@@ -304,7 +304,7 @@ class _Pipeline:
                 self._finish()
 
     def stopped(self, left: int) -> bool:
-        """Whether ``fail_fast``, or standard output that is closed or full, ends the run here."""
+        """Return True, and report it, if ``fail_fast`` or a closed or full standard output ends the run."""
         if self.fail_fast and self.outcome.failed:
             why = "at the first failure"
         elif stdout_error() is not None:

@@ -58,8 +58,8 @@ PERIOD, LEAST = 30.0, 16 << 10
 """A mirror is too slow where a period of this many seconds brings fewer bytes than this."""
 
 PATIENCE = 180.0
-"""Seconds in which a file must bring that many bytes, headers included, whose bytes extend the client's own limit.
-It is longer than all of the client's retries of a server that does not answer."""
+"""A download that brings fewer than ``LEAST`` bytes in this many seconds is given up, also one of single bytes, each of
+which extends the client's own limit.  It is longer than all of the client's retries together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Hub(Source):
         self.revision = folder.name
 
     def progress(self) -> int:
-        """Count what other processes download too, for which the client waits."""
+        """Include files that other processes are downloading, because the client waits for them."""
         size = 0
         for part in (self.cache / f"models--{self.repo.replace('/', '--')}" / "blobs").glob("*.incomplete"):
             with suppress(OSError):  # it has just become whole

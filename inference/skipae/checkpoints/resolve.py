@@ -40,10 +40,8 @@ _ARCHIVE = Path(__spec__.loader.archive) if isinstance(__spec__.loader, zipimpor
 
 
 def _bundled_folder() -> Path:
-    if _CHECKOUT.is_dir() and not _INSTALLED.is_dir():
-        return _CHECKOUT
     if _ARCHIVE is None:
-        return _INSTALLED
+        return _CHECKOUT if _CHECKOUT.is_dir() and not _INSTALLED.is_dir() else _INSTALLED
     import atexit
     import shutil
     import tempfile
@@ -78,16 +76,21 @@ HUB_ID = re.compile(r"(?!\.{1,2}/)[\w.-]+/(?!\.{1,2}$)[\w.-]+")
 def bundled(name: str) -> Path:
     """Return the folder of a bundled checkpoint; it does not exist where none has that name."""
     folder = BUNDLED / name
-    if _ARCHIVE is not None:
-        import zipfile
+    if _ARCHIVE is None:
+        return folder
+    with _unpacking:
+        if not folder.is_dir():
+            import zipfile
 
-        with _unpacking, zipfile.ZipFile(_ARCHIVE) as archive:
-            inside = (_INSTALLED / name).relative_to(_ARCHIVE).as_posix()
-            for member in archive.infolist() if not folder.is_dir() else ():
-                if member.filename.startswith(f"{inside}/") and not member.is_dir():
-                    file = folder / member.filename[len(inside) + 1 :]
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(archive.read(member))
+            part, inside = BUNDLED / f".{name}", f"{(_INSTALLED / name).relative_to(_ARCHIVE).as_posix()}/"
+            with zipfile.ZipFile(_ARCHIVE) as archive:
+                for member in archive.infolist():
+                    if member.filename.startswith(inside) and not member.is_dir():
+                        file = part / member.filename.removeprefix(inside)
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        file.write_bytes(archive.read(member))
+            if part.is_dir():
+                part.rename(folder)  # whole
     return folder
 
 
@@ -131,8 +134,8 @@ def find_folder(
         raise ModelError(
             f"model {text!r} {what}; use the folder that contains its config.json, or one of {', '.join(list_models())}"
         )
-    if revision is None and bare and _holds(bundled(text), files):
-        return bundled(text)
+    if revision is None and bare and _holds(folder := bundled(text), files):
+        return folder
     mirror = find_mirror() if revision is None else None
     if mirror:
         found = _in_mirror(mirror, text, files, extra, access)

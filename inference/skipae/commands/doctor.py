@@ -238,7 +238,7 @@ def _threads() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int | None]:
-    """Return a number of bytes; None if the system does not report it."""
+    """Return total, available and limiting memory in bytes; None for what the system does not report."""
     found: dict[str, int | None] = {"total": None, "available": None, "limit": None}
     try:
         text = Path("/proc/meminfo").read_text()

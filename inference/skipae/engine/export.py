@@ -15,9 +15,7 @@ from skipae.engine.device import load_runtime
 from skipae.engine.onnx_subgraph import with_standard_operators
 from skipae.errors import ModelError, UsageError
 from skipae.files import write_atomically
-from skipae_zoo import INPUT, CheckpointConfig, ConfigError, verified_file
-
-MODEL = "onnx/model.onnx"
+from skipae_zoo import GRAPH, INPUT, QUANTIZED, CheckpointConfig, ConfigError, verified_file
 
 TOLERANCE = 1e-4
 """Largest difference allowed between the graphs of one size and of any size, as a share of the largest value."""
@@ -118,7 +116,9 @@ def _put(file: BinaryIO, content: bytes) -> None:
 
 
 def _graph(folder: Path, config: CheckpointConfig) -> Path:
+    if GRAPH not in config.files and QUANTIZED in config.files:
+        raise ModelError(f"{config.name} has no float32 graph here: use its folder in the repository of skipae")
     try:
-        return verified_file(folder, config, MODEL)
+        return verified_file(folder, config, GRAPH)
     except ConfigError as error:
         raise ModelError(str(error)) from error

@@ -53,7 +53,9 @@ class Net:
         self.config = config
         self.device = device
         self.precision = precision
-        self._graph: Session | None = None
+        has_task = device.precision != "int8" or QUANTIZED in config.files
+        self._graph = Session(folder, config, task_file(device.precision, config), device) if has_task else None
+        """None where the checkpoint has int8 only for features; a session is loaded by its first run."""
         self.bytes_per_pixel = bytes_per_pixel(config, device.precision)
         """Memory per pixel of a tile in a run, in bytes."""
         self.area = MEMORY.get(device.kind, MEMORY["cpu"]) // self.bytes_per_pixel
@@ -100,7 +102,8 @@ class Net:
             DeviceError: int8 was requested, and the checkpoint has it only for features.
         """
         if self._graph is None:
-            self._graph = Session(self.folder, self.config, task_file(self.device.precision, self.config), self.device)
+            task_file(self.device.precision, self.config)  # raises
+            raise AssertionError
         return self._graph
 
     def restore(
@@ -174,8 +177,9 @@ class Net:
 
     def trim(self) -> None:
         """Free the memory kept from the last image; the next one allocates it again."""
-        if self._graph is not None:
-            self._graph.trim()
+        for session in (self._graph, *list(self._encoders.values())):
+            if session is not None:
+                session.trim()
 
     def open(self) -> None:
         """Load the task graph, if the checkpoint has one, now instead of at the first image.
@@ -184,10 +188,8 @@ class Net:
             ModelError: the graph is damaged.
             DeviceError: the device cannot load it.
         """
-        if self.device.precision == "int8" and QUANTIZED not in self.config.files:
-            return  # only features are in int8
-        if self.graph.file in self.config.files:  # otherwise it has only features
-            self.graph.open()
+        if self._graph is not None and self._graph.file in self.config.files:  # otherwise it has only features
+            self._graph.open()
             if self.device.precision == "fp16":
                 self._check_half()
 

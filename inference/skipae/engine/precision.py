@@ -54,6 +54,12 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
     has_int8 = QUANTIZED in config.files
     if asked == "int8" and not (has_int8 or QUANTIZED_FEATURES in config.files):
         raise _lacks_int8(config, "graph")
+    if asked in ("fp32", "fp16") and has_int8 and GRAPH not in config.files:
+        raise DeviceError(
+            "{model!s} has no float32 graph here: use {precision}, or its folder in the repository of skipae",
+            model=config.name,
+            precision="int8",
+        )
     if asked == "fp16" and not (kind in PROVIDERS and PROVIDERS[kind].half):
         able = ", ".join(row.kind for row in PROVIDERS.values() if row.half)
         raise DeviceError(
@@ -61,12 +67,6 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
             device=kind,
             precision="fp32",
             able=able,
-        )
-    if asked == "fp32" and has_int8 and GRAPH not in config.files:
-        raise DeviceError(
-            "{model!s} has no float32 graph here: use {precision}, or its folder in the repository of skipae",
-            model=config.name,
-            precision="int8",
         )
     if asked != "auto":
         return Chosen(cast(Precision, asked), "as requested")
@@ -98,7 +98,7 @@ def features_file(asked: str, config: CheckpointConfig) -> str:
 
     Args:
         asked: ``auto``, ``fp32``, ``int8`` or ``fp16``.
-        config: of the checkpoint.
+        config: configuration of the checkpoint.
 
     Raises:
         DeviceError: int8 was requested, and the checkpoint has no int8 features.

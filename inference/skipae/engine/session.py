@@ -138,6 +138,8 @@ class Session:
 
     def trim(self) -> None:
         """Free the memory that the runtime kept from the last runs; the next run allocates it again."""
+        if self._session is None:
+            return  # nothing is kept
         import numpy as np
 
         arenas = {"cpu": "cpu:0", "cuda": f"gpu:{self.device.index}"}

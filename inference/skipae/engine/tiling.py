@@ -51,7 +51,7 @@ class Axis:
         return 1 if self.size >= self.length else 1 - (self.size - self.length) // self.step
 
     def spans(self) -> list[tuple[int, int, int]]:
-        """Yield (start of the window, first pixel kept, end of the pixels kept) of each, in the image's pixels."""
+        """Return (start of the window, first pixel kept, end of the pixels kept) of each, in the image's pixels."""
         spans: list[tuple[int, int, int]] = []
         kept = 0
         for k in range(self.count):
@@ -86,7 +86,7 @@ class Plan:
 
 
 def axes(length: int, stride: int, halo: int) -> list[Axis]:
-    """Yield every sensible window size along an axis of ``length`` pixels, largest first (the first is the whole)."""
+    """Return all sensible window sizes along an axis of ``length`` pixels, largest first (the first is the whole)."""
     # With T = length - j * stride and q = (length - 2 * halo) // stride, a window advances by (q - j) * stride.
     quotient = (length - 2 * halo) // stride
     whole = Axis(length, length, max(length, 1), halo)

@@ -13,7 +13,7 @@ _PACKAGES: dict[Extra, tuple[str, ...]] = {"16bit": ("imagecodecs", "tifffile"),
 
 
 def has(extra: Extra) -> bool:
-    """Whether an extra is installed."""
+    """Return True if the packages of an extra are installed."""
     return all(find_spec(package) is not None for package in _PACKAGES[extra])
 
 
@@ -26,5 +26,5 @@ def require(extra: Extra, why: str) -> None:
 
 
 def require_16bit() -> None:
-    """The same for a file of 16 bits per color."""
+    """Raise an :class:`ImageError` for a file of 16 bits per color if the extra ``16bit`` is not installed."""
     require("16bit", "has 16 bits per color, of which 8 would be lost: to keep them")

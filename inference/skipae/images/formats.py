@@ -21,7 +21,7 @@ class Format:
     """What a format can hold, and its reader and writer."""
 
     name: str
-    """As in messages; Pillow's name, where Pillow reads it."""
+    """Name in messages; also Pillow's name, if Pillow reads the format."""
     suffixes: tuple[str, ...]
     """Extensions of file names, lower case."""
     is_head: Callable[[bytes], bool]
@@ -45,7 +45,7 @@ class Format:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it can be read and written here."""
+        """True if the format needs no extra, or its extra is installed."""
         return self.extra is None or extra.has(self.extra)
 
     def holds_16bit(self, raster: Raster) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-"""What the head of a file names."""
+"""Brands of HEIC in the first box of a file."""
 
 WRITTEN_BITS = 10
 """Bits per color of what is written from 16, which is what other programs read."""

@@ -40,7 +40,7 @@ def top_level(file: IO[bytes]) -> set[bytes]:
 
 
 def boxes(file: IO[bytes], name: bytes) -> list[bytes]:
-    """What follows each ``name`` in the headers of a file."""
+    """Return the bytes after each ``name`` in the headers of a file."""
     found = []
     for kind, place, length in _top(file):
         if kind in (b"meta", b"moov"):
@@ -143,7 +143,7 @@ def _associated(data: bytes, item: int) -> list[int]:
 
 
 def _auxiliary(purpose: bytes) -> Loss | None:
-    """What is lost with an auxiliary picture; nothing with alpha, which is read."""
+    """Return the loss of an auxiliary picture; None for alpha, which is read."""
     if any(word in purpose for word in _ALPHA):
         return None
     if b"hdrgainmap" in purpose:
@@ -153,7 +153,7 @@ def _auxiliary(purpose: bytes) -> Loss | None:
 
 
 def _of_items(meta: dict[bytes, bytes], name: str, applied: tuple[bytes, ...]) -> list[Loss]:
-    """What is lost of the items that a ``meta`` box lists, in a file of such a name."""
+    """Return the losses among the items of a ``meta`` box; ``name`` is that of the format, with its article."""
     items = meta.get(b"iinf", b"")
     kinds: dict[int, bytes] = {}
     for _, data in _children(items[6 if items[:1] == b"\0" else 8 :]):

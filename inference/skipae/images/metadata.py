@@ -143,7 +143,7 @@ class Metadata:
             self.left_out.append(Loss("xmp", f"XMP data {does} of {' and '.join(found.promised)}, left out"))
 
     def upright(self, notes: list[str], size: tuple[int, int], turn: int | None = None) -> int:
-        """Return the metadata of the image turned upright.
+        """Update the metadata for the image turned upright.
 
         Args:
             notes: get a note about damaged EXIF data, which is left out.

@@ -98,7 +98,7 @@ def format_of(path: Path) -> str:
 
 
 def require_writer(format: str) -> None:
-    """Refuse a format whose extra is not installed with a :class:`UsageError`, before anything is computed."""
+    """Raise :class:`UsageError`, before anything is computed, if a format's extra is not installed."""
     row = FORMATS[format]
     if row.extra is not None and not row.is_installed:
         from skipae.install import install_command

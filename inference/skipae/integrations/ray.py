@@ -243,7 +243,7 @@ class _Worker:
     """Images to skip."""
     max_pixels: int
     net: Net | None = None
-    """The batcher, loaded with the first image."""
+    """The network, loaded with the first image."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return a pickled :data:`Answer`, or the error that ends the run, which Ray would wrap or retry."""

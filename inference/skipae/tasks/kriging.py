@@ -33,20 +33,20 @@ SPREAD = 6.0
 """Standard deviation, in pixels, of the weight of what is measured there."""
 
 GUESSED = 0.7
-"""Weight of a guessed pixel in it; of a known one, 1."""
+"""Weight of a guessed pixel when likeness is measured; a known pixel has 1."""
 
 PRIOR = 0.1
 """Share of an ordinary picture, where likeness falls by a factor of e in 12 pixels, in what is measured."""
 
 NOISE = 0.03
-"""Share of the variance that no neighbor says anything about."""
+"""Share of the variance that is taken as noise, which no neighbor predicts."""
 
 TRUST = 1.6
 """Weight of the result per share of the variance that the known pixels explain; the weight is at most 1."""
 
 
 def krige(guess: Floats, hole: Mask, inside: tuple[slice, slice], grid: tuple[int, int]) -> Floats:
-    """The window ``inside`` of a guess, its hole drawn towards ordinary kriging from the known pixels nearby.
+    """Return the window ``inside`` of a guess, its hole moved toward ordinary kriging from nearby known pixels.
 
     Square by square: the covariance of two pixels is taken to depend on the offset between them, as measured around
     the square on known and guessed pixels, all channels as one; a mean is estimated for each channel.
