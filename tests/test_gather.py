@@ -83,6 +83,9 @@ def test_pairs_of_both_layouts_are_gathered_without_test_pictures_and_cameras_to
     given = ["gather", str(tmp_path / "sidd"), str(polyu), "--out", str(out), "--test-set", str(test)]
     refused = CliRunner().invoke(cli, [*given, "--without-camera", "S6"])
     assert refused.exit_code == 2 and "--without-camera S6 is for --pairs" in refused.output
+    whole = CliRunner().invoke(cli, [*given, "--out", str(tmp_path / "all"), "--pairs"], catch_exceptions=False)
+    scenes = {(pair.camera, pair.scene) for pair in find_pairs(tmp_path / "all")}
+    assert whole.exit_code == 0 and {("S6", "001"), ("A1", "desk")} <= scenes
     done = CliRunner().invoke(cli, [*given, "--without-camera", "S6", "--pairs"], catch_exceptions=False)
     assert done.exit_code == 0 and "1 pairs" in done.output
     (pair,) = find_pairs(out)

@@ -186,7 +186,7 @@ CASES: list[tuple[str, Any, str | None, str, object, list[str]]] = [
         (f"{f} with damaged EXIF to {to}", saved(photo(), f, exif=b"Exif\0\0none", lossless=True), to, f"{to} RGB", ..., [NO_EXIF])
         for f, to in (("PNG", "PNG"), ("WEBP", "WEBP"), ("JPEG", "TIFF"))
     ),
-    # 16-bit color, through the extra `deep`
+    # 16-bit color, through the extra `16bit`
     *((f"16-bit {m} PNG", imagecodecs.png_encode(deep(m)), None, "PNG deep", deep(m), []) for m in ("LA", "RGB", "RGBA")),
     ("16-bit gray PNG, 772 clear", png(16, 0, 2, 1, b"\0\1\2\3\4", [(b"tRNS", b"\3\4")]), None, "PNG deep", [[[258, 65535], [772, 0]]], [TO_ALPHA]),
     *(

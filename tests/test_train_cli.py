@@ -149,7 +149,7 @@ def test_recipes_are_listed():
         (
             ["export", "{empty}", "--out", "x", "--name", "x", "--quantize"],
             2,
-            "--quantize needs photos (--images FOLDER)",
+            "--quantize needs --images FOLDER",
         ),
         (["quantize", "{empty}", "--photos", "{photos}"], 4, "is not a checkpoint folder"),
         (["quantize", "{tiny}", "--photos", "{photos}"], 5, "for the gate are too few; use at least 8 and 2"),

@@ -347,7 +347,6 @@ function widen({ top, left, bottom, right }, margin, height, width) {
   };
 }
 
-/** Part of an image of values from 0 to `scale` as floats in [0, 1]. */
 /** The box in the coordinates of the one around it. */
 function shifted({ top, left, bottom, right }, around) {
   return {
@@ -358,6 +357,7 @@ function shifted({ top, left, bottom, right }, around) {
   };
 }
 
+/** Part of an image of values from 0 to `scale` as floats in [0, 1]. */
 function cut({ width, values }, box, scale) {
   const part = { height: box.bottom - box.top, width: box.right - box.left };
   part.values = new Float32Array(3 * part.height * part.width);

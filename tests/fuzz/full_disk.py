@@ -55,7 +55,7 @@ class Calls:
         original = io.open
 
         def open_file(file: Any, mode: str = "r", buffering: int = -1, *more: Any, **options: Any) -> Any:
-            if isinstance(file, int) or not set(mode) & set("wxa") or "t" in mode or "b" not in mode:
+            if isinstance(file, int) or not set(mode) & set("wxa") or "b" not in mode:
                 return original(file, mode, buffering, *more, **options)
             self._check(file)
             raw = Raw(file, mode.replace("b", ""))

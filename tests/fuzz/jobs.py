@@ -138,11 +138,11 @@ def left_over(folder: Path) -> list[str]:
     return sorted({str(path.relative_to(folder)) for name in LEFT for path in folder.rglob(name)})
 
 
-def _files(folder: Path, *, but: tuple[str, ...] = LEFT) -> Results:
+def _files(folder: Path) -> Results:
     """Files below a folder, with their content."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(path.match(pattern) for pattern in but):
+        if path.is_file() and not any(path.match(pattern) for pattern in LEFT):
             found[str(path.relative_to(folder))] = sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -172,8 +172,6 @@ def _rows(folder: Path) -> Results:
 
 
 def _arrays(path: Path) -> list[tuple[str, Any]]:
-    if path.suffix == ".npy":
-        return [(path.name.split(".")[1], np.load(path))]
     with np.load(path) as arrays:
         return [(name, arrays[name]) for name in arrays if name.startswith("enc")]
 
@@ -242,11 +240,11 @@ def denoise(root: Path, checkpoint: Path, count: int) -> Kind:
     return Kind("batch", cli.main, words, [*words, "--resume"], lambda folder: _files(folder / "out"))
 
 
-def features(root: Path, checkpoint: Path, count: int, format: str = "npz") -> Kind:
+def features(root: Path, checkpoint: Path, count: int) -> Kind:
     """Features into shards."""
     photos(root / "pictures", count)
     words = ["features", str(root / "pictures"), "-o", "out", "--shard-size", "2", "--batch-size", "1", *MODEL]
-    words += ["--model", str(checkpoint), "--layer", "enc1,enc2", "--format", format]
+    words += ["--model", str(checkpoint), "--layer", "enc1,enc2"]
     return Kind("features", cli.main, words, [*words, "--resume"], lambda folder: _rows(folder / "out"))
 
 

@@ -21,7 +21,8 @@ Ranges and their sources:
   that luma and chroma correlate over 1 to 4 pixels as in real pairs (PolyU's photos, phone photos shrunk by SIDD's
   authors).  Blotches: a camera cannot take away what is wider than its filters, and the eye sees it in dark areas.
 * Sharpening of all channels by the user's software, after resizing: it makes the noise of neighbors differ.
-  ``benchmarks/noise_statistics.py`` compares the result with real pairs.
+
+``python benchmarks/noise_statistics.py NAME=FOLDER`` compares the result with real pairs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ hand: the license and further metadata of the Hub between ``---`` lines, what th
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -22,6 +21,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from skipae.errors import SkipaeError
+from skipae.files import write_atomically
 from skipae_train.datasets import VOC_CLASSES
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import (
@@ -31,6 +31,7 @@ from skipae_train.run_folder import (
     read_json,
     read_recipe,
     read_result,
+    write_json,
 )
 from skipae_zoo import (
     INPUT,
@@ -61,7 +62,8 @@ class CardError(SkipaeError, ValueError):
 def write_card(folder: Path, repo: str | None = None) -> Path:
     """Write ``README.md`` into a checkpoint folder; see :func:`make_card`."""
     path = folder / "README.md"
-    path.write_text(make_card(folder, repo), encoding="utf-8")
+    text = make_card(folder, repo).encode()
+    write_atomically(path, lambda file: file.write(text))
     return path
 
 
@@ -142,7 +144,7 @@ def measure_speed(folder: Path) -> None:
         "hardware": f"{platform.processor() or platform.machine()}, {threads} threads",
         "onnxruntime": onnxruntime.__version__,
     }
-    (folder / "training" / "speed.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(folder / "training" / "speed.json", facts)
 
 
 def _split_notes(path: Path) -> tuple[dict[str, Any], str]:

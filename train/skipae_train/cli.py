@@ -377,7 +377,7 @@ def export(
     if flaw := flaw_of_name(name):
         raise click.UsageError(f"--name {name!r} {flaw}; choose another")
     if int8 and (images is None or "onnx/model.onnx" in without):
-        raise click.UsageError("--quantize needs photos (--images FOLDER) and onnx/model.onnx")
+        raise click.UsageError("--quantize needs --images FOLDER, and onnx/model.onnx, which --without must not name")
     photos = None if images is None else [load_rgb(file) / 255.0 for file in find_images(images)[:4]]
     done, steps = progress(source)
     if done < steps:
@@ -420,8 +420,9 @@ def quantize(checkpoint: Path, photos: Path, gate: Path | None, graphs: tuple[Gr
     """Write a checkpoint's int8 graphs.
 
     They become onnx/model_quantized.onnx and onnx/features_quantized.onnx in the CHECKPOINT folder. Nothing is written
-    where int8 loses more than 0.03 dB at sigma 15, 25 or 50, 0.1 dB at 75 or 100, 0.1 points of accuracy or mIoU, or
-    where it changes more than 1 % of the classes or turns features by more than a cosine similarity of 0.99.
+    if int8 loses more than 0.03 dB at sigma 15, 25 or 50, 0.1 dB at 75 or 100, or 0.1 points of accuracy or mIoU; if
+    it changes more than 1 % of the classes; or if a layer's cosine similarity with float32 is below 0.99, or fewer
+    than 90 % of the nearest neighbors stay the same.
     """
     _quantize(checkpoint, photos, gate, graphs)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from skipae import Model
 from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.datasets import voc_segmentation
 from skipae_train.metrics import confusion, mean_iou, psnr
-from skipae_train.pairs import find_pairs
+from skipae_train.pairs import find_pairs, load_pair
 from skipae_train.rivals import Denoiser
+from skipae_train.run_folder import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple
     command = f"skipae-train evaluate {model.name} --pairs DIR" + (f" --every {every}" if every > 1 else "")
     command += "".join(f" --camera {camera}" for camera in cameras) + _precision(model)
     label = " ".join(["camera noise", *cameras])
-    return _score(model, label, command, ((load_rgb(pair.clean), load_rgb(pair.noisy)) for pair in chosen), 255.0)
+    return _score(model, label, command, (load_pair(pair) for pair in chosen), 255.0)
 
 
 def _precision(model: Model) -> str:
@@ -245,13 +245,12 @@ def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[
 def record_scores(folder: Path, dataset: str, scores: Iterable[Score | MaskScore]) -> None:
     """Add scores to ``training/metrics.json`` of a checkpoint folder, in place of earlier ones of the same kind."""
     path = folder / "training" / "metrics.json"
-    path.parent.mkdir(exist_ok=True)
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = read_json(path, list) if path.exists() else []
     for score in scores:
         row = {"set": dataset, **asdict(score)}
         kind = [row.get(key) for key in ("set", "label", "metric")]
         rows = [r for r in rows if [r.get(key) for key in ("set", "label", "metric")] != kind] + [row]
-    path.write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(path, rows)
 
 
 def _score(

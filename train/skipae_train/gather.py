@@ -136,13 +136,12 @@ def gather_pairs(
         for source, pair in found:
             name, reason = "", ""
             try:
-                clean, noisy = load_pair(pair)
                 if pair.camera in without:
                     reason = f"is of the camera {pair.camera}"
-                elif min(clean.shape[:2]) < smallest:
-                    reason = f"is smaller than {smallest} pixels"
                 else:
-                    reason = _same(clean, known)
+                    clean, noisy = load_pair(pair)
+                    small = min(clean.shape[:2]) < smallest
+                    reason = f"is smaller than {smallest} pixels" if small else _same(clean, known)
             except DataError as error:
                 reason = f"cannot be used: {error}"
             if not reason:

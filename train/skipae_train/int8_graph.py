@@ -9,7 +9,8 @@ least squared error, weights are rounded one after the other so that later ones 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Graph:
         self.residual = frozenset(  # convolutions whose output is added to the image
             node.output[0]
             for node in self.convolutions()
-            if all(u.op_type == "Add" and self.image in u.input for u in users.get(node.output[0], [])) and users
+            if (found := users.get(node.output[0])) and all(u.op_type == "Add" and self.image in u.input for u in found)
         )
         sources = {n for n, node in self.activations().items() if node.op_type in (*_MOVES, "Pad") or n in rounded}
         self.in_float = frozenset(
@@ -89,9 +90,8 @@ class Graph:
 
     def copy(self) -> Graph:
         """One whose nodes and weights can be replaced."""
-        other = Graph.__new__(Graph)
-        other.model, other.image, other.residual, other.in_float = self.model, self.image, self.residual, self.in_float
-        other.nodes, other.weights, other.outputs = list(self.nodes), dict(self.weights), self.outputs
+        other = copy.copy(self)
+        other.nodes, other.weights = list(self.nodes), dict(self.weights)
         return other
 
     def activations(self) -> dict[str, NodeProto]:
@@ -337,7 +337,7 @@ class Calibration:
         each = -(-_SAMPLES // len(images))
         opened = session(graph.to_model(wanted))
         for image in images:
-            found = dict(zip(wanted, opened.run(wanted, {graph.image: image}), strict=True)) | {graph.image: image}
+            found = dict(zip(wanted, opened.run(wanted, {graph.image: image}), strict=True))
             for name in wanted:
                 channels = found[name][0].reshape(found[name].shape[1], -1)
                 ranges.setdefault(name, []).append(np.abs(channels).max(1))
@@ -371,18 +371,22 @@ def quantize(
         levels: largest magnitude of a weight; up to 64, two products with bytes fit into the 16 bits in which
             processors without a byte dot product add them.
     """
-    kept = kept | graph.in_float
+    return rounding(graph, calibration, balance=balance, levels=levels)(kept)
+
+
+def rounding(
+    graph: Graph, calibration: Calibration, *, balance: float, levels: int = 127
+) -> Callable[[frozenset[str]], onnx.ModelProto]:
+    """Round all weights once; returns what makes the int8 form from the convolutions to keep, as :func:`quantize`."""
     graph = graph.copy()
     scales = _balance(graph, calibration, balance)
-    values = {name: _scaled(value, scales.get(name), 0) for name, value in calibration.samples.items()}
-    steps = {name: _step(value) for name, value in values.items() if name in _rounded(graph)}
-    integers = {}
-    for node in graph.convolutions():
-        name = node.output[0]
-        if name not in kept:
-            x = _scaled(calibration.patches[name], scales.get(node.input[0]), 1)
-            integers[name] = _round_weights(graph, node, x, levels)
-    return _Writer(graph, kept, steps, integers, scales).write()
+    steps = {name: _step(_scaled(calibration.samples[name], scales.get(name), 0)) for name in _rounded(graph)}
+    integers = {
+        name: _round_weights(graph, node, _scaled(calibration.patches[name], scales.get(node.input[0]), 1), levels)
+        for node in graph.convolutions()
+        if (name := node.output[0]) not in graph.in_float
+    }
+    return lambda kept: _Writer(graph, kept | graph.in_float, steps, integers, scales).write()
 
 
 def _balance(graph: Graph, calibration: Calibration, power: float) -> dict[str, Float]:
@@ -465,21 +469,16 @@ def _step(values: Array) -> tuple[np.float32, np.uint8]:
     return best[1:]
 
 
-def _round_weights(graph: Graph, node: NodeProto, patches: Array, levels: int) -> tuple[NDArray[np.int8], Float]:
-    """Integers [O, I, kh, kw] and scales [O] for the weights of a convolution; its bias takes over the mean error."""
+def _round_weights(graph: Graph, node: NodeProto, patches: Array, levels: int) -> tuple[NDArray[np.int8], Float, Float]:
+    """Integers [O, I, kh, kw] and scales [O] for the weights of a convolution, and its bias with their mean error."""
     weight = graph.weights[node.input[1]]
     flat, x = weight.reshape(len(weight), -1).astype(np.float64), patches.reshape(len(patches), -1)
     scale = (np.maximum(np.abs(flat).max(1), 1e-12) / levels).astype(np.float32)
     steps = scale[:, None].astype(np.float64)
     rounded = _gptq(flat / steps, x, levels) if x.shape[1] <= _COLUMNS else np.rint(flat / steps)
-    rounded = np.clip(rounded, -levels, levels)
     missed = (flat - rounded * steps) @ x.mean(0)
-    if len(node.input) < 3:
-        node = _node_with(node, [*node.input, f"{node.output[0]}.bias"])
-        graph.nodes[[n.output[0] for n in graph.nodes].index(node.output[0])] = node
-        graph.weights[node.input[2]] = np.zeros(len(flat), np.float32)
-    graph.weights[node.input[2]] = (graph.weights[node.input[2]] + missed).astype(np.float32)
-    return rounded.reshape(weight.shape).astype(np.int8), scale
+    bias = graph.weights[node.input[2]] if len(node.input) > 2 else 0
+    return rounded.reshape(weight.shape).astype(np.int8), scale, (bias + missed).astype(np.float32)
 
 
 def _gptq(weights: Array, inputs: Array, levels: int = 127) -> Array:
@@ -512,7 +511,7 @@ class _Writer:
         graph: Graph,
         kept: frozenset[str],
         steps: dict[str, tuple[np.float32, np.uint8]],
-        integers: dict[str, tuple[NDArray[np.int8], Float]],
+        integers: dict[str, tuple[NDArray[np.int8], Float, Float]],
         scales: dict[str, Float],
     ) -> None:
         self.graph, self.integers, self.scales = graph, integers, scales
@@ -609,8 +608,8 @@ class _Writer:
     def _convolution(self, node: NodeProto, old: NodeProto) -> None:
         """A convolution in int8."""
         name = node.output[0]
-        integers, scale = self.integers[name]
-        bias = self.graph.weights[old.input[2]].astype(np.float64)
+        integers, scale, bias = self.integers[name]
+        bias = bias.astype(np.float64)
         x_scale = self.steps[old.input[0]][0]
         fine = name in self.graph.residual
         if fine:
@@ -626,7 +625,7 @@ class _Writer:
         inputs = [
             node.input[0],
             self._stored(node.input[1], integers, scale),
-            self._stored(node.input[2], whole, bias_scale),
+            self._stored(node.input[2] if len(node.input) > 2 else f"{name}.bias", whole, bias_scale),
         ]
         if not fine:
             self.result.nodes.append(_node_with(node, inputs))

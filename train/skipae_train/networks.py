@@ -7,6 +7,7 @@ corruption and its loss.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,10 @@ from skipae_zoo import Architecture, CheckpointConfig, ConfigError, Head, Norm, 
 Init = Literal["normal", "he"]
 NetworkPart = Literal["encoder", "decoder"]
 WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-ARCHITECTURE_FIELDS = ("network", "n", "m", "widths", "residual", "norm", "shortcuts", "topology", "refine")
+ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
 """What must agree between networks that share encoder and decoder."""
+_OF_DECODER = ("shortcuts", "topology", "refine")
+"""Those that networks which share only the encoder may have otherwise."""
 
 
 class TransferError(SkipaeError, ValueError):
@@ -406,8 +409,7 @@ def transfer(
         TransferError: the source has another architecture or lacks a part; the target is unchanged.
     """
     network = Network.from_checkpoint(source) if isinstance(source, Path) else source
-    of_decoder = ("shortcuts", "topology", "refine") if "decoder" in parts else ()
-    fields = ("network", "n", "m", "widths", "residual", "norm", *of_decoder)
+    fields = tuple(name for name in ARCHITECTURE_FIELDS if "decoder" in parts or name not in _OF_DECODER)
     check_architecture(target.architecture, network.architecture, fields)
     prefixes = (*(f"{part}." for part in parts), "mean", "std")
     wanted = [name for name in target.state_dict() if name.startswith(prefixes)]

@@ -47,7 +47,8 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
         if file.stem.endswith("_real"):
             clean = file.with_name(file.name.replace("_real.", "_mean."))
             words = [word for word in file.stem.removesuffix("_real").split("_") if word] or [file.stem]
-            camera, scene = words[0], next((word for word in reversed(words) if not word.isdigit()), words[0])
+            numbered = len(words) > 1 and words[-1].isdigit()
+            camera, scene = words[0], words[-2 if numbered else -1]
         elif "NOISY_SRGB" in file.name:
             words = file.parent.name.split("_")
             clean = file.with_name(file.name.replace("NOISY_SRGB", "GT_SRGB"))
@@ -55,7 +56,7 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
         else:
             continue
         if not clean.exists():
-            raise DataError(f"{file} has no partner {clean.name}")
+            raise DataError(f"{file} has no partner {clean.name}: add it, or remove the noisy photo")
         pairs.append(Pair(clean, file, camera, scene))
     if not pairs:
         raise DataError(f"{folder} contains no pair NAME_real.*, NAME_mean.* or NOISY_SRGB*, GT_SRGB*")
@@ -65,7 +66,7 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
         raise DataError(f"{folder} has no pairs of the camera {unknown[0]}: choose from {', '.join(sorted(found))}")
     kept = [pair for pair in pairs if (not cameras or pair.camera in cameras) and pair.camera not in without]
     if not kept:
-        raise DataError(f"no camera of {folder} is left: it has {', '.join(sorted(found))}")
+        raise DataError(f"no camera of {folder} is left: leave out fewer of {', '.join(sorted(found))}")
     return kept
 
 
@@ -97,7 +98,9 @@ class PairedPhotos:
             loaded = load_pair(pair)
             (self.held_out if pair.scene in held else self.scenes.setdefault(pair.scene, [])).append(loaded)
         if not self.scenes:
-            raise DataError(f"the pairs show {len(held)} scene(s), too few to keep one of {hold_out} apart")
+            raise DataError(
+                f"the pairs show {len(held)} scene(s), too few to keep one of {hold_out} apart: add other scenes"
+            )
         self.seed = seed
         cameras = sorted({pair.camera for pair in pairs})
         count = sum(map(len, self.scenes.values()))

@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -28,9 +29,9 @@ from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.datasets import voc_segmentation
 from skipae_train.evaluate import add_noise
 from skipae_train.export import session
-from skipae_train.int8_graph import Calibration, Float, Graph, quantize
+from skipae_train.int8_graph import Calibration, Float, Graph, rounding
 from skipae_train.metrics import confusion, mean_iou, psnr
-from skipae_train.run_folder import write_json
+from skipae_train.run_folder import read_json, write_json
 from skipae_zoo import (
     FEATURES,
     GRAPH,
@@ -65,7 +66,7 @@ LEAST_COSINE = 0.99
 LEAST_NEIGHBORS = 0.9
 """Share of the nearest neighbors by the default layer that int8 must have in common with float32."""
 NEIGHBORS = 10
-"""Of each image that are compared."""
+"""Nearest neighbors of each image that are compared."""
 
 BALANCES = (0.75, 0.5)
 """Powers of the channels' ranges that they are divided by, in the order that they are tried."""
@@ -106,11 +107,10 @@ class Loss:
     @property
     def flaw(self) -> str | None:
         """What is too much, if anything is."""
-        excess = {sigma: lost for sigma, lost in self.lost.items() if not lost <= MOST_LOST[int(sigma)]}
-        return next(
-            (f"{lost:.3f} dB at sigma {s:g}, at most {MOST_LOST[int(s)]} are allowed" for s, lost in excess.items()),
-            None,
-        )
+        for sigma, lost in self.lost.items():
+            if not lost <= (most := MOST_LOST[int(sigma)]):
+                return f"{lost:.3f} dB at sigma {sigma:g}, at most {most} are allowed"
+        return None
 
     def __str__(self) -> str:
         """One line for people."""
@@ -229,13 +229,13 @@ def quantize_checkpoint(
     for kind in wanted:
         task = config.task if kind == "model" else "features"
         graph = Graph(onnx.load(verified_file(folder, config, FILES[kind][0])))
-        images, trial = (_restoration if task == "restoration" else _likeness)(graph, config, files, task)
+        images, trial = (_restoration if task == "restoration" else _likeness)(graph, config, files)
         levels = LEVELS.get(task, _SAFE)
         kept, balance, model = _choose(graph, Calibration(graph, images), trial, levels, config.name, notify)
         if task == "restoration":
             loss: AnyLoss = _gate(folder, config, model, held)
         else:
-            with _both(folder, config, {FILES[kind][1]: model}, kind) as (exact, int8):
+            with _both(folder, config, model, kind) as (exact, int8):
                 if task == "features":
                     loss = _compare_features(exact, int8, held)
                 elif task == "classification":
@@ -259,7 +259,7 @@ def _split(photos: Path, gate: Path | None) -> tuple[list[Path], list[Path]]:
     files = find_images(photos)
     if gate is None:
         files, held = [file for number, file in enumerate(files) if number % 4 != 3], files[3::4]
-    elif (gate / "ImageSets" / "Segmentation").is_dir():
+    elif _has_masks(gate):
         held = list(voc_segmentation(gate, "val").files)
     else:
         held = find_images(gate)
@@ -273,6 +273,10 @@ def _split(photos: Path, gate: Path | None) -> tuple[list[Path], list[Path]]:
     return files, held
 
 
+def _has_masks(folder: Path) -> bool:
+    return (folder / "ImageSets" / "Segmentation").is_dir()
+
+
 Trial = Callable[[onnx.ModelProto], float]
 """Loss of an int8 graph on a few images, as a share of what is allowed."""
 
@@ -281,29 +285,30 @@ def _choose(
     graph: Graph, calibration: Calibration, trial: Trial, levels: int, name: str, notify: Callable[[str], None]
 ) -> tuple[frozenset[str], float, onnx.ModelProto]:
     """The convolutions to keep in float32, the balance, and the graph that they make."""
-
-    def make(kept: frozenset[str], balance: float) -> onnx.ModelProto:
-        return quantize(graph, calibration, kept=kept, balance=balance, levels=levels)
-
+    makers = {balance: rounding(graph, calibration, balance=balance, levels=levels) for balance in BALANCES}
     kept: frozenset[str] = graph.in_float
-    tried = {balance: trial(make(kept, balance)) for balance in BALANCES}
+    tried = {balance: trial(make(kept)) for balance, make in makers.items()}
     balance = min(tried, key=tried.__getitem__)
+    make = makers[balance]
     lost = tried[balance]
     notify(f"{len(graph.convolutions()) - len(kept)} convolutions in int8: {lost:.0%} of the loss that is allowed")
     while lost > _CROPS:
         rest = [node.output[0] for node in graph.convolutions() if node.output[0] not in kept]
         if len(rest) <= len(kept):
-            raise QuantizeError(f"{name}: int8 loses {lost:.1f} times what is allowed, half of it left in float32")
-        losses = {output: trial(make(kept | {output}, balance)) for output in rest}
+            raise QuantizeError(
+                f"{name}: int8 loses {lost:.1f} times what is allowed with half of it in float32: use more photos"
+            )
+        losses = {output: trial(make(kept | {output})) for output in rest}
         best = min(losses, key=losses.__getitem__)
         kept, lost = kept | {best}, losses[best]
         notify(f"{best} in float32 too: {lost:.0%} of the loss that is allowed")
-    return kept, balance, make(kept, balance)
+    return kept, balance, make(kept)
 
 
-def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path], task: str) -> tuple[list[Float], Trial]:
+def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> tuple[list[Float], Trial]:
     """Noisy crops to calibrate on, and the loss of PSNR on others."""
-    chosen, shown = _evenly(files, 48), _evenly(files[1:], _TRIED)
+    chosen = _evenly(files, 48)
+    shown = _evenly([file for file in files if file not in chosen] or files, _TRIED)
     crops = [_crop(file, CALIBRATION_SIGMAS[number % len(CALIBRATION_SIGMAS)])[1] for number, file in enumerate(chosen)]
     for crop in crops[::4]:  # holes, as inpainting fills them
         for top, left, side in ((8, 16, 40), (72, 64, 24)):
@@ -319,10 +324,11 @@ def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path], 
     return crops, lose
 
 
-def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path], task: str) -> tuple[list[Float], Trial]:
+def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> tuple[list[Float], Trial]:
     """Images as the checkpoint takes them, to calibrate on, and how much outputs turn away from float32 on others."""
-    images = [_as_input(_prepared(config, file)) for file in _evenly(files, _CALIBRATED)]
-    others = [_as_input(_prepared(config, file)) for file in _evenly(files[1:], _TRIED)]
+    chosen = _evenly(files, _CALIBRATED)
+    shown = _evenly([file for file in files if file not in chosen] or files, _TRIED)
+    images, others = ([_as_input(_prepared(config, file)) for file in each] for each in (chosen, shown))
     exact = session(graph.to_model())
     wanted = [exact.run(None, {graph.image: image}) for image in others]
 
@@ -409,31 +415,26 @@ def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files:
     return Loss(SIGMAS, tuple(before), tuple(_psnr(model, trials())), len(files))
 
 
-class _both:
+@contextmanager
+def _both(
+    folder: Path, config: CheckpointConfig, model: onnx.ModelProto, kind: GraphKind
+) -> Iterator[tuple[Model, Model]]:
     """The checkpoint in float32 and in int8, as users load it, before its int8 file is in its folder."""
-
-    def __init__(
-        self, folder: Path, config: CheckpointConfig, models: dict[str, onnx.ModelProto], kind: GraphKind
-    ) -> None:
-        self.folder, self.config, self.models, self.kind = folder, config, models, kind
-
-    def __enter__(self) -> tuple[Model, Model]:
-        self.place = tempfile.TemporaryDirectory()
-        at, file = Path(self.place.name), FILES[self.kind][0]
+    exact, int8 = FILES[kind]
+    with tempfile.TemporaryDirectory() as place:
+        at = Path(place)
         (at / "onnx").mkdir()
-        shutil.copyfile(self.folder / file, at / file)
-        for name, model in self.models.items():
-            onnx.save(model, at / name)
-        write_config(at, replace(self.config, files={name: sha256(at / name) for name in (file, *self.models)}))
-        exact, int8 = (from_pretrained(at, device="cpu", precision=precision) for precision in ("fp32", "int8"))
-        return exact, int8
-
-    def __exit__(self, *_: object) -> None:
-        self.place.cleanup()
+        shutil.copyfile(folder / exact, at / exact)
+        onnx.save(model, at / int8)
+        write_config(at, replace(config, files={name: sha256(at / name) for name in (exact, int8)}))
+        yield (
+            from_pretrained(at, device="cpu", precision="fp32"),
+            from_pretrained(at, device="cpu", precision="int8"),
+        )
 
 
 def _compare_features(exact: Model, int8: Model, files: Sequence[Path]) -> FeatureLoss:
-    """Of every layer, and of the default layer's nearest neighbors."""
+    """Compare every layer, and the nearest neighbors by the default layer."""
     chosen = _evenly(files, _COMPARED)
     layers = [layer.name for layer in exact.layers]
     default = exact.config.default_layer or layers[-1]
@@ -462,7 +463,7 @@ def _nearest(rows: NDArray[Any], count: int) -> list[list[int]]:
 
 
 def _compare_classes(exact: Model, int8: Model, files: Sequence[Path]) -> LabelLoss:
-    """Of whole images; those in a folder named as a class have it as their label."""
+    """Compare the classes of whole images; a file in a folder named as a class has it as its label."""
     labels = set(exact.config.labels)
     labeled = [file.parent.name in labels for file in files]
     chosen = files if all(labeled) else _evenly(files, _COMPARED)
@@ -480,8 +481,8 @@ def _compare_classes(exact: Model, int8: Model, files: Sequence[Path]) -> LabelL
 
 
 def _compare_masks(exact: Model, int8: Model, files: Sequence[Path], gate: Path | None) -> LabelLoss:
-    """Of pixels."""
-    masks = voc_segmentation(gate, "val", short_side=0) if gate and (gate / "ImageSets").is_dir() else None
+    """Compare the classes of pixels, and the mIoU where ``gate`` has masks."""
+    masks = voc_segmentation(gate, "val", short_side=0) if gate and _has_masks(gate) else None
     classes = len(exact.config.labels)
     if masks is not None and tuple(masks.classes) != tuple(exact.config.labels):
         raise DataError(f"{gate} has other classes than {exact.name}: give masks of the checkpoint's own classes")
@@ -519,8 +520,8 @@ def _write(
     path = folder / result.file
     write_atomically(path, lambda file: onnx.save(model, file))
     config = replace(config, files={**config.files, result.file: sha256(path)})
-    write_config(folder, config)
     records = folder / "training" / "quantization.json"
-    found = json.loads(records.read_text(encoding="utf-8")) if records.exists() else {}
+    found = read_json(records) if records.exists() else {}
     write_json(records, {name: row for name, row in found.items() if name in config.files} | {result.file: record})
+    write_config(folder, config)
     return config

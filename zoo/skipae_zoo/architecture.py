@@ -78,7 +78,7 @@ class Architecture:
     """Where a symmetric shortcut joins: ``pre`` adds raw convolution outputs, before batch norm and ReLU
     (figure 1b, pre-activation); ``post`` adds the outputs of both ReLUs."""
     widths: tuple[int, ...] = ()
-    """Channels of each stage instead of n, 2n, 4n, 8n; the first is n.  This and the fields below: ``network-1`` only."""
+    """Channels of each stage instead of n, 2n, 4n, 8n; the first is n.  ``network-1`` only, like the fields below."""
     residual: bool = False
     """Whether pairs of layers that change neither size nor channels are residual units: what goes into the first is
     added to what comes out of the second's ReLU, in the encoder and at its mirror in the decoder."""

@@ -212,7 +212,9 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
             type=click.Choice(["auto", "fp32", "int8", "fp16"]),
             default="auto",
             show_default=True,
-            help="auto uses int8 on CPUs that are faster with it, if the checkpoint has it, else fp32.",
+            help="auto uses fp32; int8 only if the checkpoint has int8 features."
+            if task == "features"
+            else "auto uses int8 on CPUs that are faster with it, if the checkpoint has it, else fp32.",
         ),
         threads_option,
     )
