@@ -23,6 +23,6 @@ PRETRAIN = replace(
     natural_more.PRETRAIN,
     name="natural-real",
     corruption=PhotoDamage(gaussian=0.62, camera=0.29, jpeg=0.1, masked=0.2, quiet=0.4, fill=natural.FILL),
-    phases=(Phase(3_750, 96, 16, freeze_norm=True), Phase(3_750, 160, 6, freeze_norm=True)),
+    phases=(Phase(3_500, 96, 16, freeze_norm=True), Phase(3_500, 160, 6, freeze_norm=True)),
     paired=0.12,
 )
