@@ -16,6 +16,7 @@ import torch
 
 import make_sets
 from skipae import UsageError
+from skipae.errors import SkipaeError
 from skipae_train.card import make_card
 from skipae_train.cli import cli
 from skipae_train.earlier_runs import upgraded
@@ -24,10 +25,15 @@ from skipae_train.evaluate import Score, record_scores
 from skipae_train.export import export_run
 from skipae_train.finetune import finetune
 from skipae_train.machine import Session
+from skipae_train.plots import draw_curves
 from skipae_train.pretrain import pretrain
+from skipae_train.probe import write_probes
 from skipae_train.recipe import RecipeId
 from skipae_train.recipes import finetune_recipe, pretrain_recipe
+from skipae_train.reproduce import Cell, Page, _bars, _save, _write_table
 from skipae_train.run_folder import locked, read_recipe, read_state, save_state
+from skipae_train.run_log import RunLog
+from skipae_train.tables import RESULTS
 
 NOTES = (
     "---\nlicense: cc0-1.0\n---\nFor tests only.\n\n"
@@ -299,3 +305,45 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
         _ = 1 / 0
     assert not (tmp_path / "run").exists() and time.monotonic() - started < 5
+
+
+def _write_reproduced(out):
+    _write_table("table2", RESULTS["table2"], Page(("accuracy",), [("row", [Cell("1", [2.0])])]), {"seeds": 1}, out)
+
+
+@pytest.mark.parametrize(
+    ("write", "names"),
+    [
+        (lambda out: draw_curves([{"step": "1", "loss": "1.5"}], out / "curves.png"), ["curves.png"]),
+        (
+            lambda out: RunLog(out, ["step", "loss"], 9).write({"step": 9, "loss": 1.0}, torch.zeros(3, 4, 4)),
+            ["log.csv", "pictures/0000009.png"],
+        ),
+        (
+            lambda out: write_probes(out / "probe", {"net": [{"layer": "enc1", "accuracy": 1.0, "psnr": 2.0}]}),
+            ["probe.csv", "probe.png"],
+        ),
+        (_write_reproduced, ["table.csv", "table.md", "result.json"]),
+        (lambda out: _save(torch.zeros(3, 4, 4))(out / "figure.png"), ["figure.png"]),
+        (lambda out: _bars(Page(("a",), [("row", [Cell("1", [2.0])])]), out / "figure.png"), ["figure.png"]),
+    ],
+    ids=["curves", "log", "probe", "reproduced table", "reproduced picture", "reproduced bars"],
+)
+def test_a_disk_that_fills_keeps_the_earlier_plots_and_tables_whole(write, names, tmp_path, monkeypatch):
+    write(tmp_path)
+    earlier = {name: (tmp_path / name).read_bytes() for name in names}
+    fsync, files = os.fsync, [len(names)]
+
+    def full(number):  # each of the files in turn
+        files[0] -= 1
+        if files[0] == 0:
+            raise OSError(28, "No space left on device")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    for count in range(1, len(names) + 1):
+        files[0] = count
+        with pytest.raises(SkipaeError, match="No space left on device"):
+            write(tmp_path)
+        assert {name: (tmp_path / name).read_bytes() for name in names} == earlier
+        assert not list(tmp_path.rglob(".skipae-*"))

@@ -355,7 +355,7 @@ def training(root: Path) -> Kind:
             found["result"] = result["value"]
             # Until then nobody reads the files, or they are written again.
             log = [line.split(",") for line in (run / "log.csv").read_text().splitlines()]
-            found["log"] = [line[:1] + line[2:3] + line[4:] for line in log]  # the loss is that of the steps since
+            found["log"] = [line[:1] + line[2:] for line in log]  # but the seconds
             for path in (*sorted(run.glob("pictures/*")), run / "curves.png"):
                 with Image.open(path) as image:
                     image.load()

@@ -21,7 +21,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from skipae.errors import SkipaeError
-from skipae.files import write_atomically
 from skipae_train.datasets import VOC_CLASSES
 from skipae_train.recipes import identity_of
 from skipae_train.run_folder import (
@@ -31,6 +30,7 @@ from skipae_train.run_folder import (
     read_json,
     read_recipe,
     read_result,
+    write_bytes,
     write_json,
 )
 from skipae_zoo import (
@@ -63,7 +63,7 @@ def write_card(folder: Path, repo: str | None = None) -> Path:
     """Write ``README.md`` into a checkpoint folder; see :func:`make_card`."""
     path = folder / "README.md"
     text = make_card(folder, repo).encode()
-    write_atomically(path, lambda file: file.write(text))
+    write_bytes(path, text)
     return path
 
 

@@ -8,7 +8,6 @@ height and width restored exactly.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from skipae_train.corruption import Color
 from skipae_train.finetune import load_network
 from skipae_train.networks import AutoEncoder, ChannelBias, Classifier, ConvNorm, Network, Segmenter, check_finite
 from skipae_train.recipes import identity_of
-from skipae_train.run_folder import damage_of, read_preprocessing, write_json
+from skipae_train.run_folder import damage_of, read_preprocessing, write_bytes, write_json
 from skipae_zoo import (
     FEATURES,
     GRAPH,
@@ -562,11 +561,10 @@ def export_run(
         **pixels,
     )
     training = out / "training"
-    training.mkdir(exist_ok=True)
     write_json(training / "recipe.json", {**recipe, "id": asdict(identity)} if identity else recipe)
     for file in ("environment.json", "log.csv", "result.json"):
         if (run / file).exists():
-            shutil.copyfile(run / file, training / file)
+            write_bytes(training / file, (run / file).read_bytes())
     write_json(training / "parity.json", asdict(parity))
     return network, config, parity
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,14 @@ from PIL import Image
 
 from skipae_train.data import DataError, find_images, load_rgb
 from skipae_train.pairs import find_pairs, load_pair
+from skipae_train.plots import save_picture
+from skipae_train.run_folder import write_csv
 
 Pixels = NDArray[np.uint8]
 NEAR = 8
 """Bits of 63 in which the hashes of one picture differ at most; those of two pictures differ in 31 on average."""
+_COLUMNS = ("source", "sha256", "file", "left out because it")
+"""Of ``gathered.tsv``."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +85,24 @@ def gather(
     """
     known = _begin(out, test_sets)
     count = 0
-    with (out / "gathered.tsv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, delimiter="\t")
-        writer.writerow(["source", "sha256", "file", "left out because it"])
-        for source in sources:
-            for file in find_images(source):
-                name, reason = "", ""
-                try:
-                    pixels = load_rgb(file)
-                    reason = _refusal(pixels, known, rules)
-                except DataError:
-                    reason = "cannot be decoded"
-                if not reason:
-                    count += 1
-                    name = f"{count:05}-{file.stem}.png"
-                    known.append((perceptual_hash(pixels), f"is a copy of {file}"))
-                    Image.fromarray(_shrunk(pixels, rules)).save(out / name, compress_level=1)
-                else:
-                    notify(f"{file} {reason}")
-                digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                writer.writerow([file.relative_to(source).as_posix(), digest, name, reason])
+    table: list[dict[str, str]] = []
+    for source in sources:
+        for file in find_images(source):
+            name, reason = "", ""
+            try:
+                pixels = load_rgb(file)
+                reason = _refusal(pixels, known, rules)
+            except DataError:
+                reason = "cannot be decoded"
+            if not reason:
+                count += 1
+                name = f"{count:05}-{file.stem}.png"
+                known.append((perceptual_hash(pixels), f"is a copy of {file}"))
+                save_picture(_shrunk(pixels, rules), out / name, compress_level=1)
+            else:
+                notify(f"{file} {reason}")
+            table.append(_entry(source, file, name, reason))
+    write_csv(out / "gathered.tsv", _COLUMNS, table, delimiter="\t")
     return count
 
 
@@ -130,30 +131,34 @@ def gather_pairs(
         raise DataError(f"there are no pairs of the camera {unknown[0]}: choose from {cameras}")
     known = _begin(out, test_sets)
     count = 0
-    with (out / "gathered.tsv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, delimiter="\t")
-        writer.writerow(["source", "sha256", "file", "left out because it"])
-        for source, pair in found:
-            name, reason = "", ""
-            try:
-                if pair.camera in without:
-                    reason = f"is of the camera {pair.camera}"
-                else:
-                    clean, noisy = load_pair(pair)
-                    small = min(clean.shape[:2]) < smallest
-                    reason = f"is smaller than {smallest} pixels" if small else _same(clean, known)
-            except DataError as error:
-                reason = f"cannot be used: {error}"
-            if not reason:
-                count += 1
-                name = f"{pair.camera}_{pair.scene}_{count:04}_real.png"
-                Image.fromarray(noisy).save(out / name, compress_level=1)
-                Image.fromarray(clean).save(out / name.replace("_real.", "_mean."), compress_level=1)
+    table: list[dict[str, str]] = []
+    for source, pair in found:
+        name, reason = "", ""
+        try:
+            if pair.camera in without:
+                reason = f"is of the camera {pair.camera}"
             else:
-                notify(f"{pair.noisy} {reason}")
-            digest = hashlib.sha256(pair.noisy.read_bytes()).hexdigest()
-            writer.writerow([pair.noisy.relative_to(source).as_posix(), digest, name, reason])
+                clean, noisy = load_pair(pair)
+                small = min(clean.shape[:2]) < smallest
+                reason = f"is smaller than {smallest} pixels" if small else _same(clean, known)
+        except DataError as error:
+            reason = f"cannot be used: {error}"
+        if not reason:
+            count += 1
+            name = f"{pair.camera}_{pair.scene}_{count:04}_real.png"
+            save_picture(noisy, out / name, compress_level=1)
+            save_picture(clean, out / name.replace("_real.", "_mean."), compress_level=1)
+        else:
+            notify(f"{pair.noisy} {reason}")
+        table.append(_entry(source, pair.noisy, name, reason))
+    write_csv(out / "gathered.tsv", _COLUMNS, table, delimiter="\t")
     return count
+
+
+def _entry(source: Path, file: Path, name: str, reason: str) -> dict[str, str]:
+    """A line of ``gathered.tsv``."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return dict(zip(_COLUMNS, (file.relative_to(source).as_posix(), digest, name, reason), strict=True))
 
 
 def _begin(out: Path, test_sets: Sequence[Path]) -> list[tuple[Pixels, str]]:

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from skipae.files import write_atomically
 
 
 def to_pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -48,4 +51,14 @@ def draw_curves(rows: Sequence[dict[str, str]], path: Path) -> None:
         axis.set(xlabel="step", title=name)
         if name in ("lr", "loss") and min(y for _, y in points) > 0:
             axis.set_yscale("log")
-    made.savefig(path, dpi=90)
+    save_figure(made, path, dpi=90)
+
+
+def save_figure(made: Any, path: Path, **options: Any) -> None:
+    """Write a figure as PNG, whole or not at all; ``options`` are those of ``savefig``."""
+    write_atomically(path, lambda file: made.savefig(file, format="png", **options))
+
+
+def save_picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, **options: Any) -> None:
+    """Write uint8 [H, W, 3] as PNG, whole or not at all; ``options`` are those of ``PIL.Image.Image.save``."""
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, "PNG", **options))

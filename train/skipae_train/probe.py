@@ -9,7 +9,6 @@ restores the image.  The probes of all layers are trained together; they share o
 from __future__ import annotations
 
 import copy
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from skipae_train.datasets import ImageSet, View, balanced, plan
 from skipae_train.feed import DataConfig, Feed, open_set
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import Network
-from skipae_train.plots import figure
+from skipae_train.plots import figure, save_figure
 from skipae_train.recipe import Recipe
-from skipae_train.run_folder import finished, load_state, locked, started_from
+from skipae_train.run_folder import finished, load_state, locked, started_from, write_csv
 from skipae_train.schedules import Cosine, Schedule
 from skipae_train.trainer import Job, Model, Part, finish, train
 from skipae_zoo import Architecture
@@ -204,10 +203,8 @@ def _test(probes: Probes, images: ImageSet, machine: Machine) -> list[dict[str, 
 
 def write_probes(stem: Path, networks: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """``stem.csv`` and, as figure 3, ``stem.png``: both scores by layer, a curve per network."""
-    with stem.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["network", "layer", "accuracy", "psnr"])
-        writer.writeheader()
-        writer.writerows({"network": name, **row} for name, rows in networks.items() for row in rows)
+    lines = [{"network": name, **row} for name, rows in networks.items() for row in rows]
+    write_csv(stem.with_suffix(".csv"), ["network", "layer", "accuracy", "psnr"], lines)
     made, axes = figure(5.0, 3.6, 2)
     for axis, key, title in zip(
         axes, ("accuracy", "psnr"), ("(a) classification: accuracy, %", "(b) reconstruction: PSNR, dB"), strict=True
@@ -216,4 +213,4 @@ def write_probes(stem: Path, networks: Mapping[str, Sequence[dict[str, Any]]]) -
             axis.plot([row["layer"].removeprefix("enc") for row in rows], [row[key] for row in rows], "o-", label=name)
         axis.set(xlabel="encoder layer", title=title)
         axis.legend(fontsize=8)
-    made.savefig(stem.with_suffix(".png"), dpi=120)
+    save_figure(made, stem.with_suffix(".png"), dpi=120)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,13 +25,13 @@ from skipae_train.feed import open_set
 from skipae_train.finetune import Finetune, finetune, load_finetuned
 from skipae_train.machine import Machine, Session
 from skipae_train.networks import AutoEncoder, Network
-from skipae_train.plots import figure, grid, to_pixels
+from skipae_train.plots import figure, grid, save_figure, save_picture, to_pixels
 from skipae_train.pretrain import center_crops, load_run, pretrain, restored_batches
 from skipae_train.probe import Probe, probe, write_probes
 from skipae_train.recipe import Budget, RecipeId
 from skipae_train.recipes import finetune_recipe, load_recipe, pretrain_recipe, split_variant
 from skipae_train.recipes.budgets import cut
-from skipae_train.run_folder import load_state, read_environment, read_result, write_json
+from skipae_train.run_folder import load_state, read_environment, read_result, write_bytes, write_csv, write_json
 from skipae_train.run_log import read_log
 from skipae_train.tables import RESULTS, Column, Measure, Result, Table
 
@@ -395,14 +392,13 @@ def reproduce(
     page = PAGES[name](bench) if name in PAGES else compare(bench, result)
     if not bench.machine.accelerator.is_main_process:
         return out / "table.md"
-    (out / "logs").mkdir(parents=True, exist_ok=True)
     environments = []
     for run in bench.used:
         if not (run / "environment.json").exists():  # a try that diverged before it was saved
             continue
-        shutil.copyfile(run / "log.csv", out / "logs" / f"{run.name}.csv")
+        write_bytes(out / "logs" / f"{run.name}.csv", (run / "log.csv").read_bytes())
         if (run / "result.json").exists():  # of a pre-training too, whose PSNR a table may leave out
-            shutil.copyfile(run / "result.json", out / "logs" / f"{run.name}.json")
+            write_bytes(out / "logs" / f"{run.name}.json", (run / "result.json").read_bytes())
         environments.append(read_environment(run))
     options = "".join(
         f" --{option} {value}"
@@ -445,11 +441,9 @@ def _write_table(name: str, result: Result, page: Page, facts: dict[str, Any], o
         for column, cell in zip(page.columns, cells, strict=True)
         if cell.paper or cell.values
     ]
-    with (out / "table.csv").open("w", newline="") as file:
-        fields = ["row", "column", "paper", "mean", "std", "n", "values", "lr"]
-        writer = csv.DictWriter(file, fields, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({**row, "values": " ".join(f"{v:g}" for v in row["values"])} for row in flat)
+    fields = ["row", "column", "paper", "mean", "std", "n", "values", "lr"]
+    shown = [{**row, "values": " ".join(f"{v:g}" for v in row["values"])} for row in flat]
+    write_csv(out / "table.csv", fields, shown, extrasaction="ignore")
     lines = [f"# {name}: {result.title}", ""]
     if page.rows:
         tuned = any(cell.tries for _, cells in page.rows for cell in cells)
@@ -464,7 +458,7 @@ def _write_table(name: str, result: Result, page: Page, facts: dict[str, Any], o
         lines += ["", TUNING, ""] if tuned else [""]
     lines += [f"![{file}]({file})" for file in page.pictures]
     lines += ["", *(f"- {key}: {value}" for key, value in facts.items()), ""]
-    (out / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    write_bytes(out / "table.md", "\n".join(lines).encode())
     write_json(out / "result.json", {"id": name, "title": result.title, **facts, "rows": flat})
 
 
@@ -481,7 +475,7 @@ def _bars(page: Page, path: Path) -> None:
             axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axis.invert_yaxis()
         axis.set(title=column)
-    made.savefig(path, dpi=120, bbox_inches="tight")
+    save_figure(made, path, dpi=120, bbox_inches="tight")
 
 
 def compare(bench: Bench, result: Result) -> Page:
@@ -530,7 +524,7 @@ def _measured(scores: Scores, measure: Measure) -> float:
 
 
 def _save(picture: Tensor) -> Callable[[Path], None]:
-    return lambda path: Image.fromarray(to_pixels(picture)).save(path)
+    return lambda path: save_picture(to_pixels(picture), path)
 
 
 def _psnr(run: Path) -> float:
@@ -641,7 +635,7 @@ def _supp_d(bench: Bench) -> Page:
             axis.plot(psnr, accuracy, "o", label=label)
         axis.set(xlabel="PSNR after pre-training, dB", ylabel="accuracy after fine-tuning, %")
         axis.legend(fontsize=8)
-        made.savefig(path, dpi=120)
+        save_figure(made, path, dpi=120)
 
     pictures: dict[str, Callable[[Path], None]] = {"figure.png": scatter}
     missing = []

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -71,6 +73,8 @@ class State:
     seconds: float
     precision: str | None
     """``fp32`` or ``bf16``; None in runs of early versions, which did not keep it."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last line of the log, whose next line has their mean; none in runs of early versions."""
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that are tested and exported."""
@@ -92,6 +96,7 @@ def save_state(run: Path, state: State) -> None:
         "step": state.step,
         "seconds": state.seconds,
         "precision": state.precision,
+        "losses": state.losses,
     }
 
     def write(file: BinaryIO) -> None:
@@ -136,11 +141,14 @@ def read_state(path: Path) -> State:
             step=_whole(values["step"]),
             seconds=float(values["seconds"]),
             precision=_one_of(values.get("precision"), ("fp32", "bf16", None)),
+            losses=[float(loss) for loss in values.get("losses", [])],
         )
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from None
     except Exception as error:  # damaged archives raise nearly anything
         raise _damaged(path, first_line(error)) from error
+    if not all(map(math.isfinite, state.losses)):
+        raise _damaged(path, "a loss in it is NaN or infinite")
     for name, value in (state.network | (state.average or {})).items():
         if not value.isfinite().all():
             raise _damaged(path, f"{name} is NaN or infinite")
@@ -419,9 +427,18 @@ def check_data(
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=2) + "\n"
+    write_bytes(path, f"{json.dumps(value, indent=2)}\n".encode())
 
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
 
-    files.write_atomically(path, write)
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], **options: Any) -> None:
+    """Write a table with a heading, whole or not at all; ``options`` are those of :class:`csv.DictWriter`."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, **options)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    files.write_atomically(path, lambda file: file.write(data))

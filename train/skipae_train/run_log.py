@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
-from skipae.files import write_atomically
-from skipae_train.plots import draw_curves, to_pixels
-from skipae_train.run_folder import damage_of
+from skipae_train.plots import draw_curves, save_picture, to_pixels
+from skipae_train.run_folder import damage_of, write_csv
 
 
 class RunLog:
@@ -40,8 +37,7 @@ class RunLog:
                 self._tensorboard.add_scalar(key, float(value), row["step"])
         if picture is not None:
             pixels = to_pixels(picture)
-            (self.out / "pictures").mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(self.out / "pictures" / f"{row['step']:07}.png")
+            save_picture(pixels, self.out / "pictures" / f"{row['step']:07}.png")
             self._tensorboard.add_image("pictures", pixels, row["step"], dataformats="HWC")
         return " ".join(f"{key} {value}" for key, value in shown.items() if key not in ("step", "seconds"))
 
@@ -51,15 +47,7 @@ class RunLog:
         draw_curves(self.rows, self.out / "curves.png")
 
     def _write_log(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
-        writer.writeheader()
-        writer.writerows(self.rows)
-
-        def write(file: BinaryIO) -> None:
-            file.write(text.getvalue().encode())
-
-        write_atomically(self.out / "log.csv", write)
+        write_csv(self.out / "log.csv", self.columns, self.rows)
 
 
 def read_log(run: Path) -> list[dict[str, str]]:

@@ -178,7 +178,6 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     )
     trainer.restart_clock()
     saved_at = time.monotonic()
-    losses: list[float] = []
     alone = machine.accelerator.num_processes == 1
     with StopRequest(announce=first) as request:
         stop = False
@@ -196,7 +195,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
                 )
             trainer.update()
             stop = stop or (alone and request.came())
-            losses.append(loss)
+            trainer.losses.append(loss)
             bar.update()
             if log is not None and (trainer.step % every == 0 or trainer.step == end):
                 trainer.averaged.eval()
@@ -205,10 +204,10 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
                     "step": trainer.step,
                     "seconds": trainer.seconds,
                     "lr": trainer.lr,
-                    "loss": sum(losses) / len(losses),
+                    "loss": sum(trainer.losses) / len(trainer.losses),
                 }
                 bar.set_postfix_str(log.write({**row, **measured}, job.pictures(trainer.averaged, machine)))
-                losses.clear()
+                trainer.losses.clear()
                 trainer.restart_clock()
             if time.monotonic() - saved_at > 60 * session.save_minutes:
                 save()
@@ -234,6 +233,8 @@ class Trainer:
         self.average = AveragedModel(self.network, multi_avg_fn=rule, use_buffers=True) if recipe.ema_decay else None
         self.optimizers = _optimizers(recipe, self.network, job.slower)
         self.step, self.seconds, self.lr = 0, 0.0, 0.0
+        self.losses: list[float] = []
+        """Of the steps since the last line of the log."""
         self._model: nn.Module | None = None
         self._frozen: Collection[str] = ()
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -259,7 +260,7 @@ class Trainer:
             self.average.load_state_dict(state.average)
         for optimizer, values in zip(self.optimizers, state.optimizers, strict=True):
             optimizer.load_state_dict(values)
-        self.step, self.seconds = state.step, state.seconds
+        self.step, self.seconds, self.losses = state.step, state.seconds, state.losses
 
     def state(self) -> State:
         """What :meth:`restore` takes."""
@@ -270,6 +271,7 @@ class Trainer:
             step=self.step,
             seconds=self.seconds,
             precision=self.machine.precision,
+            losses=self.losses,
         )
 
     def environment(self, commits: Collection[str]) -> dict[str, Any]:
