@@ -31,7 +31,7 @@ from skipae.errors import SkipaeError
 from skipae_train.datasets.photos import Photos
 from skipae_train.evaluate import evaluate_gaussian, evaluate_pairs
 from skipae_train.export import export_run
-from skipae_train.machine import Precision, Session
+from skipae_train.machine import RunOptions, TrainingPrecision
 from skipae_train.networks import AutoEncoder
 from skipae_train.pairs import Pair, PairedPhotos, find_pairs
 from skipae_train.plots import figure
@@ -71,11 +71,11 @@ def size_of(shape: Architecture) -> tuple[float, int]:
     return counter.get_total_flops() / 256**2 / 1e3, sum(p.numel() for p in network.parameters())
 
 
-def seconds_per_step(recipe: Pretrain, photos: Path, pairs: list[Pair], session: Session) -> list[float]:
+def seconds_per_step(recipe: Pretrain, photos: Path, pairs: list[Pair], run_options: RunOptions) -> list[float]:
     """Median seconds of a step of each phase, all that belongs to it included."""
     network = AutoEncoder(architecture_of(recipe), mean=recipe.mean, std=recipe.std, init=recipe.init)
     job = PhotoJob(recipe, network, Photos(photos), PairedPhotos(pairs) if pairs else None)
-    trainer = Trainer(job, session.machine(), 1)
+    trainer = Trainer(job, run_options.machine(), 1)
     found, first = [], 0
     for phase in recipe.phases:
         times = []
@@ -105,7 +105,7 @@ def recipe_of(label: str, budget: Budget) -> Pretrain:
 
 def run(
     label: str, budget: Budget, photos: Path, clean: Path, pairs: Path, every: int, real: list[Pair], minutes: float,
-    folder: Path, session: Session,
+    folder: Path, run_options: RunOptions,
 ) -> Row:  # fmt: skip
     """Train and measure a variant, or read what an earlier call found."""
     result, plan = folder / "bakeoff.json", folder / "plan.json"
@@ -120,13 +120,13 @@ def run(
     recipe = recipe_of(label, budget)
     folder.mkdir(parents=True, exist_ok=True)
     if not plan.exists():
-        write_json(plan, {"minutes": minutes, "seconds": seconds_per_step(recipe, photos, real, session)})
+        write_json(plan, {"minutes": minutes, "seconds": seconds_per_step(recipe, photos, real, run_options)})
     planned = json.loads(plan.read_text())
     recipe = fitted(recipe, planned["seconds"], planned["minutes"])
     click.echo(f"{label}: {recipe.steps} steps in about {planned['minutes']:g} minutes", err=True)
-    pretrain(recipe, photos, folder / "run", replace(session, title=label), pairs=real)
+    pretrain(recipe, photos, folder / "run", replace(run_options, title=label), pairs=real)
     export_run(folder / "run", folder / "checkpoint", name=recipe.name, halo_images=None, storage="float32")
-    model = from_pretrained(folder / "checkpoint", device="cpu", precision="fp32", threads=session.threads)
+    model = from_pretrained(folder / "checkpoint", device="cpu", precision="fp32", threads=run_options.threads)
     gflop, parameters = size_of(architecture_of(recipe))
     row = {
         "variant": label,
@@ -208,10 +208,11 @@ def write(rows: list[Row], out: Path, minutes: float) -> None:
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/bakeoff"), show_default=True)
 def main(
     photos: Path, clean: Path, pairs: Path, every: int, train_pairs: Path | None, without_camera: tuple[str, ...],
-    minutes: float, variants: str, budget: Budget, threads: int | None, precision: Precision, out: Path, runs: Path,
+    minutes: float, variants: str, budget: Budget, threads: int | None, precision: TrainingPrecision,
+    out: Path, runs: Path,
 ) -> None:  # fmt: skip
     """Run the variants one after the other."""
-    session = Session(threads=threads, precision=precision, device="cpu")
+    run_options = RunOptions(threads=threads, precision=precision, device="cpu")
     rows: list[Row] = []
     try:
         real = find_pairs(train_pairs, without=without_camera) if train_pairs else []
@@ -221,7 +222,7 @@ def main(
         runs.mkdir(parents=True, exist_ok=True)
         with locked(runs):
             for label in names:
-                rows.append(run(label, budget, photos, clean, pairs, every, real, minutes, runs / label, session))
+                rows.append(run(label, budget, photos, clean, pairs, every, real, minutes, runs / label, run_options))
                 write(rows, out, minutes)
     except SkipaeError as error:
         raise click.ClickException(str(error)) from None

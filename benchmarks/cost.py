@@ -15,14 +15,14 @@ import click
 from skipae_train.cost import CPU_RATE, training_operations
 from skipae_train.recipe import Budget
 from skipae_train.recipes import load_recipe
-from skipae_train.reproduce import plan
+from skipae_train.reproduce import list_runs
 
 TABLES = ("table1", "table2", "table3", "table4", "table5", "fig4")
 
 
 def total(name: str, budget: Budget, seeds: int) -> tuple[int, float]:
     """How many runs a result has, and their arithmetic."""
-    costs = [training_operations(load_recipe(identity)) for identity in plan(name, budget, seeds)]
+    costs = [training_operations(load_recipe(identity)) for identity in list_runs(name, budget, seeds)]
     return len(costs), sum(cost for cost in costs if cost is not None)
 
 

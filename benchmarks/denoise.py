@@ -177,15 +177,16 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
     from skipae import Model, from_pretrained, images
     from skipae.batch import pipeline
     from skipae.batch.job import Job
-    from skipae.batch.plan import plan
+    from skipae.batch.plan import plan_jobs
     from skipae.batch.sinks import Written, write_picture
     from skipae.console import Console
+    from skipae.tasks.pixels import Progress
 
     class Restoration(pipeline.Each):
         def trim(self) -> None:
             """Keep the memory: allocating it again for each image is not part of working in turn."""
 
-    def denoise(model: Model, job: Job, picture: images.Picture, advance: pipeline.Advance) -> Callable[[], Written]:
+    def denoise(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         clean = model.denoise(picture)
         return lambda: Written(write_picture(job, clean, overwrite=True))
 
@@ -200,7 +201,7 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
 
         def run(largest: int) -> None:
             pipeline.OVERLAP_PIXELS = largest  # larger images have the machine to themselves
-            work = plan([str(noisy)], str(Path(folder, "clean")), suffix="denoised", overwrite=True)
+            work = plan_jobs([str(noisy)], str(Path(folder, "clean")), suffix="denoised", overwrite=True)
             if pipeline.run(task, work, Console(quiet=True)).done != count:
                 raise SystemExit("not all images were restored")
 

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import skipae_train
-from skipae_train.datasets import ImageSet, StreamedSet, View, hold_out, plan
+from skipae_train.datasets import ImageSet, StreamedSet, View, batch_indices, hold_out
 from skipae_train.feed import DataConfig, open_set
 from skipae_train.finetune import load_network
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.metrics import accuracy, mean_average_precision
 from skipae_train.networks import Network
 from skipae_train.run_folder import require_finished
-from skipae_zoo import Layer
+from skipae_zoo import LayerSpec
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Weights of half the squared norm of the classifier, beside the mean loss."""
@@ -68,7 +68,7 @@ def extract(images: ImageSet, side: int, network: Network | None, machine: Machi
 def squares(images: ImageSet, side: int) -> Iterator[Tensor]:
     """Batches of the center squares of all images, scaled to ``side``, float32 [B, 3, side, side] in [0, 1]."""
     crop = images.short_side if isinstance(images, StreamedSet) else min(images.images.shape[-2:])
-    for batch in images.batches(plan(len(images), max(8, 2**18 // side**2), shuffle=False), View(crop)):
+    for batch in images.batches(batch_indices(len(images), max(8, 2**18 // side**2), shuffle=False), View(crop)):
         pixels = batch.images.float() / 255
         if crop != side:
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
@@ -160,10 +160,10 @@ def main(
     truth, expected = train.labels, test.labels
     if truth is None or expected is None:
         raise click.UsageError(f"{data_set} has no labels")
-    machine = Session(device="cpu").machine()
+    machine = RunOptions(device="cpu").machine()
     held = hold_out(len(train), len(train) // 10, 0)[1]
     sources: list[tuple[str, Network | None]] = [("raw pixels", None)]
-    encoders: list[tuple[Layer, ...]] = []
+    encoders: list[tuple[LayerSpec, ...]] = []
     for path in networks:
         trained = load(path)
         sources.append((path.name, trained))

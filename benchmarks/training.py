@@ -28,7 +28,7 @@ from torch import nn
 
 from skipae_train.datasets import MemorySet
 from skipae_train.feed import DataConfig
-from skipae_train.machine import Precision, Session, choose_precision
+from skipae_train.machine import RunOptions, TrainingPrecision, choose_training_precision
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import Pretrain, SetJob
 from skipae_train.recipes import pretrain_recipe
@@ -64,7 +64,7 @@ def flop(network: Architecture, side: int) -> float:
 
 
 def ours(
-    recipe: Pretrain, epochs: DataConfig, out: Path, steps: int, precision: Precision
+    recipe: Pretrain, epochs: DataConfig, out: Path, steps: int, precision: TrainingPrecision
 ) -> tuple[float, Callable[[], float]]:
     """Seconds per step of the training loop, and a function that runs more steps (for a profile)."""
     count, side = epochs.batch * (3 * steps + 10), epochs.crop + 3
@@ -72,10 +72,10 @@ def ours(
     epochs = replace(epochs, count=1)
     job = SetJob(recipe, epochs, AutoEncoder(architecture_of(recipe), init="he"), images)
     job.held_out = job.held_out[:4]
-    session = Session(precision=precision, save_minutes=1e6, validate_every=10**9, quiet=True)
+    run_options = RunOptions(precision=precision, save_minutes=1e6, validate_every=10**9, quiet=True)
 
     def until(step: int) -> float:
-        train(job, out, replace(session, stop_at=step), RANDOM)
+        train(job, out, replace(run_options, stop_at=step), RANDOM)
         return float(torch.load(out / "state.pt", weights_only=True)["seconds"])
 
     seconds = [until(stop) for stop in (5, 5 + steps, 5 + 2 * steps)]
@@ -131,11 +131,13 @@ def _timed(step: Callable[[], None], steps: int) -> float:
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--threads", type=click.IntRange(min=1))
-def main(network: tuple[str, ...], steps: int, precision: Precision, batch: int | None, threads: int | None) -> None:
+def main(
+    network: tuple[str, ...], steps: int, precision: TrainingPrecision, batch: int | None, threads: int | None
+) -> None:
     """Measure training on the CPU."""
     if threads:
         torch.set_num_threads(threads)
-    chosen = choose_precision(precision, "cpu")
+    chosen = choose_training_precision(precision, "cpu")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {chosen}")
     for name, recipe in recipes().items():
         if (network and name not in network) or recipe.epochs is None:

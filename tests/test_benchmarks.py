@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import make_sets
-from skipae_train.evaluate import Score, record_scores
+from skipae_train.evaluate import PsnrScore, record_scores
 from skipae_train.export import export
-from skipae_train.machine import Session
+from skipae_train.machine import RunOptions
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
@@ -35,8 +35,8 @@ def run(script: str, *arguments: object) -> str:
 def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     data, network = make_sets.everything(tmp_path / "data"), pretrain_recipe(recipe, budget="smoke")
     assert isinstance(network.architecture, Architecture)
-    pretrain(network, data, tmp_path / "run", Session(precision="fp32", device="cpu", quiet=True))
-    restored = Score("Gaussian, sigma 25", 4, 20.0, 25.0, 1.0, "skipae-train evaluate")
+    pretrain(network, data, tmp_path / "run", RunOptions(precision="fp32", device="cpu", quiet=True))
+    restored = PsnrScore("Gaussian, sigma 25", 4, 20.0, 25.0, 1.0, "skipae-train evaluate")
     record_scores(tmp_path / "run", "toy set", [restored])
     said = run(
         "linear_probe.py", tmp_path / "run", "--set", data_set, "--data", data, "--side", 40,

@@ -30,7 +30,7 @@ from skipae.batch import pipeline as batch
 from skipae.batch import plan as plans
 from skipae.batch import report
 from skipae.batch.job import Work
-from skipae.batch.plan import plan
+from skipae.batch.plan import plan_jobs
 from skipae.checkpoints import resolve
 from skipae.commands import denoise
 from skipae.console import Console
@@ -217,10 +217,10 @@ def test_folders_that_cannot_be_read(run: Run, folder: Path, monkeypatch: pytest
 
 def test_names_that_differ_in_case(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("x/A.png"), write("y/a.png")
-    assert len(plan(["x", "y"], "out", suffix="denoised").jobs) == 2
+    assert len(plan_jobs(["x", "y"], "out", suffix="denoised").jobs) == 2
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UsageError, match=r"x/A\.png and y/a\.png would both write out/a\.png"):
-        plan(["x", "y"], "out", suffix="denoised")
+        plan_jobs(["x", "y"], "out", suffix="denoised")
 
 
 def test_streams(run: Run, checkpoint: Path) -> None:
@@ -584,7 +584,7 @@ def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
     def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("a bug\nof two lines")
 
-    monkeypatch.setattr(plans, "plan", breaks)
+    monkeypatch.setattr(plans, "plan_jobs", breaks)
     failed(run("photo.png"), 1, "unexpected RuntimeError: a bug of two lines (--debug shows where)")
     shown = run("photo.png", "--debug")
     assert shown.exit_code == 1 and "in breaks" in shown.stderr and "Traceback" in shown.stderr
@@ -923,7 +923,7 @@ def test_reports_are_added_to(run: Run) -> None:
 
 def test_plan_counts_and_names(folder: Path) -> None:
     write("d/a.png"), write("d/a.denoised.png"), write("b.jpg")
-    work = plan(["d", "b.jpg", "gone"], None, suffix="denoised")
+    work = plan_jobs(["d", "b.jpg", "gone"], None, suffix="denoised")
     assert [str(job.target) for job in work.jobs] == ["b.denoised.jpg"]
     assert work.left_out == 1
     assert {failure.name: failure.unread for failure in work.failed} == {"gone": True, "d/a.png": False}

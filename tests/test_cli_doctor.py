@@ -58,7 +58,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return caught.value.code, capsys.readouterr().out
 
 
-def repairs(report: doctor.Report) -> list[str]:
+def repairs(report: doctor.Findings) -> list[str]:
     assert all("\n" not in line for found in report.problems for line in found.values())
     return [found["repair"] for found in report.problems]
 

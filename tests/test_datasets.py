@@ -26,13 +26,13 @@ from skipae_train.datasets import (
     StreamedSet,
     View,
     balanced,
+    batch_indices,
     class_folder,
     derive_seed,
     hold_out,
     hub,
     image_folder,
     imagenet,
-    plan,
     stl10_folds,
     synsets,
     uniforms,
@@ -283,7 +283,7 @@ def test_stl10(stl):
     assert [fold.tolist() for fold in stl10_folds(root)] == [[0, 2], [4, 1]]
     fold = train.subset(stl10_folds(root)[1])
     assert fold.labels.tolist() == [4, 9]
-    (batch,) = unlabeled.batches(plan(5, 5, shuffle=False), View(96))
+    (batch,) = unlabeled.batches(batch_indices(5, 5, shuffle=False), View(96))
     np.testing.assert_array_equal(batch.images, images)
 
 
@@ -371,7 +371,7 @@ def test_voc_segmentation(tmp_path):
         and mask.shape == (30, 46)
         and mask.unique().tolist() == [0, 20, 255]
     )
-    (batch,) = images.batches(plan(3, 3, shuffle=False), View(24, random=True, flip=True, seed=5))
+    (batch,) = images.batches(batch_indices(3, 3, shuffle=False), View(24, random=True, flip=True, seed=5))
     assert labels_of(batch).shape == (3, 24, 24) and labels_of(batch).dtype == torch.uint8
     # Image and mask are cut alike: each pair is one window of the file's, mirrored or not.
     for place, (pixels, labels) in enumerate(zip(batch.images, labels_of(batch), strict=True)):
@@ -390,7 +390,7 @@ def test_voc_segmentation(tmp_path):
     whole, mask = voc_segmentation(tmp_path, "trainval", short_side=16).whole(0)
     assert whole.shape == (3, 16, 21) and mask is not None and mask.shape == (30, 40)
     # A JPEG that is much too large is decoded at its full size all the same, since its mask is.
-    (small,) = voc_segmentation(tmp_path, "trainval", short_side=8).batches(plan(3, 3, shuffle=False), View(8))
+    (small,) = voc_segmentation(tmp_path, "trainval", short_side=8).batches(batch_indices(3, 3, shuffle=False), View(8))
     assert small.images.shape == (3, 3, 8, 8) and labels_of(small).shape == (3, 8, 8)
 
 
@@ -426,7 +426,7 @@ def test_a_zoomed_mask_stays_on_its_image(tmp_path):
     wide = View(20, random=True, zoom=3.0, flip=True, seed=1)
     shares = []
     for epoch in range(20):
-        (batch,) = images.batches(plan(2, 2, seed=1, epoch=epoch), wide, epoch=epoch)
+        (batch,) = images.batches(batch_indices(2, 2, seed=1, epoch=epoch), wide, epoch=epoch)
         assert labels_of(batch).shape == (2, 20, 20) and set(labels_of(batch).unique().tolist()) <= {0, 1}
         shares.append(((batch.images[:, 0] > 100) == (batch.labels == 1)).float().mean())
     assert min(shares) > 0.9
@@ -443,13 +443,13 @@ def test_segmentation_of_other_classes(tmp_path):
     write_masks(folder, [0, 1, 2])
     images = load("camvid", tmp_path, "trainval")
     with pytest.raises(DataError, match=r"000005.png has palette index 2: allowed are 0 to 1"):
-        list(images.batches(plan(3, 3, shuffle=False), View(24)))
+        list(images.batches(batch_indices(3, 3, shuffle=False), View(24)))
     write_masks(folder, [0, 1], "RGB")
     with pytest.raises(DataError, match=r"000005.png is a mask of mode RGB"):
         images.whole(0)
     Image.new("L", (8, 8)).save(folder / "SegmentationClass" / "000005.png")
     with pytest.raises(DataError, match=r"000005.jpg is 8 x 8 pixels, the image 40 x 30"):
-        list(images.batches(plan(3, 3, shuffle=False), View(24)))
+        list(images.batches(batch_indices(3, 3, shuffle=False), View(24)))
     (folder / "classes.txt").write_text("0 sky\n2 road\n")
     with pytest.raises(DataError, match=r"classes.txt must have lines"):
         load("camvid", tmp_path, "trainval")
@@ -561,10 +561,10 @@ def test_folders(tmp_path):
     assert images.labels is None and [images.whole(i)[0].shape[1:] for i in (0, 1)] == [(10, 20), (25, 10)]
     assert class_folder(tmp_path).classes == ("cat", "dog") and labels_of(class_folder(tmp_path)).tolist() == [0, 1]
     with pytest.raises(DataError, match=r"a crop of 11 does not fit .*a.jpg, 20 x 10 pixels"):
-        list(images.batches(plan(2, 2, shuffle=False), View(11)))
+        list(images.batches(batch_indices(2, 2, shuffle=False), View(11)))
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken.jpg cannot be decoded"):
-        list(image_folder(tmp_path).batches(plan(3, 3, shuffle=False), View(8)))
+        list(image_folder(tmp_path).batches(batch_indices(3, 3, shuffle=False), View(8)))
     write_image(tmp_path / "c.png")
     with pytest.raises(DataError, match=r"c.png is not in a class folder"):
         class_folder(tmp_path)
@@ -738,7 +738,7 @@ def test_hub_formats_on_disk(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"rows and no split to test on: too few to keep one in ten apart"):
         hub(str(tmp_path / "few"), "train")
     arrow = load(f"hub:{tmp_path / 'arrow'}", tmp_path, "train").subset(torch.arange(4))
-    (batch,) = arrow.batches(plan(4, 4, shuffle=False), View(225))
+    (batch,) = arrow.batches(batch_indices(4, 4, shuffle=False), View(225))
     assert batch.images.shape == (4, 3, 225, 225)
     with pytest.raises(DataError, match=r"no image column 'img'; its image columns: image"):
         hub(str(tmp_path / "arrow"), "train", image="img")
@@ -804,7 +804,7 @@ def test_streams_keep_images_up_to_a_limit(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(images), "_open", noted)
     for _ in range(3):
-        assert len(list(images.batches(plan(4, 1, shuffle=False), View(20)))) == 4
+        assert len(list(images.batches(batch_indices(4, 1, shuffle=False), View(20)))) == 4
     assert len(opened) == 4 + 2 + 2
     part = images.subset(torch.tensor([3, 1]))
     assert torch.equal(part.whole(0)[0], images.whole(3)[0]) and len(part) == 2
@@ -813,19 +813,19 @@ def test_streams_keep_images_up_to_a_limit(tmp_path, monkeypatch):
 def test_a_stream_that_is_left_early_stops(tmp_path):
     for number in range(9):
         write_image(tmp_path / f"{number}.png", (20, 20))
-    batches = image_folder(tmp_path, short_side=20).batches(plan(9, 1, shuffle=False), View(20))
+    batches = image_folder(tmp_path, short_side=20).batches(batch_indices(9, 1, shuffle=False), View(20))
     next(batches)
     batches.close()
 
 
 def test_the_plan_is_shared_by_processes():
-    whole = plan(103, 10, seed=1, epoch=2)
+    whole = batch_indices(103, 10, seed=1, epoch=2)
     assert [len(part) for part in whole] == [10] * 10 and len(torch.cat(whole).unique()) == 100
-    assert all(map(torch.equal, whole, plan(103, 10, seed=1, epoch=2)))
-    assert not torch.equal(whole[0], plan(103, 10, seed=1, epoch=3)[0])
-    assert [len(part) for part in plan(103, 10, shuffle=False)] == [10] * 10 + [3]
+    assert all(map(torch.equal, whole, batch_indices(103, 10, seed=1, epoch=2)))
+    assert not torch.equal(whole[0], batch_indices(103, 10, seed=1, epoch=3)[0])
+    assert [len(part) for part in batch_indices(103, 10, shuffle=False)] == [10] * 10 + [3]
     with pytest.raises(DataError, match="9 images do not fill a batch of 10"):
-        plan(9, 10)
+        batch_indices(9, 10)
 
 
 def test_random_numbers_are_those_of_splitmix64():
@@ -891,7 +891,7 @@ def test_real_data(name, split, below, counts, classes):
     images = load(name, REAL, split)
     assert len(images) in counts and len(images.classes) in classes
     side = 29 if name == "cifar10" else 57 if name == "tiny-imagenet" else 225
-    for batch in images.batches(plan(len(images), 16)[:4], View(side, random=True, flip=True)):
+    for batch in images.batches(batch_indices(len(images), 16)[:4], View(side, random=True, flip=True)):
         assert batch.images.shape[1:] == (3, side, side) and 60 < batch.images.float().mean() < 190
         assert batch.labels is not None
     if name == "voc07":  # the devkit's own lists of each class say the same as the XML

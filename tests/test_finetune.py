@@ -17,7 +17,7 @@ from skipae_train.cli import cli
 from skipae_train.data import DataError
 from skipae_train.datasets import VOC_CLASSES, VOID, Batch, MemorySet, load
 from skipae_train.errors import TrainingError
-from skipae_train.evaluate import COMPLETE, MaskScore, Score, complete_mean, record_scores
+from skipae_train.evaluate import COMPLETE, MaskScore, PsnrScore, complete_mean, record_scores
 from skipae_train.export import export_run
 from skipae_train.feed import DataConfig, Feed, subsample
 from skipae_train.finetune import (
@@ -31,7 +31,7 @@ from skipae_train.finetune import (
     load_finetuned,
     split_train,
 )
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.networks import AutoEncoder, TransferError
 from skipae_train.pretrain import Pretrain, SetJob, load_run, pretrain
 from skipae_train.probe import Probe, Probes, probe, see_clean_images
@@ -39,7 +39,7 @@ from skipae_train.recipe import to_json
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 from skipae_train.trainer import Part, commit
 
-SESSION = Session(precision="fp32", device="cpu", quiet=True)
+RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True)
 NOTES = "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
 
 
@@ -53,7 +53,7 @@ def data(tmp_path_factory):
 
 def pretrained(tmp_path_factory, data, name, **changes):
     out = tmp_path_factory.mktemp(name) / "run"
-    pretrain(replace(pretrain_recipe(name, budget="smoke"), **changes), data, out, SESSION)
+    pretrain(replace(pretrain_recipe(name, budget="smoke"), **changes), data, out, RUN_OPTIONS)
     return out
 
 
@@ -72,7 +72,7 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
     assert (recipe.freeze, recipe.epochs.count) == (1, 2)
     begun = load_run(few)[0].state_dict()
     steps = 10 // 4
-    finetune(recipe, data, tmp_path, replace(SESSION, stop_at=steps), start=few)
+    finetune(recipe, data, tmp_path, replace(RUN_OPTIONS, stop_at=steps), start=few)
     frozen = load_finetuned(tmp_path)[0]
     parameters = dict(frozen.named_parameters())
     old = [name for name in parameters if name.startswith("encoder.")]
@@ -81,7 +81,7 @@ def test_the_frozen_beginning_trains_the_new_layers_alone(tmp_path, data, few):
     torch.manual_seed(recipe.seed)
     untrained.initialize(recipe.init)
     assert not torch.equal(parameters["head.conv.weight"], untrained.state_dict()["head.conv.weight"])
-    finetune(recipe, data, tmp_path, SESSION, start=few)
+    finetune(recipe, data, tmp_path, RUN_OPTIONS, start=few)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["command"] == "skipae-train finetune cifar10-4k --budget smoke"
     after = load_finetuned(tmp_path)[0].state_dict()
@@ -93,7 +93,7 @@ def test_a_classifier_learns_what_the_classes_look_like(tmp_path, data, changes)
     recipe = finetune_recipe("cifar10-4k", variant="random-he", budget="smoke")
     epochs = replace(recipe.epochs, count=20, batch=20, samples=0)
     recipe = replace(recipe, epochs=epochs, labeled=0, validation=0, **changes)
-    found = finetune(recipe, data, tmp_path, SESSION)
+    found = finetune(recipe, data, tmp_path, RUN_OPTIONS)
     assert found is not None and found["value"] > 35 and found["images"] == 16  # ten classes
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert "command" not in found  # no command makes this recipe
@@ -105,7 +105,7 @@ def test_three_initializations_of_a_segmenter(tmp_path, data, imagenet):
     for variant, same in (("", ("encoder", "decoder")), ("encoder-only", ("encoder",)), ("random", ())):
         chosen = replace(finetune_recipe("voc12-seg", variant=variant, budget="smoke"), lr=0.0)
         start = imagenet if chosen.start else None
-        found = finetune(chosen, data, tmp_path / f"run{variant}", SESSION, start=start)
+        found = finetune(chosen, data, tmp_path / f"run{variant}", RUN_OPTIONS, start=start)
         assert found is not None and 0 <= found["value"] <= 100 and "car" in found["classes"]
         state = load_finetuned(tmp_path / f"run{variant}")[0].state_dict()
         for part in ("encoder", "decoder"):
@@ -116,13 +116,13 @@ def test_three_initializations_of_a_segmenter(tmp_path, data, imagenet):
 
 def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, imagenet):
     labels = tmp_path / "labels"
-    found = finetune(finetune_recipe("imagenet-labels", budget="smoke"), data, labels, SESSION, start=imagenet)
+    found = finetune(finetune_recipe("imagenet-labels", budget="smoke"), data, labels, RUN_OPTIONS, start=imagenet)
     assert found is not None and found["metric"] == "accuracy"
     recipe = finetune_recipe("voc12-seg", variant="from-labels+modern", budget="smoke")
     with pytest.raises(TrainingError, match="starts from imagenet-labels; use the run of 'skipae-train finetune imag"):
-        finetune(recipe, data, tmp_path / "x", SESSION, start=imagenet)
+        finetune(recipe, data, tmp_path / "x", RUN_OPTIONS, start=imagenet)
     run = tmp_path / "segmenter"
-    found = finetune(replace(recipe, lr=0.0), data, run, SESSION, start=labels)
+    found = finetune(replace(recipe, lr=0.0), data, run, RUN_OPTIONS, start=labels)
     assert found is not None and found["metric"] == "miou"
     begun, state = load_finetuned(labels)[0].state_dict(), load_finetuned(run)[0].state_dict()
     kernels = [name for name in state if name.endswith("conv.weight")]
@@ -130,13 +130,13 @@ def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, image
     assert float(state["decoder.dec5.conv.weight"].std()) > 0.02  # He's rule
     assert json.loads((run / "environment.json").read_text())["start"] == "imagenet-labels, seed 0"
     with pytest.raises(TrainingError, match="is a run of imagenet-labels, not a pre-training run"):
-        finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", SESSION, start=labels)
+        finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", RUN_OPTIONS, start=labels)
 
 
 def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, imagenet):
     run, made = tmp_path / "run", tmp_path / "made"
     recipe = finetune_recipe("voc12-seg", variant="modern", budget="smoke")
-    inside = finetune(recipe, data, run, SESSION, start=imagenet)
+    inside = finetune(recipe, data, run, RUN_OPTIONS, start=imagenet)
     export_run(run, made, name="seg", halo_images=None)
     masks = data / "VOCdevkit" / "VOC2012"
     record = ("--record", "VOC 2012 val")
@@ -168,7 +168,7 @@ def test_layers_that_were_taken_over_learn_at_their_share_of_the_rate(tmp_path, 
     for share in (1.0, 0.1):
         run = tmp_path / str(share)
         chosen = replace(recipe, old_share=share, transfer=("encoder",), optimizer="sgd", lr=1e-6)
-        finetune(chosen, data, run, replace(SESSION, stop_at=1), start=imagenet)
+        finetune(chosen, data, run, replace(RUN_OPTIONS, stop_at=1), start=imagenet)
         state = load_finetuned(run)[0].state_dict()
         moved[share] = float((state["encoder.enc1.conv.weight"] - begun["encoder.enc1.conv.weight"]).norm())
         new[share] = state["head.conv.weight"]
@@ -198,7 +198,7 @@ def test_random_crops_of_a_multi_label_classifier_are_averaged(data):
     recipe = finetune_recipe("voc07-cls", variant="random", budget="smoke")
     test: Any = load("voc07", data, "test")
     test.short_side = recipe.epochs.short_side
-    machine = Machine(SESSION.machine().accelerator, "fp32")
+    machine = Machine(RUN_OPTIONS.machine().accelerator, "fp32")
     seen = []
 
     class Brightness(torch.nn.Module):
@@ -290,74 +290,75 @@ def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
 def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
     recipe = finetune_recipe("cifar10-4k", budget="smoke")
     with pytest.raises(TrainingError, match="cifar10-4k needs the run of a pre-training by 'cifar10-4k' to start from"):
-        finetune(recipe, data, tmp_path, SESSION)
+        finetune(recipe, data, tmp_path, RUN_OPTIONS)
     with pytest.raises(TrainingError, match="cifar10-4k-random does not take a start, not "):
-        finetune(finetune_recipe("cifar10-4k", variant="random", budget="smoke"), data, tmp_path, SESSION, start=few)
+        random = finetune_recipe("cifar10-4k", variant="random", budget="smoke")
+        finetune(random, data, tmp_path, RUN_OPTIONS, start=few)
     with pytest.raises(TransferError, match="another architecture"):
-        finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, SESSION, start=few)
+        finetune(finetune_recipe("cifar10", budget="smoke"), data, tmp_path, RUN_OPTIONS, start=few)
     no_shortcut = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
     with pytest.raises(TransferError, match="shortcuts is 'symmetric' and must be 'input-output'; use one"):
-        finetune(no_shortcut, data, tmp_path, SESSION, start=few)
+        finetune(no_shortcut, data, tmp_path, RUN_OPTIONS, start=few)
     with pytest.raises(TrainingError, match="is a run of cifar10-4k, but other starts from cifar10; use the run"):
-        finetune(replace(recipe, name="other", start="cifar10"), data, tmp_path, SESSION, start=few)
+        finetune(replace(recipe, name="other", start="cifar10"), data, tmp_path, RUN_OPTIONS, start=few)
     assert not (tmp_path / "state.pt").exists()
 
 
 def test_an_unfinished_run_cannot_be_a_start_and_its_export_says_so(tmp_path, data):
     run, made = tmp_path / "run", tmp_path / "made"
-    pretrain(pretrain_recipe("cifar10-4k", budget="smoke"), data, run, replace(SESSION, stop_at=2))
+    pretrain(pretrain_recipe("cifar10-4k", budget="smoke"), data, run, replace(RUN_OPTIONS, stop_at=2))
     message = f"{run} stopped at step 2 of 6; run its command again to finish it"
     with pytest.raises(TrainingError, match=message):
-        finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "x", SESSION, start=run)
+        finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "x", RUN_OPTIONS, start=run)
     probed = CliRunner().invoke(cli, ["probe", str(run), "--data", str(data), "--out", str(tmp_path / "x")])
     assert probed.stderr == f"skipae-train: error: {message}\n" and probed.exit_code == 2
     assert not (tmp_path / "x").exists()
     done = CliRunner().invoke(cli, ["export", str(run), "--out", str(made), "--name", "made"])
     assert done.exit_code == 0 and done.stderr == f"{run} stopped at step 2 of 6: exporting its current weights\n"
     (made / "training" / "notes.md").write_text(NOTES)
-    record_scores(made, "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
+    record_scores(made, "toy", [PsnrScore("sigma 25", 1, 20.0, 21.0, 0.0, "")])
     assert "The run stopped at step 2 of 6" in make_card(made)
 
 
 def test_a_run_keeps_to_the_weights_it_was_started_from(tmp_path, data, few):
     recipe = finetune_recipe("cifar10-4k", budget="smoke")
-    found = finetune(recipe, data, tmp_path / "run", SESSION, start=few)
+    found = finetune(recipe, data, tmp_path / "run", RUN_OPTIONS, start=few)
     path = tmp_path / "run" / "environment.json"
     environment = json.loads(path.read_text())
     assert environment["start"] == "cifar10-4k, seed 0" and len(environment["start sha256"]) == 64
     assert environment["commit"] == commit()
-    assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
+    assert finetune(recipe, data, tmp_path / "run", RUN_OPTIONS, start=few) == found
     other = tmp_path / "other"
-    pretrain(pretrain_recipe("cifar10-4k", budget="smoke", seed=1), data, other, SESSION)
+    pretrain(pretrain_recipe("cifar10-4k", budget="smoke", seed=1), data, other, RUN_OPTIONS)
     told = r"started from other weights \(cifar10-4k, seed 0 \w{8} there, cifar10-4k, seed 1 \w{8} requested\): start"
     with pytest.raises(TrainingError, match=told):
-        finetune(recipe, data, tmp_path / "run", SESSION, start=other)
+        finetune(recipe, data, tmp_path / "run", RUN_OPTIONS, start=other)
     stopped = tmp_path / "stopped"
-    finetune(recipe, data, stopped, replace(SESSION, stop_at=1), start=few)
+    finetune(recipe, data, stopped, replace(RUN_OPTIONS, stop_at=1), start=few)
     with pytest.raises(TrainingError, match=told):
-        finetune(recipe, data, stopped, SESSION, start=other)
+        finetune(recipe, data, stopped, RUN_OPTIONS, start=other)
     del environment["start"], environment["start sha256"], environment["commit"]  # as earlier versions wrote it
     path.write_text(json.dumps(environment))
-    assert finetune(recipe, data, tmp_path / "run", SESSION, start=few) == found
+    assert finetune(recipe, data, tmp_path / "run", RUN_OPTIONS, start=few) == found
     probes = Probe(name="probe", architecture=recipe.architecture, epochs=recipe.epochs, labeled=10, weights=100)
     for run in (few, other):
         network = load_run(run)[0]
         if run is few:
-            assert len(probe(probes, network, data, tmp_path / "probe", SESSION)) == 8
+            assert len(probe(probes, network, data, tmp_path / "probe", RUN_OPTIONS)) == 8
             continue
         with pytest.raises(TrainingError, match="probe holds a run that was started from other weights"):
-            probe(probes, network, data, tmp_path / "probe", SESSION)
+            probe(probes, network, data, tmp_path / "probe", RUN_OPTIONS)
 
 
 def test_a_checkpoint_need_only_fit(tmp_path, data, few):
     export_run(few, tmp_path / "made", name="made", halo_images=None)
     recipe = finetune_recipe("cifar10-4k", variant="no-shortcut", budget="smoke")
-    assert finetune(recipe, data, tmp_path / "run", SESSION, start=tmp_path / "made")
+    assert finetune(recipe, data, tmp_path / "run", RUN_OPTIONS, start=tmp_path / "made")
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["start"] == "made"
 
 
 def test_a_run_is_exported_with_its_classes_and_sizes(tmp_path, data, few):
-    finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "run", SESSION, start=few)
+    finetune(finetune_recipe("cifar10-4k", budget="smoke"), data, tmp_path / "run", RUN_OPTIONS, start=few)
     config = export_run(tmp_path / "run", tmp_path / "made", name="made", halo_images=None)[1]
     assert config.labels == tuple(f"class{k}" for k in range(10))
     assert (config.preprocessing.resize, config.preprocessing.crop) == (32, 29)
@@ -392,7 +393,7 @@ def test_probes_of_all_layers_have_as_many_weights_and_leave_the_network_alone(t
         labeled=50,
         weights=5_000,
     )
-    rows = probe(recipe, network, data, tmp_path, SESSION)
+    rows = probe(recipe, network, data, tmp_path, RUN_OPTIONS)
     assert [row["layer"] for row in rows] == [f"enc{k}" for k in range(1, 9)]
     assert max(row["accuracy"] for row in rows) > 30 and max(row["psnr"] for row in rows) > 12
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -443,7 +444,7 @@ def test_segmenting_with_own_masks(tmp_path, data, imagenet):
     recipe = on_set(finetune_recipe("voc12-seg", budget="smoke"), "masks")
     (mine / "classes.txt").write_text("".join(f"{k} class{k}\n" for k in range(9)))
     try:
-        found = finetune(recipe, mine, tmp_path, SESSION, start=imagenet)
+        found = finetune(recipe, mine, tmp_path, RUN_OPTIONS, start=imagenet)
     finally:
         (mine / "classes.txt").unlink()
     assert found is not None and found["metric"] == "miou" and found["images"] > 0
@@ -460,7 +461,7 @@ def test_segmenting_with_own_masks(tmp_path, data, imagenet):
             return empty.expand(3, 8, 8), empty
 
     with pytest.raises(TrainingError, match="no pixel of the 1 masks to measure with has a label: all are 255"):
-        _evaluate_masks(torch.nn.Identity(), cast(Any, Blind()), SESSION.machine())
+        _evaluate_masks(torch.nn.Identity(), cast(Any, Blind()), RUN_OPTIONS.machine())
 
 
 def test_the_256th_class_is_a_class(data):
@@ -473,7 +474,7 @@ def test_the_256th_class_is_a_class(data):
 
 def test_a_run_continues_only_with_the_same_images(tmp_path, data):
     recipe = on_set(finetune_recipe("cifar10", variant="random", budget="smoke"), "classes")
-    session, mine = replace(SESSION, stop_at=1), tmp_path / "mine"
+    run_options, mine = replace(RUN_OPTIONS, stop_at=1), tmp_path / "mine"
     for part in ("train", "test"):
         for number, pixels in enumerate(make_sets.pictures(np.arange(30) % 3, 40, 0)):
             (mine / part / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
@@ -483,28 +484,28 @@ def test_a_run_continues_only_with_the_same_images(tmp_path, data):
     for file in (mine / "train" / "a").iterdir():
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be decoded"):
-        finetune(recipe, mine, tmp_path / "run", session)
+        finetune(recipe, mine, tmp_path / "run", run_options)
     for file in (mine / "train" / "a").iterdir():
         file.write_bytes(stored)
     for part in ("train", "test"):
         (mine / part / "b").rename(mine / part / "z")  # nothing was learned yet
-    finetune(recipe, mine, tmp_path / "run", session)
+    finetune(recipe, mine, tmp_path / "run", run_options)
     known = json.loads((tmp_path / "run" / "preprocessing.json").read_text())
     assert known["labels"] == ["a", "c", "z"]
     for part in ("train", "test"):
         (mine / part / "z").rename(mine / part / "b")
     told = r"holds a run on other data \(labels: \['a', 'c', 'z'\] there, \['a', 'b', 'c'\] now\); use the same data"
     with pytest.raises(TrainingError, match=told):
-        finetune(recipe, mine, tmp_path / "run", SESSION)
+        finetune(recipe, mine, tmp_path / "run", RUN_OPTIONS)
     (mine / "test" / "b").rename(mine / "test" / "z")
     with pytest.raises(TrainingError, match="must have the same classes to train and to test on; b is in one alone"):
-        finetune(recipe, mine, tmp_path / "other", SESSION)
+        finetune(recipe, mine, tmp_path / "other", RUN_OPTIONS)
     only = tmp_path / "only"
     for part in ("train", "test"):
         (only / part).mkdir(parents=True)
         (mine / part / "a").rename(only / part / "a")
     with pytest.raises(TrainingError, match="the set classes has only one class, a; at least two are needed"):
-        finetune(recipe, only, tmp_path / "other", SESSION)
+        finetune(recipe, only, tmp_path / "other", RUN_OPTIONS)
 
 
 def test_a_feed_can_begin_at_any_step_and_part():

@@ -126,7 +126,7 @@ def test_a_gif_that_was_cut_at_a_semicolon_is_made_again_by_resume(tmp_path):
     assert len(cut) < len(whole)
     for data, jobs in ((cut, 1), (whole, 0)):
         (tmp_path / "out" / "a.gif").write_bytes(data)
-        work = plan.plan([str(tmp_path / "a.gif")], f"{tmp_path}/out/", suffix="denoised", resume=True)
+        work = plan.plan_jobs([str(tmp_path / "a.gif")], f"{tmp_path}/out/", suffix="denoised", resume=True)
         assert len(work.jobs) == jobs
 
 
@@ -137,7 +137,7 @@ def test_a_result_of_another_size_is_not_decoded_by_resume(tmp_path, monkeypatch
     huge = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
     (tmp_path / "out" / "a.png").write_bytes(huge)
     monkeypatch.setattr("skipae.images.OpenedImage.decode", lambda _: pytest.fail("its pixels would take 10 GB"))
-    work = plan.plan([str(tmp_path / "a.png")], f"{tmp_path}/out/", suffix="denoised", resume=True)
+    work = plan.plan_jobs([str(tmp_path / "a.png")], f"{tmp_path}/out/", suffix="denoised", resume=True)
     assert [job.again for job in work.jobs] == [True]
 
 

@@ -23,13 +23,13 @@ from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.errors import TrainingError
 from skipae_train.finetune import finetune
 from skipae_train.interrupts import StopRequest
-from skipae_train.machine import Session
+from skipae_train.machine import RunOptions
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import finetune_recipe, pretrain_recipe
 from skipae_train.rng import SampleRandom
 from skipae_train.trainer import Trainer
 
-SESSION = Session(precision="fp32", device="cpu", quiet=True, save_minutes=0)
+RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True, save_minutes=0)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def recipes(epochs=2):
     return ae, classifier
 
 
-def run(data, out, session=SESSION, epochs=2):
+def run(data, out, run_options=RUN_OPTIONS, epochs=2):
     ae, classifier = recipes(epochs)
-    pretrain(ae, data, out / "ae", session)
-    return finetune(classifier, data, out / "classifier", session, start=out / "ae")
+    pretrain(ae, data, out / "ae", run_options)
+    return finetune(classifier, data, out / "classifier", run_options, start=out / "ae")
 
 
 def state(out):
@@ -71,7 +71,7 @@ def test_the_network_may_be_compiled(data, whole, tmp_path, monkeypatch):
     AcceleratorState._reset_state(True)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
     try:
-        pretrain(recipes()[0], data, tmp_path, SESSION)
+        pretrain(recipes()[0], data, tmp_path, RUN_OPTIONS)
     finally:
         AcceleratorState._reset_state(True)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
@@ -230,7 +230,7 @@ def test_two_processes_give_what_one_that_accumulates_gives(tmp_path, data):
     process = start(tmp_path, data, tmp_path / "two", *launcher, *port)
     output = process.communicate(timeout=600)[0].decode()
     assert process.returncode == 0, output
-    run(data, tmp_path / "one", replace(SESSION, accumulate=2))
+    run(data, tmp_path / "one", replace(RUN_OPTIONS, accumulate=2))
     run(data, tmp_path / "whole")
     for name in ("ae", "classifier"):
         one, two, unlike = (state(tmp_path / out / name)["network"] for out in ("one", "two", "whole"))
@@ -248,11 +248,11 @@ def test_a_batch_that_cannot_be_cut_evenly_is_refused(tmp_path, data):
     with pytest.raises(
         TrainingError, match="a batch of 4 cannot be cut evenly for 1 processes that accumulate 3 parts"
     ):
-        pretrain(recipes()[0], data, tmp_path, replace(SESSION, accumulate=3))
+        pretrain(recipes()[0], data, tmp_path, replace(RUN_OPTIONS, accumulate=3))
 
 
 def test_a_disk_that_fills_keeps_the_last_good_state(tmp_path, data, whole, monkeypatch):
-    stop = replace(SESSION, stop_at=3)
+    stop = replace(RUN_OPTIONS, stop_at=3)
     classifier = recipes()[1]
     finetune(classifier, data, tmp_path, stop, start=whole / "ae")
     kept = {name: (tmp_path / name).read_bytes() for name in ("state.pt", "recipe.json", "environment.json", "log.csv")}
@@ -266,10 +266,10 @@ def test_a_disk_that_fills_keeps_the_last_good_state(tmp_path, data, whole, monk
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(SkipaeError, match=r"cannot write .*state\.pt: No space left"):
-            finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
+            finetune(classifier, data, tmp_path, RUN_OPTIONS, start=whole / "ae")
     assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
     assert not list(tmp_path.glob(".skipae-*"))
-    finetune(classifier, data, tmp_path, SESSION, start=whole / "ae")
+    finetune(classifier, data, tmp_path, RUN_OPTIONS, start=whole / "ae")
     expected = state(whole / "classifier")["network"]
     assert all(torch.equal(v, expected[k]) for k, v in state(tmp_path)["network"].items())
 

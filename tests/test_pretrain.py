@@ -18,7 +18,7 @@ from skipae_train.datasets.photos import Photos, augment_photos
 from skipae_train.errors import TrainingError
 from skipae_train.export import export, export_run
 from skipae_train.feed import PhotoFeed
-from skipae_train.machine import Session
+from skipae_train.machine import RunOptions
 from skipae_train.muon import orthogonal
 from skipae_train.pairs import PairedPhotos, find_pairs
 from skipae_train.photo_damage import PhotoDamage
@@ -58,8 +58,8 @@ RECIPE = Pretrain(
 
 
 def run(out, data, recipe=RECIPE, start=None, **options):
-    session = Session(**{"precision": "fp32", "device": "cpu", "quiet": True, "validate_every": 3, **options})
-    return pretrain(recipe, data, out, session, start=start)
+    run_options = RunOptions(**{"precision": "fp32", "device": "cpu", "quiet": True, "validate_every": 3, **options})
+    return pretrain(recipe, data, out, run_options, start=start)
 
 
 def read_log(folder):
@@ -340,19 +340,19 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path, pairs):
 def test_training_with_real_pairs_resumes_to_the_same_weights_and_keeps_its_pairs(tmp_path, photos, pairs):
     recipe = replace(RECIPE, paired=0.4)
     found = find_pairs(pairs, without=("B2",))
-    session = Session(precision="fp32", device="cpu", quiet=True, validate_every=3)
-    whole = pretrain(recipe, photos, tmp_path / "whole", session, pairs=found).state_dict()
-    pretrain(recipe, photos, tmp_path / "stopped", replace(session, stop_at=4), pairs=found)
-    resumed = pretrain(recipe, photos, tmp_path / "stopped", session, pairs=found).state_dict()
+    run_options = RunOptions(precision="fp32", device="cpu", quiet=True, validate_every=3)
+    whole = pretrain(recipe, photos, tmp_path / "whole", run_options, pairs=found).state_dict()
+    pretrain(recipe, photos, tmp_path / "stopped", replace(run_options, stop_at=4), pairs=found)
+    resumed = pretrain(recipe, photos, tmp_path / "stopped", run_options, pairs=found).state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    plain = pretrain(recipe, photos, tmp_path / "plain", session).state_dict()
+    plain = pretrain(recipe, photos, tmp_path / "plain", run_options).state_dict()
     assert not all(torch.equal(value, plain[name]) for name, value in whole.items())
     row = read_log(tmp_path / "whole")[-1]
     assert float(row["psnr_pairs"]) > 10 and "psnr_pairs" not in read_log(tmp_path / "plain")[-1]
     described = json.loads((tmp_path / "whole" / "environment.json").read_text())["pairs"]
     assert described == "4 of A1 (1 of 1 scenes more held out)"
     with pytest.raises(TrainingError, match=r"other data \(pairs: 4 of A1 .* there, none now\); use the same"):
-        pretrain(recipe, photos, tmp_path / "stopped", session)
+        pretrain(recipe, photos, tmp_path / "stopped", run_options)
 
 
 def test_the_command_mixes_pairs_in(tmp_path, photos, pairs):

@@ -142,7 +142,9 @@ def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
     )
     assert found.loss.images == 3  # every fourth photo
     assert (
-        isinstance(found.loss, quantization.Loss) and found.loss.flaw is None and max(found.loss.lost.values()) <= 0.1
+        isinstance(found.loss, quantization.PsnrLoss)
+        and found.loss.flaw is None
+        and max(found.loss.lost.values()) <= 0.1
     )
     assert "sigma 50" in said[-1]
     assert not list(checkpoint.rglob("*.partial"))
@@ -150,7 +152,7 @@ def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
 
 def test_a_file_beyond_the_gate_is_not_written(checkpoint, photos, monkeypatch):
     config = read_config(checkpoint)
-    monkeypatch.setattr(quantization, "_gate", lambda *_: quantization.Loss((15,), (30.0,), (29.96,), 3))
+    monkeypatch.setattr(quantization, "_gate", lambda *_: quantization.PsnrLoss((15,), (30.0,), (29.96,), 3))
     with pytest.raises(
         QuantizeError, match=r"model_quantized.onnx would lose 0\.040 dB at sigma 15, at most 0\.03 are allowed: calib"
     ):
@@ -168,7 +170,7 @@ def test_the_layers_that_lose_most_stay_in_float(checkpoint, photos, monkeypatch
         return [30.0 if good else 29.9] * len(quantization.SIGMAS)
 
     monkeypatch.setattr(quantization, "_psnr", psnr_of)
-    monkeypatch.setattr(quantization, "_gate", lambda *_: quantization.Loss((15,), (30.0,), (30.0,), 3))
+    monkeypatch.setattr(quantization, "_gate", lambda *_: quantization.PsnrLoss((15,), (30.0,), (30.0,), 3))
     monkeypatch.setattr(quantization, "_write", lambda folder, config, model, result, levels: kept.extend(result.kept))
     quantize_checkpoint(checkpoint, photos, graphs=["model"])
     assert kept == ["dec2.conv"]
@@ -303,9 +305,9 @@ def test_a_segmenter_is_compared_by_its_masks(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("loss", "flaw"),
     [
-        (quantization.Loss((15, 100), (30.0, 22.0), (29.98, 21.92), 3), None),
-        (quantization.Loss((15, 100), (30.0, 22.0), (29.96, 21.92), 3), "0.040 dB at sigma 15, at most 0.03"),
-        (quantization.Loss((15, 100), (30.0, 22.0), (29.98, 21.88), 3), "0.120 dB at sigma 100, at most 0.1"),
+        (quantization.PsnrLoss((15, 100), (30.0, 22.0), (29.98, 21.92), 3), None),
+        (quantization.PsnrLoss((15, 100), (30.0, 22.0), (29.96, 21.92), 3), "0.040 dB at sigma 15, at most 0.03"),
+        (quantization.PsnrLoss((15, 100), (30.0, 22.0), (29.98, 21.88), 3), "0.120 dB at sigma 100, at most 0.1"),
         (quantization.LabelLoss(0.995, 9), None),
         (quantization.LabelLoss(0.98, 9), "2.00% of the classes, at most 1%"),
         (quantization.LabelLoss(0.995, 9, "mIoU", 50.0, 49.8, 9), "0.20 points of mIoU, at most 0.1"),

@@ -22,7 +22,7 @@ from skipae_train.cost import training_operations
 from skipae_train.earlier_runs import split_name
 from skipae_train.errors import TrainingError
 from skipae_train.feed import open_set
-from skipae_train.machine import Session, choose_precision
+from skipae_train.machine import RunOptions, choose_training_precision
 from skipae_train.pretrain import pretrain
 from skipae_train.probe import Probe
 from skipae_train.recipe import differences, to_json
@@ -37,11 +37,11 @@ from skipae_train.recipes import (
     recipe_names,
 )
 from skipae_train.recipes.budgets import cut
-from skipae_train.reproduce import Bench, Cell, Progress, duration, finetunings, plan, reproduce
+from skipae_train.reproduce import Bench, Cell, RunProgress, duration, finetunings, list_runs, reproduce
 from skipae_train.tables import RESULTS
 from skipae_zoo import Architecture
 
-SESSION = Session(precision="fp32", device="cpu", quiet=True)
+RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def read(out):
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_result_can_be_made(name, data, runs, tmp_path):
     announced: list[str] = []
-    planned = plan(name, "smoke", 1, data)
-    progress = Progress(planned, announced.append)
-    table = reproduce(name, "smoke", data, tmp_path, runs, session=SESSION, progress=progress)
+    planned = list_runs(name, "smoke", 1, data)
+    progress = RunProgress(planned, announced.append)
+    table = reproduce(name, "smoke", data, tmp_path, runs, run_options=RUN_OPTIONS, progress=progress)
     text = table.read_text(encoding="utf-8")
     assert text.startswith(f"# {name}: ")
     # Just the runs that were planned, but for the probes and the rates that the tries chose.
@@ -91,7 +91,7 @@ def test_every_result_can_be_made(name, data, runs, tmp_path):
 
 
 def test_a_table_sets_the_papers_numbers_beside_ours_over_seeds_and_folds(data, runs, tmp_path):
-    reproduce("table3", "smoke", data, tmp_path, runs, seeds=2, session=SESSION)
+    reproduce("table3", "smoke", data, tmp_path, runs, seeds=2, run_options=RUN_OPTIONS)
     rows = read(tmp_path)
     assert [row["paper"] for row in rows] == ["64.6 ± 0.7", "", "70.2 ± 0.6", "75.8 ± 0.5"]
     assert {row["n"] for row in rows} == {"4"}  # two seeds, and the two folds of the smoke budget
@@ -102,7 +102,7 @@ def test_the_page_of_results_shows_what_was_run(data, runs, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "docs")
     make_results = importlib.import_module("make_results")
     monkeypatch.setattr(make_results, "FOLDER", tmp_path)
-    reproduce("table2", "smoke", data, tmp_path / "table2", runs, session=SESSION)
+    reproduce("table2", "smoke", data, tmp_path / "table2", runs, run_options=RUN_OPTIONS)
     (tmp_path / "intro.md").write_text("Of toys.\n")
     (tmp_path / "table2" / "comment.md").write_text("Too small to say.\n")
     page = make_results.page()
@@ -120,14 +120,14 @@ def test_every_row_of_a_comparison_is_tuned_alike_without_the_test_set(data, run
         opened.append(purpose)
         return open_set(epochs, root, purpose)
 
-    bench = Bench("smoke", 1, data, tmp_path / "runs", SESSION)
+    bench = Bench("smoke", 1, data, tmp_path / "runs", RUN_OPTIONS)
     with monkeypatch.context() as patch:
         patch.setattr("skipae_train.finetune.open_set", watch)
         for variant in ("random", "random-he"):
             assert list(bench.tries("cifar10-4k", variant)) == [2e-3, 6e-3]
     assert opened == ["train"] * 4
     monkeypatch.setattr(Bench, "tries", lambda self, name, variant: {2e-3: 0.5, 6e-3: 0.7 if variant else 0.5})
-    reproduce("table2", "smoke", data, tmp_path, runs, session=SESSION)
+    reproduce("table2", "smoke", data, tmp_path, runs, run_options=RUN_OPTIONS)
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert [row["lr"] for row in rows] == [6e-3, 6e-3, 6e-3, 2e-3]
     logs = tmp_path / "logs"
@@ -143,18 +143,18 @@ def test_every_row_of_a_comparison_is_tuned_alike_without_the_test_set(data, run
 
 def test_a_try_that_diverges_is_not_chosen(data, tmp_path, monkeypatch):
     monkeypatch.setattr("skipae_train.reproduce.TRIES", (1e30, 1.0))
-    bench = Bench("smoke", 1, data, tmp_path, SESSION)
+    bench = Bench("smoke", 1, data, tmp_path, RUN_OPTIONS)
     assert next(iter(bench.tries("cifar10", "random").values())) == 0
     assert Cell(tries={1.0: 0.0, 2.0: 3.0}).lr == 2.0
 
 
 def test_the_supplements_pictures_are_left_out_where_their_images_are_not_there(data, runs, tmp_path):
-    table = reproduce("suppD", "smoke", data, tmp_path / "all", runs, session=SESSION)
+    table = reproduce("suppD", "smoke", data, tmp_path / "all", runs, run_options=RUN_OPTIONS)
     assert "left out" not in table.read_text(encoding="utf-8")
     assert {p.name for p in (tmp_path / "all").glob("*.png")} == {"figure.png", *(f"figure{k}.png" for k in (1, 2, 3))}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cifar-10-batches-py").symlink_to(data / "cifar-10-batches-py")
-    table = reproduce("suppD", "smoke", tmp_path / "data", tmp_path / "some", runs, session=SESSION)
+    table = reproduce("suppD", "smoke", tmp_path / "data", tmp_path / "some", runs, run_options=RUN_OPTIONS)
     text = table.read_text(encoding="utf-8")
     assert "- left out: figure 1 of the supplement, since " in text and "; figure 3 of the supplement, since " in text
     assert {p.name for p in (tmp_path / "some").glob("*.png")} == {"figure.png", "figure2.png"}
@@ -162,10 +162,10 @@ def test_the_supplements_pictures_are_left_out_where_their_images_are_not_there(
 
 def test_progress_counts_runs_and_says_how_long_is_left():
     """Of table 2: two pre-trainings, four rows of three tries and one run."""
-    planned = plan("table2", "cpu", 1)
+    planned = list_runs("table2", "cpu", 1)
     assert len(planned) == 2 + 4 * 4
     said: list[str] = []
-    progress = Progress(planned, said.append)
+    progress = RunProgress(planned, said.append)
     random, he = planned[0], planned[4]
     title = progress.begin(random, new=True)
     assert said == [title] == ["run 1 of 18: fine-tuning cifar10-4k, random, a try of lr 0.002, seed 0"]
@@ -209,21 +209,21 @@ def test_the_papers_budget_on_a_cpu_is_warned_of(tmp_path, monkeypatch):
 
 def test_finished_runs_are_read_and_not_run_again(data, runs, tmp_path):
     (identity,) = finetunings("cifar10-4k", "no-shortcut", "smoke", 1)
-    first = Bench("smoke", 1, data, runs, SESSION).scores_of(identity)
+    first = Bench("smoke", 1, data, runs, RUN_OPTIONS).scores_of(identity)
     files = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
-    assert Bench("smoke", 1, tmp_path, runs, SESSION).scores_of(identity) == first
+    assert Bench("smoke", 1, tmp_path, runs, RUN_OPTIONS).scores_of(identity) == first
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == files
 
 
 def test_fine_tuning_variants_share_a_pre_training(data, runs):
-    bench = Bench("smoke", 1, data, runs, SESSION)
+    bench = Bench("smoke", 1, data, runs, RUN_OPTIONS)
     plain = bench.pretrained("cifar10-4k")
     assert bench.pretrained("cifar10-4k", "all-labels") == plain
     assert bench.pretrained("cifar10-4k", "no-shortcut") != plain
 
 
 def test_all_pre_training_can_be_a_variant(data, runs, tmp_path):
-    bench = Bench("smoke", 1, data, runs, SESSION, "modern")
+    bench = Bench("smoke", 1, data, runs, RUN_OPTIONS, "modern")
     run = bench.run(finetunings("cifar10-4k", "no-shortcut", "smoke", 1)[0])
     assert run.name == "finetune-cifar10-4k-no-shortcut-after-modern-smoke-seed0"
     started = json.loads((run / "environment.json").read_text())["start"]
@@ -231,14 +231,14 @@ def test_all_pre_training_can_be_a_variant(data, runs, tmp_path):
     assert bench.pretrained("cifar10-4k", "random").name == "pretrain-cifar10-4k-modern-smoke-seed0"
     random = bench.run(finetunings("cifar10-4k", "random", "smoke", 1)[0])
     assert random.name == "finetune-cifar10-4k-random-smoke-seed0"
-    reproduce("suppD", "smoke", data, tmp_path, runs, session=SESSION, pretraining="modern")
+    reproduce("suppD", "smoke", data, tmp_path, runs, run_options=RUN_OPTIONS, pretraining="modern")
     assert "--data DATA --device cpu --pretraining modern" in (tmp_path / "table.md").read_text().replace(
         " --precision fp32", ""
     )
 
 
 def test_the_rate_of_sgd_is_tuned_in_pre_training_too(data, runs):
-    bench = Bench("smoke", 1, data, runs, SESSION)
+    bench = Bench("smoke", 1, data, runs, RUN_OPTIONS)
     found = bench.pretraining_tries("cifar100", "sgd")
     assert list(found) == [0.1, 0.3] and all(value > 0 for value in found.values())
     described = json.loads((bench.pretrained("cifar100", "sgd") / "recipe.json").read_text())
@@ -399,10 +399,10 @@ def test_names_of_earlier_runs_are_understood(name, found):
 
 def test_a_table_lists_the_commits_and_the_options_of_its_runs(data, tmp_path, monkeypatch):
     monkeypatch.setattr("skipae_train.trainer.commit", lambda: "aaaa")
-    Bench("smoke", 1, data, tmp_path / "runs", SESSION).pretrained("imagenet-animal")
+    Bench("smoke", 1, data, tmp_path / "runs", RUN_OPTIONS).pretrained("imagenet-animal")
     monkeypatch.setattr("skipae_train.trainer.commit", lambda: "bbbb with changes")
     threads = torch.get_num_threads()
-    reproduce("fig5", "smoke", data, tmp_path, tmp_path / "runs", session=replace(SESSION, threads=threads))
+    reproduce("fig5", "smoke", data, tmp_path, tmp_path / "runs", run_options=replace(RUN_OPTIONS, threads=threads))
     described = json.loads((tmp_path / "result.json").read_text())
     assert described["commit"] == "aaaa, bbbb with changes"
     options = f"--precision fp32 --device cpu --threads {threads}"
@@ -411,20 +411,24 @@ def test_a_table_lists_the_commits_and_the_options_of_its_runs(data, tmp_path, m
 
 def test_a_killed_run_that_ends_at_another_commit_lists_both(data, tmp_path, monkeypatch):
     recipe = pretrain_recipe("cifar10-4k", budget="smoke")
-    for commit, session in (("aaaa", replace(SESSION, stop_at=2)), ("bbbb", SESSION), ("cccc", SESSION)):
+    for commit, run_options in (
+        ("aaaa", replace(RUN_OPTIONS, stop_at=2)),
+        ("bbbb", RUN_OPTIONS),
+        ("cccc", RUN_OPTIONS),
+    ):
         monkeypatch.setattr("skipae_train.trainer.commit", lambda commit=commit: commit)
-        pretrain(recipe, data, tmp_path, session)
+        pretrain(recipe, data, tmp_path, run_options)
     assert json.loads((tmp_path / "environment.json").read_text())["commit"] == "aaaa, bbbb"
 
 
 def test_the_precision_is_chosen_once(monkeypatch):
     monkeypatch.setattr("skipae_train.machine.time.process_time", itertools.count().__next__)
-    choose_precision.cache_clear()
-    assert choose_precision("auto", "cpu") == "fp32"
+    choose_training_precision.cache_clear()
+    assert choose_training_precision("auto", "cpu") == "fp32"
     ever_faster = (step**0.5 for step in itertools.count())  # which bf16, tried last, would now gain by
     monkeypatch.setattr("skipae_train.machine.time.process_time", ever_faster.__next__)
-    assert choose_precision("auto", "cpu") == "fp32"
-    choose_precision.cache_clear()
+    assert choose_training_precision("auto", "cpu") == "fp32"
+    choose_training_precision.cache_clear()
 
 
 def test_unknown_recipes_and_variants_are_refused_by_name():
@@ -464,9 +468,9 @@ def test_variants_of_the_denoiser_change_what_their_names_say():
 
 
 def test_the_run_of_another_recipe_is_refused(data, runs, tmp_path):
-    bench = Bench("smoke", 1, data, runs, SESSION)
+    bench = Bench("smoke", 1, data, runs, RUN_OPTIONS)
     at = bench.pretrained("cifar10-4k")
-    other = Bench("smoke", 1, data, runs, SESSION)
+    other = Bench("smoke", 1, data, runs, RUN_OPTIONS)
     (tmp_path / "recipe.json").write_text(json.dumps({**json.loads((at / "recipe.json").read_text()), "lr": 1.0}))
     other.folder = lambda *_: tmp_path  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="holds a run of another recipe"):

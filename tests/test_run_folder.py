@@ -21,10 +21,10 @@ from skipae_train.card import make_card
 from skipae_train.cli import cli
 from skipae_train.earlier_runs import upgraded
 from skipae_train.errors import RunError
-from skipae_train.evaluate import Score, record_scores
+from skipae_train.evaluate import PsnrScore, record_scores
 from skipae_train.export import export_run
 from skipae_train.finetune import finetune
-from skipae_train.machine import Session
+from skipae_train.machine import RunOptions
 from skipae_train.plots import draw_curves
 from skipae_train.pretrain import pretrain
 from skipae_train.probe import write_probes
@@ -39,7 +39,7 @@ NOTES = (
     "---\nlicense: cc0-1.0\n---\nFor tests only.\n\n"
     "## What it is for\n\nTests.\n\n## What it is not for\n\nUse.\n\n## Data and terms\n\nNone.\n"
 )
-SESSION = Session(precision="fp32", device="cpu", quiet=True)
+RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True)
 AE = pretrain_recipe("cifar10-4k", budget="smoke")
 CLASSIFIER = finetune_recipe("cifar10-4k", budget="smoke")
 
@@ -53,8 +53,8 @@ def data(tmp_path_factory):
 def runs(data, tmp_path_factory):
     """A pre-training, and a classifier made of it."""
     out = tmp_path_factory.mktemp("runs")
-    pretrain(AE, data, out / "ae", SESSION)
-    finetune(CLASSIFIER, data, out / "classifier", SESSION, start=out / "ae")
+    pretrain(AE, data, out / "ae", RUN_OPTIONS)
+    finetune(CLASSIFIER, data, out / "classifier", RUN_OPTIONS, start=out / "ae")
     return out
 
 
@@ -182,17 +182,17 @@ def test_a_result_of_the_wrong_kind_is_not_taken_for_one(values, runs, data, tmp
 @pytest.mark.parametrize("kind", ["cut", "NaN", "missing"])
 def test_a_run_continues_from_the_state_before_a_damaged_one(kind, data, tmp_path, runs, capfd):
     run = tmp_path / "run"
-    pretrain(AE, data, run, replace(SESSION, save_minutes=0, stop_at=3))
+    pretrain(AE, data, run, replace(RUN_OPTIONS, save_minutes=0, stop_at=3))
     assert read_state(run / "state.pt.previous").step == 3  # the loop's last save, then the one at its end
     shutil.copyfile(run / "state.pt", tmp_path / "third")
-    pretrain(AE, data, run, replace(SESSION, stop_at=4))
+    pretrain(AE, data, run, replace(RUN_OPTIONS, stop_at=4))
     assert read_state(run / "state.pt.previous").step == 3 and read_state(run / "state.pt").step == 4
     DAMAGES["state.pt"][kind](run / "state.pt")
     if kind != "missing":
         with pytest.raises(RunError, match=r"run the same command again, which continues from state\.pt\.previous"):
             read_state(run / "state.pt")
     capfd.readouterr()
-    pretrain(AE, data, run, SESSION)
+    pretrain(AE, data, run, RUN_OPTIONS)
     error = capfd.readouterr().err
     assert str(run / "state.pt") in error and "continuing from state.pt.previous, step 3" in error
     expected = read_state(runs / "ae" / "state.pt").network
@@ -202,7 +202,7 @@ def test_a_run_continues_from_the_state_before_a_damaged_one(kind, data, tmp_pat
 def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(runs, data, tmp_path):
     """Its recipe.json has no id, other names of fields, and lacks those that came later; so has its state."""
     run = tmp_path / "run"
-    pretrain(AE, data, run, replace(SESSION, stop_at=3))
+    pretrain(AE, data, run, replace(RUN_OPTIONS, stop_at=3))
     described = json.loads((run / "recipe.json").read_text())
     assert AE.id is not None and described["id"] == json.loads(json.dumps(asdict(AE.id)))
     del described["id"], described["epochs"]["test_side"], described["muon_lr"]
@@ -214,18 +214,18 @@ def test_a_run_of_the_format_before_is_continued_exported_and_knows_its_command(
     torch.save({"optimisers": state.pop("optimizers"), **state}, run / "state.pt")
     assert read_recipe(run) == described
     assert upgraded({"labelled": 20}) == {"labeled": 20}
-    pretrain(AE, data, run, SESSION)
+    pretrain(AE, data, run, RUN_OPTIONS)
     expected = read_state(runs / "ae" / "state.pt").network
     assert all(torch.equal(value, expected[name]) for name, value in read_state(run / "state.pt").network.items())
     assert RecipeId.from_json(read_recipe(run)["id"]) == AE.id  # it was written when the run continued
 
     (run / "recipe.json").write_text(earlier)
-    finetune(CLASSIFIER, data, tmp_path / "classifier", SESSION, start=run)
+    finetune(CLASSIFIER, data, tmp_path / "classifier", RUN_OPTIONS, start=run)
     export_run(run, tmp_path / "made", name="made", halo_images=None)
     training = tmp_path / "made" / "training"
     assert read_recipe(training) == {**described, "id": json.loads(json.dumps(asdict(AE.id)))}
     (training / "notes.md").write_text(NOTES)
-    record_scores(tmp_path / "made", "toy", [Score("sigma 25", 1, 20.0, 21.0, 0.0, "")])
+    record_scores(tmp_path / "made", "toy", [PsnrScore("sigma 25", 1, 20.0, 21.0, 0.0, "")])
     command = "(`skipae-train pretrain cifar10-4k --budget smoke --data DATA --out RUN`)"
     assert command in " ".join(make_card(tmp_path / "made").split())
     (training / "recipe.json").write_text(earlier)  # a checkpoint that was exported before
@@ -288,7 +288,7 @@ def test_two_runs_never_write_into_one_folder(data, tmp_path):
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with pytest.raises(UsageError) as refused:
-            pretrain(AE, data, out, SESSION)
+            pretrain(AE, data, out, RUN_OPTIONS)
         told = f"--out {out} is being written by another run, process {holder.pid} on "
         said = refused.value.command_line()
         assert said.startswith(told) and said.endswith("or use another --out")
@@ -296,7 +296,7 @@ def test_two_runs_never_write_into_one_folder(data, tmp_path):
     finally:
         holder.kill()
         holder.communicate()
-    pretrain(AE, data, out, SESSION)  # a killed run's lock is taken over
+    pretrain(AE, data, out, RUN_OPTIONS)  # a killed run's lock is taken over
     assert not (out / ".lock").exists()
 
 

@@ -19,14 +19,14 @@ from skipae.errors import ImageError
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 
-class Progress(Protocol):
+class ProgressBar(Protocol):
     """A progress bar."""
 
     def update(self, images: float) -> None:
         """Advance by a number of images, which may be a fraction."""
 
 
-class NoProgress:
+class NoProgressBar:
     """A progress bar that is not shown."""
 
     def update(self, images: float) -> None:
@@ -82,10 +82,10 @@ class Console:
         write_stdout("".join(f"{clean(line)}\n" for line in lines).encode())
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Progress]:
+    def progress(self, total: int) -> Iterator[ProgressBar]:
         """A bar over ``total`` images."""
         if not self._watched or not total:
-            yield NoProgress()
+            yield NoProgressBar()
             return
         from tqdm import tqdm
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     AnyImage = NDArray[Any] | Image | images.Picture | images.Source
 
-Pixels = TypeVar("Pixels", NDArray[Any], "Image", images.Picture)
+ImageT = TypeVar("ImageT", NDArray[Any], "Image", images.Picture)
 """An image in memory: methods return the kind that they receive."""
 
 
@@ -104,13 +104,13 @@ class Model:
     @overload
     def denoise(
         self,
-        image: Pixels,
+        image: ImageT,
         options: DenoiseOptions | None = ...,
         *,
         max_pixels: int = ...,
         progress: Progress | None = ...,
         **keywords: Unpack[DenoiseKeywords],
-    ) -> Pixels: ...
+    ) -> ImageT: ...
 
     @overload
     def denoise(
@@ -165,12 +165,12 @@ class Model:
     @overload
     def inpaint(
         self,
-        image: Pixels,
+        image: ImageT,
         mask: AnyImage | None = ...,
         *,
         max_pixels: int = ...,
         progress: Progress | None = ...,
-    ) -> Pixels: ...
+    ) -> ImageT: ...
 
     @overload
     def inpaint(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict, TypeVar
 
 from skipae.errors import UsageError
-from skipae_zoo import CheckpointConfig, Layer
+from skipae_zoo import CheckpointConfig, LayerSpec
 
-Chosen = TypeVar("Chosen")
+AnyOptions = TypeVar("AnyOptions")
 
 DTYPES = ("float32", "float16")
 
@@ -205,7 +205,7 @@ class DrawKeywords(TypedDict, total=False):
     crop: int | None
 
 
-def combine(default: Chosen, given: Chosen | None, keywords: Mapping[str, Any]) -> Chosen:
+def combine(default: AnyOptions, given: AnyOptions | None, keywords: Mapping[str, Any]) -> AnyOptions:
     """Combine options passed as one value with keywords, which take precedence."""
     chosen = default if given is None else given
     return replace(chosen, **keywords) if keywords else chosen  # type: ignore[type-var]
@@ -217,7 +217,7 @@ def check_max_pixels(max_pixels: int) -> None:
         raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
 
 
-def _nearest(name: str, known: Mapping[str, Layer]) -> str:
+def _nearest(name: str, known: Mapping[str, LayerSpec]) -> str:
     number = re.search(r"\d+", name)
     if number is None:
         return ""

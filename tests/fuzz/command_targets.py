@@ -42,7 +42,7 @@ def _read_list(data: bytes, how: str, rng: random.Random) -> bool:
     before = Path.cwd()
     os.chdir(_folder())
     try:
-        work = plan.plan([], "out/", suffix="denoised", lists=[str(path)])
+        work = plan.plan_jobs([], "out/", suffix="denoised", lists=[str(path)])
     except UsageError as error:
         check_message(error)
         return False
@@ -85,7 +85,7 @@ def _resume(data: bytes, how: str, rng: random.Random) -> bool:
     out.mkdir()
     (out / "a.png").write_bytes(data)
     with _remarks():
-        work = plan.plan([str(_folder() / "in" / "a.png")], f"{out}/", suffix="denoised", resume=True)
+        work = plan.plan_jobs([str(_folder() / "in" / "a.png")], f"{out}/", suffix="denoised", resume=True)
     if len(work.jobs) + len(work.skipped) != 1:
         raise Fault(f"{len(work.jobs)} jobs, {len(work.skipped)} left out")
     if work.skipped and how == "cut":

@@ -14,8 +14,8 @@ from skipae import __version__
 from skipae.cli import CommandGroup
 
 if TYPE_CHECKING:
-    from skipae_train.evaluate import Score
-    from skipae_train.machine import Session
+    from skipae_train.evaluate import PsnrScore
+    from skipae_train.machine import RunOptions
     from skipae_train.quantize import GraphKind
     from skipae_train.recipe import Budget, RecipeId
 
@@ -120,10 +120,10 @@ session_options = _together(
 )
 
 
-def _session(**options: Any) -> Session:
-    from skipae_train.machine import Session
+def _run_options(**options: Any) -> RunOptions:
+    from skipae_train.machine import RunOptions
 
-    return Session(**options)
+    return RunOptions(**options)
 
 
 def _note(text: str) -> None:
@@ -133,7 +133,7 @@ def _note(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 
-def _warn_of_cpu(planned: Sequence[RecipeId], session: Session) -> None:
+def _warn_of_cpu(planned: Sequence[RecipeId], run_options: RunOptions) -> None:
     """Print how long the paper's budget takes on a CPU, before the run starts."""
     import torch
 
@@ -141,7 +141,7 @@ def _warn_of_cpu(planned: Sequence[RecipeId], session: Session) -> None:
     from skipae_train.recipes import load_recipe
     from skipae_train.reproduce import duration
 
-    if session.device == "cuda" or (session.device is None and torch.cuda.is_available()):
+    if run_options.device == "cuda" or (run_options.device is None and torch.cuda.is_available()):
         return
     if not any(identity.budget == "paper" for identity in planned):
         return
@@ -218,10 +218,10 @@ def pretrain(
     if without and pairs is None:
         raise click.UsageError(f"--without-camera {without[0]} needs --pairs FOLDER: give both or neither")
     chosen = pretrain_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, lr=lr)
-    session = _session(**options)
-    _warn_of_cpu([chosen.id] if chosen.id else [], session)
-    pretrain(chosen, data, out, session, start=start, pairs=find_pairs(pairs, without=without) if pairs else ())
-    if not session.quiet:
+    run_options = _run_options(**options)
+    _warn_of_cpu([chosen.id] if chosen.id else [], run_options)
+    pretrain(chosen, data, out, run_options, start=start, pairs=find_pairs(pairs, without=without) if pairs else ())
+    if not run_options.quiet:
         _note(f"the run is in {out}; to export a checkpoint: skipae-train export {out} --out FOLDER --name NAME")
 
 
@@ -256,9 +256,9 @@ def finetune(
     from skipae_train.recipes import finetune_recipe
 
     chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, fold=fold, lr=lr)
-    session = _session(**options)
-    _warn_of_cpu([chosen.id] if chosen.id else [], session)
-    found = finetune(chosen, data, out, session, start=start)
+    run_options = _run_options(**options)
+    _warn_of_cpu([chosen.id] if chosen.id else [], run_options)
+    found = finetune(chosen, data, out, run_options, start=start)
     if found is not None:
         click.echo(f"{out}: {found['metric']} {found['value']:.2f} % on {found['images']} test images")
 
@@ -282,7 +282,7 @@ def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> N
     network, recipe = load_network(run)
     require_finished(run)
     chosen = cut(Probe(name=f"probe {recipe['name']}", architecture=network.architecture), budget)
-    for row in probe(chosen, network, data, out, _session(**options)):
+    for row in probe(chosen, network, data, out, _run_options(**options)):
         click.echo(f"{row['layer']}: accuracy {row['accuracy']:.2f} %, PSNR {row['psnr']:.2f} dB")
 
 
@@ -312,24 +312,32 @@ def reproduce(
     Trains what is missing and lists the numbers next to the paper's; 'skipae-train recipes' lists the IDs. Run the
     command again to continue.
     """
-    from skipae_train.reproduce import Progress, plan, reproduce
+    from skipae_train.reproduce import RunProgress, list_runs, reproduce
     from skipae_train.tables import RESULTS
 
     for name in results:
         if name not in RESULTS:
             raise click.UsageError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
-    session, names = _session(**options), list(dict.fromkeys(results))
-    planned = [identity for name in names for identity in plan(name, budget, seeds, data, pretraining)]
-    _warn_of_cpu(planned, session)
-    progress = Progress(planned, (lambda text: None) if session.quiet else _note)
+    run_options, names = _run_options(**options), list(dict.fromkeys(results))
+    planned = [identity for name in names for identity in list_runs(name, budget, seeds, data, pretraining)]
+    _warn_of_cpu(planned, run_options)
+    progress = RunProgress(planned, (lambda text: None) if run_options.quiet else _note)
     for name in names:
         where = Path("results") / name if out is None else out / name if names[1:] else out
         runs = Path("results/runs") if out is None else out / "runs"
         table = reproduce(
-            name, budget, data, where, runs, seeds=seeds, session=session, pretraining=pretraining, progress=progress
+            name,
+            budget,
+            data,
+            where,
+            runs,
+            seeds=seeds,
+            run_options=run_options,
+            pretraining=pretraining,
+            progress=progress,
         )
         click.echo(table.read_text(encoding="utf-8"))
-        if not session.quiet:
+        if not run_options.quiet:
             _note(f"{table}: table.csv, result.json, figures and logs are in the same folder; the runs are in {runs}")
 
 
@@ -597,7 +605,7 @@ def _through_files(
     ffdnet: Path | None,
     precision: str,
     threads: int | None,
-) -> list[Score]:
+) -> list[PsnrScore]:
     """Print the scores of files written by the command line and by rivals; return the former."""
     import tempfile
 

@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def open_image(file: Path | BinaryIO) -> ImageFile:
+def open_pillow(file: Path | BinaryIO) -> ImageFile:
     """Pillow's image, not decoded yet; :class:`DataError` if it is not a file, nearly any error for damaged ones."""
     if isinstance(file, Path):
         require_file(file)
@@ -90,7 +90,7 @@ def open_image(file: Path | BinaryIO) -> ImageFile:
 def open_rgb(file: Path | BinaryIO, name: object, short_side: int = 0) -> Image.Image:
     """Decode one image, RGB, upright.  A JPEG may come out smaller, its short side still >= ``short_side`` if > 0."""
     try:
-        with open_image(file) as stored:
+        with open_pillow(file) as stored:
             if short_side:
                 stored.draft("RGB", (short_side, short_side))
             image: Image.Image = ImageOps.exif_transpose(stored)

@@ -66,7 +66,7 @@ def _look_at_devices(found: Findings) -> None:
         import torch
 
         from skipae.commands.doctor import find_gpus
-        from skipae_train.machine import choose_precision
+        from skipae_train.machine import choose_training_precision
     except Exception as error:  # a torch that cannot be loaded raises nearly anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         found.problems.append(Problem(f"torch cannot be loaded ({reason})", install_command("train")))
@@ -80,7 +80,7 @@ def _look_at_devices(found: Findings) -> None:
                 Problem(f"{name}: {found.facts[f'device {name}']}", "update the driver, or --device cpu")
             )
     found.facts["threads"] = str(torch.get_num_threads())
-    found.facts["precision"] = choose_precision("auto", None)
+    found.facts["precision"] = choose_training_precision("auto", None)
     if gpus and not torch.cuda.is_available():
         built = torch.version.cuda or "no CUDA"
         found.problems.append(

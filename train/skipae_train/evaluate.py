@@ -29,7 +29,7 @@ from skipae_train.run_folder import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Score:
+class PsnrScore:
     """Mean PSNR in dB over ``images`` pictures, before and after."""
 
     label: str
@@ -127,7 +127,7 @@ def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: boo
     return (noisy / 255).astype(np.float32)
 
 
-def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool = True) -> Score:
+def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool = True) -> PsnrScore:
     """Measure the PSNR on the images below ``folder`` with Gaussian noise; the model does not know sigma."""
 
     def pairs() -> Iterator[tuple[NDArray[np.number], NDArray[np.number]]]:
@@ -142,7 +142,7 @@ def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool
     return _score(model, label, command, pairs(), 255.0 if clipped else 1.0)
 
 
-def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple[str, ...] = ()) -> Score:
+def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple[str, ...] = ()) -> PsnrScore:
     """PSNR on real photos, in one of the layouts of :func:`skipae_train.pairs.find_pairs`.
 
     With ``every`` = 4, every fourth pair sorted by path is taken; with ``cameras``, only theirs.
@@ -177,7 +177,7 @@ def evaluate_files(
     command: str,
     threads: int | None = None,
     precision: str = "fp32",
-) -> Score:
+) -> PsnrScore:
     """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
 
     Args:
@@ -215,16 +215,16 @@ def evaluate_files(
             target = load_rgb(clean)
             before.append(psnr(target[None], load_rgb(noisy)[None], 255.0).item())
             after.append(psnr(target[None], load_rgb(file)[None], 255.0).item())
-    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)
+    return PsnrScore(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)
 
 
-def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> Score:
+def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> PsnrScore:
     """PSNR of another denoiser at the one of its ``settings`` that is best for these pairs.
 
     Its results go through a file of the noisy file's format as ours do: JPEG at quality 95, else PNG.  A JPEG of
     theirs is always 4:4:4, which is not a disadvantage.
     """
-    best: Score | None = None
+    best: PsnrScore | None = None
     for setting, denoise in settings.items():
         before, after = [], []
         for clean, noisy in pairs:
@@ -236,13 +236,13 @@ def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[
             after.append(psnr(target[None], np.asarray(Image.open(buffer))[None], 255.0).item())
         mean = float(np.mean(after))
         if best is None or mean > best.after:
-            best = Score(f"{name}, {setting}", len(after), float(np.mean(before)), mean, float(np.std(after)), "")
+            best = PsnrScore(f"{name}, {setting}", len(after), float(np.mean(before)), mean, float(np.std(after)), "")
     if best is None:
         raise ValueError("no settings")
     return best
 
 
-def record_scores(folder: Path, dataset: str, scores: Iterable[Score | MaskScore]) -> None:
+def record_scores(folder: Path, dataset: str, scores: Iterable[PsnrScore | MaskScore]) -> None:
     """Add scores to ``training/metrics.json`` of a checkpoint folder, in place of earlier ones of the same kind."""
     path = folder / "training" / "metrics.json"
     rows = read_json(path, list) if path.exists() else []
@@ -259,9 +259,9 @@ def _score(
     command: str,
     pairs: Iterable[tuple[NDArray[np.number], NDArray[np.number]]],
     peak: float,
-) -> Score:
+) -> PsnrScore:
     before, after = [], []
     for clean, noisy in pairs:
         before.append(psnr(clean[None], noisy[None], peak).item())
         after.append(psnr(clean[None], model.denoise(noisy)[None], peak).item())
-    return Score(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)
+    return PsnrScore(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, derive_seed, load, plan
+from skipae_train.datasets import Batch, ImageSet, StreamedSet, View, batch_indices, derive_seed, load
 from skipae_train.datasets.photos import Photos
 from skipae_train.datasets.voc import SegmentationSet
 from skipae_train.errors import RefusedError
@@ -129,7 +129,7 @@ class Feed:
         """A part of a step's batch, and the random numbers for corrupting it."""
         epoch, first = divmod(part.step, self.steps_per_epoch)
         if self._next != (part.step, part.turn) or (first, part.turn) == (0, 0):
-            order = plan(len(self.images), part.size(self.batch_size), seed=self.view.seed, epoch=epoch)
+            order = batch_indices(len(self.images), part.size(self.batch_size), seed=self.view.seed, epoch=epoch)
             mine = [
                 order[(step * part.processes + part.process) * part.turns + turn]
                 for step in range(first, self.steps_per_epoch)

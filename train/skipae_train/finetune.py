@@ -13,14 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skipae_train.corruption import BlockMask, GaussianNoise, chance
-from skipae_train.datasets import VOID, ImageSet, StreamedSet, View, balanced, derive_seed, hold_out, plan, stl10_folds
+from skipae_train.datasets import (
+    VOID,
+    ImageSet,
+    StreamedSet,
+    View,
+    balanced,
+    batch_indices,
+    derive_seed,
+    hold_out,
+    stl10_folds,
+)
 from skipae_train.earlier_runs import split_name
 from skipae_train.errors import RefusedError, TrainingError
 from skipae_train.feed import DataConfig, Feed, as_tested, open_set, preprocessing, subsample
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.networks import Classifier, Network, NetworkPart, Segmenter, check_architecture, transfer
 from skipae_train.pretrain import load_run
-from skipae_train.recipe import Kind, Recipe, RecipeId
+from skipae_train.recipe import Recipe, RecipeId, Stage
 from skipae_train.rng import Draw
 from skipae_train.run_folder import (
     RANDOM,
@@ -34,7 +44,7 @@ from skipae_train.run_folder import (
     started_from,
 )
 from skipae_train.schedules import Milestones, Schedule
-from skipae_train.trainer import Job, Model, Part, finish, train
+from skipae_train.trainer import Forward, Part, TrainingJob, finish, train
 from skipae_zoo import Architecture, Head, read_config
 
 Metric = Literal["accuracy", "map", "miou"]
@@ -49,7 +59,7 @@ class Finetune(Recipe):
     head: Head
     start: str | None
     """Recipe of the run whose weights are taken; None for random weights."""
-    start_kind: Kind = "pretrain"
+    start_kind: Stage = "pretrain"
     """Whether that run is a pre-training, or (``imagenet-labels``) the training of a classifier."""
     transfer: tuple[NetworkPart, ...] = ("encoder",)
     """What is taken over; with the decoder for one of the three initializations of figure 4."""
@@ -86,7 +96,7 @@ class Finetune(Recipe):
 
 
 def finetune(
-    recipe: Finetune, data: Path, out: Path, session: Session = Session(), *, start: Path | None = None
+    recipe: Finetune, data: Path, out: Path, run_options: RunOptions = RunOptions(), *, start: Path | None = None
 ) -> dict[str, Any] | None:
     """Run a recipe, or continue a stopped run; at the end, measure it once on the test set.
 
@@ -96,11 +106,11 @@ def finetune(
         recipe: the recipe.
         data: the folder that contains the sets.
         out: the run folder, see :func:`skipae_train.trainer.train`; ``result.json`` with the test result is added.
-        session: device, precision and limits of this session.
+        run_options: device, precision and limits of this run.
         start: the folder of a pre-training run of the recipe that ``recipe.start`` names, or a checkpoint.
 
     Returns:
-        The test result, or None if the session ends before the run.
+        The test result, or None if it stops before its end.
 
     Raises:
         RefusedError: as :func:`skipae_train.trainer.train`; or ``start`` is missing, not allowed, unfinished, or a run
@@ -119,11 +129,11 @@ def finetune(
     if found := finished(recipe, out, origin):
         return found
     with locked(out):
-        return _run(recipe, data, out, session, source, origin)
+        return _run(recipe, data, out, run_options, source, origin)
 
 
 def _run(
-    recipe: Finetune, data: Path, out: Path, session: Session, source: Network | None, origin: dict[str, str]
+    recipe: Finetune, data: Path, out: Path, run_options: RunOptions, source: Network | None, origin: dict[str, str]
 ) -> dict[str, Any] | None:
     images = open_set(recipe.epochs, data, "train")
     _require_labels(recipe, images, images.classes)
@@ -136,7 +146,7 @@ def _run(
     new = [name for name, _ in network.named_parameters()]
     if source is not None:
         new = transfer(network, source, recipe.transfer)
-    train(_FinetuneJob(recipe, network, images, new, data), out, session, origin)
+    train(_FinetuneJob(recipe, network, images, new, data), out, run_options, origin)
 
     def test(machine: Machine) -> dict[str, Any]:
         if recipe.tuning:
@@ -147,7 +157,7 @@ def _run(
         measured = evaluate(trained, chosen, recipe, machine, crops=recipe.crops)
         return {"metric": recipe.metric, "images": len(chosen), **measured}
 
-    return finish(recipe, out, session, test)
+    return finish(recipe, out, run_options, test)
 
 
 def _require_labels(recipe: Finetune, images: ImageSet, classes: Sequence[str]) -> None:
@@ -224,7 +234,7 @@ def _network(
     return Classifier(architecture, classes, head, crop=crop, mean=mean, std=std)
 
 
-class _FinetuneJob(Job):
+class _FinetuneJob(TrainingJob):
     """A labeled set by epochs; measured on images cut from the training set."""
 
     def __init__(
@@ -245,7 +255,7 @@ class _FinetuneJob(Job):
         if recipe.balance and isinstance(images, StreamedSet) and images.masked:
             self.weights = balanced_weights(images.subset(chosen).mask_pixels(), recipe.balance)
 
-    def loss(self, model: Model, part: Part) -> Tensor:
+    def loss(self, model: Forward, part: Part) -> Tensor:
         batch, random = self.feed.batch(part)
         images, labels = batch.images.float() / 255, cast(Tensor, batch.labels)
         if self.finetune.corruption is not None:
@@ -326,7 +336,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
     if isinstance(images, StreamedSet) and recipe.metric == "miou":
         return _evaluate_masks(network, images, machine)
     scores, labels = [], []
-    places = plan(len(images), max(1, 2**19 // recipe.epochs.crop**2), shuffle=False)
+    places = batch_indices(len(images), max(1, 2**19 // recipe.epochs.crop**2), shuffle=False)
     for crop in range(crops):
         view = View(recipe.epochs.crop, random=crops > 1, seed=derive_seed(recipe.seed, Draw.TEST_CROPS))
         found = []

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from skipae_train.data import DataError, find_images, load_rgb
+from skipae_train.data import DataError, Pixels, find_images, load_rgb
 from skipae_train.pairs import find_pairs, load_pair
 from skipae_train.plots import save_picture
 from skipae_train.run_folder import write_csv
 
-Pixels = NDArray[np.uint8]
 NEAR = 8
 """Bits of 63 in which the hashes of one picture differ at most; those of two pictures differ in 31 on average."""
 _COLUMNS = ("source", "sha256", "file", "left out because it")

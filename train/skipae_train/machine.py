@@ -16,14 +16,14 @@ from torch import nn
 
 from skipae.errors import DeviceError
 
-Precision = Literal["auto", "fp32", "bf16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class RunOptions:
     """How a run is carried out.  Nothing here changes its result, but for rounding."""
 
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     device: str | None = None
     """``cpu``, ``cuda``, or None for what accelerate finds."""
     accumulate: int = 1
@@ -34,13 +34,13 @@ class Session:
     validate_every: int | None = None
     """Steps between measurements; None leaves it to the task."""
     stop_at: int | None = None
-    """End the session at this step, with the state saved."""
+    """Stop at this step, with the state saved."""
     quiet: bool = False
     title: str = ""
     """What the progress bar is called; the name of the recipe where it is empty."""
 
     def machine(self, precision: str | None = None) -> Machine:
-        """The device or devices, with the precision of the session unless another is given.
+        """The device or devices, with the precision of these options unless another is given.
 
         :class:`skipae.DeviceError` where ``cuda`` is not available.
         """
@@ -52,7 +52,7 @@ class Session:
         if self.threads:
             torch.set_num_threads(self.threads)
         if self.precision != "auto" or precision is None:
-            precision = choose_precision(self.precision, self.device)
+            precision = choose_training_precision(self.precision, self.device)
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
         accelerator = Accelerator(cpu=self.device == "cpu", kwargs_handlers=[ddp])
         return Machine(accelerator, broadcast_object_list([precision])[0])  # for all what the first process found
@@ -78,7 +78,7 @@ class Machine:
 
 
 @functools.cache
-def choose_precision(precision: Precision, device: str | None) -> Literal["fp32", "bf16"]:
+def choose_training_precision(precision: TrainingPrecision, device: str | None) -> Literal["fp32", "bf16"]:
     """``auto`` takes what the device does faster, by trying it once; other work on the cores does not count."""
     if precision != "auto":
         return precision

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from skipae_train.corruption import BlockMask, Color, Corruption, GaussianNoise, fill_mask
-from skipae_train.datasets import ImageSet, View, derive_seed, hold_out, plan
+from skipae_train.datasets import ImageSet, View, batch_indices, derive_seed, hold_out
 from skipae_train.datasets.photos import Photos, augment_photos
 from skipae_train.errors import RefusedError
 from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, subsample
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.networks import AutoEncoder
 from skipae_train.pairs import Pair, PairedPhotos
 from skipae_train.plots import grid
@@ -23,11 +23,11 @@ from skipae_train.recipe import Recipe
 from skipae_train.rng import Draw
 from skipae_train.run_folder import RANDOM, STATE, damage_of, finished, load_state, locked, started_from
 from skipae_train.schedules import Milestones, Schedule
-from skipae_train.trainer import Job, Model, Part, finish, train
+from skipae_train.trainer import Forward, Part, TrainingJob, finish, train
 from skipae_train.wide_resnet import WideResNet, WideResNetAutoEncoder
 from skipae_zoo import Architecture, read_config
 
-Loss = Literal["mse", "rmse", "masked"]
+LossName = Literal["mse", "rmse", "masked"]
 SetCorruption = GaussianNoise | BlockMask
 Restorer = AutoEncoder | WideResNetAutoEncoder
 
@@ -54,7 +54,7 @@ class Pretrain(Recipe):
     phases: tuple[Phase, ...] = ()
     epochs: DataConfig | None = None
     schedule: Schedule = Milestones((0.5, 0.75))
-    loss: Loss = "mse"
+    loss: LossName = "mse"
     """``mse`` is the paper's.  ``rmse`` is the mean over samples of the root: the gradient of a sample is then
     as large at weak noise as at strong, where ``mse`` lets the strongest noise drown the rest.  ``masked`` counts
     masked pixels alone (the Context Encoder of table 4)."""
@@ -79,7 +79,7 @@ def pretrain(
     recipe: Pretrain,
     data: Path,
     out: Path,
-    session: Session = Session(),
+    run_options: RunOptions = RunOptions(),
     *,
     start: Path | None = None,
     pairs: Sequence[Pair] = (),
@@ -91,7 +91,7 @@ def pretrain(
         data: a folder of photos for recipes with phases; the folder that contains the sets for those with epochs.
         out: the run folder, see :func:`skipae_train.trainer.train`; on a set, ``result.json`` with the PSNR on test
             images is added.
-        session: device, precision and limits of this session.
+        run_options: device, precision and limits of this run.
         start: a checkpoint folder with the initial weights of a new run.
         pairs: real photos that a recipe on photos mixes in (:func:`skipae_train.pairs.find_pairs`).
 
@@ -116,14 +116,14 @@ def pretrain(
     if finished(recipe, out, origin):
         return load_restorer(out)[0]
     with locked(out):
-        return _run(recipe, data, out, session, begun, origin, pairs)
+        return _run(recipe, data, out, run_options, begun, origin, pairs)
 
 
 def _run(
     recipe: Pretrain,
     data: Path,
     out: Path,
-    session: Session,
+    run_options: RunOptions,
     begun: AutoEncoder | None,
     origin: dict[str, str],
     pairs: Sequence[Pair],
@@ -135,11 +135,11 @@ def _run(
         network.load_state_dict(begun.state_dict())
     if recipe.epochs is None:
         paired = PairedPhotos(pairs, seed=recipe.seed) if pairs else None
-        train(PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, session, origin)
+        train(PhotoJob(recipe, network, Photos(data, seed=recipe.seed), paired), out, run_options, origin)
         return load_restorer(out)[0]
     epochs = recipe.epochs
     images = open_set(epochs, data, "test")  # before the training, because it may be missing
-    train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, session, origin)
+    train(SetJob(recipe, epochs, network, open_set(epochs, data, "pretrain")), out, run_options, origin)
     trained = load_restorer(out)[0]
 
     def test(machine: Machine) -> dict[str, Any]:
@@ -147,11 +147,11 @@ def _run(
         value = reconstruction_psnr(trained.to(machine.device), clean, recipe.corruption, machine)
         return {"metric": "psnr", "images": len(clean), "value": value}
 
-    finish(recipe, out, session, test)
+    finish(recipe, out, run_options, test)
     return trained.cpu()
 
 
-class PhotoJob(Job):
+class PhotoJob(TrainingJob):
     """Crops of photos, augmented; measured by PSNR at three levels of Gaussian noise, and on real pairs if any."""
 
     columns: tuple[str, ...] = ("psnr15", "psnr25", "psnr50")
@@ -168,7 +168,7 @@ class PhotoJob(Job):
         if self.held_out_pairs:
             self.columns = (*self.columns, "psnr_pairs")
 
-    def loss(self, model: Model, part: Part) -> Tensor:
+    def loss(self, model: Forward, part: Part) -> Tensor:
         """Of the restored part."""
         phase = self.pretrain.phase_at(part.step)
         number = part.step * part.processes * part.turns + part.number
@@ -223,7 +223,7 @@ class PhotoJob(Job):
         return total / len(self.held_out_pairs)
 
 
-class SetJob(Job):
+class SetJob(TrainingJob):
     """A set by epochs; measured by PSNR of held-out images under the corruption of the training."""
 
     columns = ("psnr",)
@@ -242,7 +242,7 @@ class SetJob(Job):
         self.validate_every = self.feed.steps_per_epoch
         self.facts = {"images": f"{len(kept)} of {epochs.data} ({len(held)} more held out for validation)"}
 
-    def loss(self, model: Model, part: Part) -> Tensor:
+    def loss(self, model: Forward, part: Part) -> Tensor:
         """Of the restored part."""
         batch, random = self.feed.batch(part)
         clean = batch.images.float() / 255
@@ -300,7 +300,7 @@ def _build(architecture: Architecture | WideResNet, mean: Color, std: Color) -> 
     return network
 
 
-def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
+def reconstruction_loss(restored: Tensor, clean: Tensor, kind: LossName) -> Tensor:
     """Mean square error over all pixels, or the mean over samples of its root."""
     error = (restored - clean).square()
     if kind == "mse":
@@ -311,7 +311,7 @@ def reconstruction_loss(restored: Tensor, clean: Tensor, kind: Loss) -> Tensor:
 
 def center_crops(images: ImageSet, crop: int) -> Tensor:
     """The center crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
-    batches = images.to("cpu").batches(plan(len(images), 256, shuffle=False), View(crop))
+    batches = images.to("cpu").batches(batch_indices(len(images), 256, shuffle=False), View(crop))
     return torch.cat([batch.images for batch in batches])
 
 

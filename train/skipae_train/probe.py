@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skipae_train.datasets import ImageSet, View, balanced, plan
+from skipae_train.datasets import ImageSet, View, balanced, batch_indices
 from skipae_train.feed import DataConfig, Feed, open_set
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.networks import Network
 from skipae_train.plots import figure, save_figure
 from skipae_train.recipe import Recipe
 from skipae_train.run_folder import finished, load_state, locked, started_from, write_csv
 from skipae_train.schedules import Cosine, Schedule
-from skipae_train.trainer import Job, Model, Part, finish, train
+from skipae_train.trainer import Forward, Part, TrainingJob, finish, train
 from skipae_zoo import Architecture
 
 
@@ -104,7 +104,7 @@ class _Stack(nn.Module):
         return x
 
 
-def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Session) -> list[dict[str, Any]]:
+def probe(recipe: Probe, network: Network, data: Path, out: Path, run_options: RunOptions) -> list[dict[str, Any]]:
     """Train the probes of a network and test them; returns accuracy in percent and PSNR in dB by layer.
 
     ``out`` is a run folder (see :func:`skipae_train.trainer.train`); it receives ``probe.csv`` and ``probe.png`` too.
@@ -124,8 +124,8 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, session: Sessi
             return {"layers": _test(probes.to(machine.device).eval(), chosen, machine)}
 
         with locked(out):
-            train(_ProbeJob(recipe, probes, images), out, session, origin)
-            found = finish(recipe, out, session, test)
+            train(_ProbeJob(recipe, probes, images), out, run_options, origin)
+            found = finish(recipe, out, run_options, test)
     rows: list[dict[str, Any]] = found["layers"] if found else []
     if rows:
         write_probes(out / "probe", {recipe.name: rows})
@@ -151,12 +151,12 @@ def see_clean_images(network: Network, images: ImageSet, crop: int) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
     network.train()
-    for batch in images.batches(plan(len(images), 250, shuffle=False), View(crop)):
+    for batch in images.batches(batch_indices(len(images), 250, shuffle=False), View(crop)):
         network.features(batch.images.to(network.mean.device).float() / 255)
     network.eval()
 
 
-class _ProbeJob(Job):
+class _ProbeJob(TrainingJob):
     """Cross entropy and mean square error, summed over layers."""
 
     columns = ()
@@ -169,7 +169,7 @@ class _ProbeJob(Job):
         self.validate_every = self.feed.steps_per_epoch
         self.facts = {"images": f"{len(chosen)} of {recipe.epochs.data}"}
 
-    def loss(self, model: Model, part: Part) -> Tensor:
+    def loss(self, model: Forward, part: Part) -> Tensor:
         batch, _ = self.feed.batch(part)
         images = batch.images.float() / 255
         logits, pixels = self.probes.split(model(images))
@@ -186,7 +186,7 @@ class _ProbeJob(Job):
 def _test(probes: Probes, images: ImageSet, machine: Machine) -> list[dict[str, Any]]:
     names = list(probes.regressions)
     right, decibel = torch.zeros(len(names)), torch.zeros(len(names))
-    for batch in images.to(machine.device).batches(plan(len(images), 100, shuffle=False), View(probes.side)):
+    for batch in images.to(machine.device).batches(batch_indices(len(images), 100, shuffle=False), View(probes.side)):
         clean = batch.images.float() / 255
         with machine.autocast():
             logits, pixels = probes.split(probes(clean))

@@ -88,7 +88,7 @@ class QuantizeError(SkipaeError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Loss:
+class PsnrLoss:
     """What int8 loses in restoring images."""
 
     kind: ClassVar[str] = "psnr"
@@ -182,7 +182,7 @@ class FeatureLoss:
         )
 
 
-AnyLoss = Loss | LabelLoss | FeatureLoss
+AnyLoss = PsnrLoss | LabelLoss | FeatureLoss
 
 
 @dataclass(frozen=True)
@@ -402,7 +402,7 @@ def _psnr(model: onnx.ModelProto | Path, trials: Iterable[tuple[float, NDArray[n
     return [float(np.mean(found)) for found in scores.values()]
 
 
-def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files: Sequence[Path]) -> Loss:
+def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files: Sequence[Path]) -> PsnrLoss:
     """The loss on whole photos, against the file as it is."""
 
     def trials() -> Iterator[tuple[float, NDArray[np.uint8], Float]]:
@@ -412,7 +412,7 @@ def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files:
                 yield sigma, clean, _noisy(clean, sigma, file)
 
     before = _psnr(verified_file(folder, config, GRAPH), trials())
-    return Loss(SIGMAS, tuple(before), tuple(_psnr(model, trials())), len(files))
+    return PsnrLoss(SIGMAS, tuple(before), tuple(_psnr(model, trials())), len(files))
 
 
 @contextmanager

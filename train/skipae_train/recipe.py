@@ -13,14 +13,14 @@ from skipae_train.networks import Init
 from skipae_train.schedules import Schedule
 
 Budget = Literal["smoke", "cpu", "day", "paper"]
-Kind = Literal["pretrain", "finetune"]
+Stage = Literal["pretrain", "finetune"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeId:
     """Which recipe a run follows: enough to make the recipe again, its command and the name of its folder."""
 
-    kind: Kind
+    kind: Stage
     recipe: str
     """Name of its file in ``skipae_train.recipes``."""
     variants: tuple[str, ...] = ()

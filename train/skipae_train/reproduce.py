@@ -23,7 +23,7 @@ from skipae_train.errors import Diverged
 from skipae_train.evaluate import complete_mean
 from skipae_train.feed import open_set
 from skipae_train.finetune import Finetune, finetune, load_finetuned
-from skipae_train.machine import Machine, Session
+from skipae_train.machine import Machine, RunOptions
 from skipae_train.networks import AutoEncoder, Network
 from skipae_train.plots import figure, grid, save_figure, save_picture, to_pixels
 from skipae_train.pretrain import center_crops, load_run, pretrain, restored_batches
@@ -35,7 +35,7 @@ from skipae_train.run_folder import load_state, read_environment, read_result, w
 from skipae_train.run_log import read_log
 from skipae_train.tables import RESULTS, Column, Measure, Result, Table
 
-Scores = dict[str, Any]
+RunScores = dict[str, Any]
 TRIES = (1.0, 3.0, 1 / 3)
 """Factors on a recipe's learning rate of fine-tuning, the best of which a row takes where rows are tuned."""
 TUNING = (
@@ -104,7 +104,7 @@ def columns_of(table: Table, data: Path | None) -> list[Column]:
     return [replace(column, label=f"{column.label}, {column.instead}", recipe=column.instead) for column in others]
 
 
-def plan(name: str, budget: Budget, seeds: int, data: Path | None = None, base: str = "") -> list[RecipeId]:
+def list_runs(name: str, budget: Budget, seeds: int, data: Path | None = None, base: str = "") -> list[RecipeId]:
     """The runs that a result needs, each once and in order, but for the probes of figure 3.
 
     Runs whose rate is tuned have the recipe's in the plan, whatever the tries will choose.  ``base`` is a variant of
@@ -145,12 +145,12 @@ def plan(name: str, budget: Budget, seeds: int, data: Path | None = None, base: 
                     finetuned(identity)
             for identity in finetunings(column.recipe, row.variant, budget, seeds):
                 finetuned(identity)
-    for network in result.networks:
+    for network in result.pretrainings:
         pretrained(network.recipe, network.variant, 0)
     return list(found.values())
 
 
-class Progress:
+class RunProgress:
     """Prints the number of each run and the remaining time of all runs."""
 
     def __init__(self, planned: Sequence[RecipeId], say: Callable[[str], None]) -> None:
@@ -205,7 +205,7 @@ class Bench:
         seeds: whole repetitions.
         data: folder of the sets.
         runs: folder of the runs.
-        session: how they are carried out.
+        run_options: how they are carried out.
         pretraining: a variant of all pre-training.
         progress: announces them.
     """
@@ -216,11 +216,11 @@ class Bench:
         seeds: int,
         data: Path,
         runs: Path,
-        session: Session,
+        run_options: RunOptions,
         pretraining: str = "",
-        progress: Progress | None = None,
+        progress: RunProgress | None = None,
     ) -> None:
-        self.budget, self.seeds, self.data, self.runs, self.session = budget, range(seeds), data, runs, session
+        self.budget, self.seeds, self.data, self.runs, self.run_options = budget, range(seeds), data, runs, run_options
         self.pretraining, self.progress = pretraining, progress
         self._tried: dict[tuple[str, str], dict[float, float]] = {}
         self.used: list[Path] = []
@@ -236,11 +236,11 @@ class Bench:
         out = self.folder(identity.folder)
         new = read_result(out) is None
         title = self.progress.begin(identity, new=new) if self.progress else ""
-        session, started = replace(self.session, title=title), time.monotonic()
+        run_options, started = replace(self.run_options, title=title), time.monotonic()
         if isinstance(recipe, Finetune):
-            finetune(recipe, self.data, out, session, start=start)
+            finetune(recipe, self.data, out, run_options, start=start)
         else:
-            pretrain(recipe, self.data, out, session)
+            pretrain(recipe, self.data, out, run_options)
         if self.progress and new:
             self.progress.end(identity, time.monotonic() - started)
         return out
@@ -262,7 +262,7 @@ class Bench:
                     found[lr] = 0.0
         return self._tried[name, variant]
 
-    def scores_of(self, identity: RecipeId) -> Scores:
+    def scores_of(self, identity: RecipeId) -> RunScores:
         """Return the test result of a fine-tuning, or the result of a try on held-out labels."""
         out = self.run(identity)
         found = read_result(out)
@@ -280,7 +280,7 @@ class Bench:
                 found[lr] = 0.0
         return found
 
-    def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[Scores]:
+    def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[RunScores]:
         """What the test set says after each seed, and after each fold where the recipe has folds."""
         return [self.scores_of(i) for i in finetunings(name, variant, self.budget, len(self.seeds), lr)]
 
@@ -289,7 +289,7 @@ class Bench:
         return [_psnr(self.pretrained(name, variant, seed)) for seed in self.seeds]
 
     def network(self, name: str, variant: str = "", seed: int = 0) -> AutoEncoder:
-        """A pre-trained network, on the session's device."""
+        """A pre-trained network, on the device of the runs."""
         return load_run(self.pretrained(name, variant, seed))[0].to(self.machine.device)
 
     def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
@@ -307,7 +307,7 @@ class Bench:
     @cached_property
     def machine(self) -> Machine:
         """Where everything is computed."""
-        return self.session.machine()
+        return self.run_options.machine()
 
     def folder(self, name: str) -> Path:
         """Where a run is stored."""
@@ -358,9 +358,9 @@ def reproduce(
     runs: Path,
     *,
     seeds: int = 1,
-    session: Session = Session(),
+    run_options: RunOptions = RunOptions(),
     pretraining: str = "",
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
 ) -> Path:
     """Make a table or figure of the paper.
 
@@ -374,7 +374,7 @@ def reproduce(
             result of every run.
         runs: folder of the runs, which several results may share.
         seeds: number of repetitions with different seeds.
-        session: device, precision and limits of this session.
+        run_options: device, precision and limits of every run.
         pretraining: a variant for all pre-training, in addition to those of the rows: ``modern``.
         progress: announces runs.
 
@@ -388,7 +388,7 @@ def reproduce(
     if name not in RESULTS:
         raise ValueError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
     result = RESULTS[name]
-    bench = Bench(budget, seeds, data, runs, session, pretraining, progress)
+    bench = Bench(budget, seeds, data, runs, run_options, pretraining, progress)
     page = PAGES[name](bench) if name in PAGES else compare(bench, result)
     if not bench.machine.accelerator.is_main_process:
         return out / "table.md"
@@ -403,7 +403,7 @@ def reproduce(
     options = "".join(
         f" --{option} {value}"
         for option in ("precision", "device", "threads", "accumulate")
-        if (value := getattr(session, option)) != getattr(Session, option)
+        if (value := getattr(run_options, option)) != getattr(RunOptions, option)
     ) + (f" --pretraining {pretraining}" if pretraining else "")
     facts = {
         "budget": budget,
@@ -513,7 +513,7 @@ def compare(bench: Bench, result: Result) -> Page:
     return Page([column.label for column in columns], rows)
 
 
-def _measured(scores: Scores, measure: Measure) -> float:
+def _measured(scores: RunScores, measure: Measure) -> float:
     """In percent: the metric, or its mean over some classes; NaN where the set lacks them."""
     if measure == "value":
         return float(scores["value"])
@@ -558,7 +558,7 @@ def _layers_of(budget: Budget) -> tuple[dict[str, str], str]:
 def _fig3(bench: Bench) -> Page:
     variants, name = _layers_of(bench.budget)
     rows: list[tuple[str, Sequence[Cell]]] = []
-    curves: dict[str, list[Scores]] = {}
+    curves: dict[str, list[RunScores]] = {}
     for label in (*variants, "classifier"):
         found = []
         for seed in bench.seeds:
@@ -571,7 +571,7 @@ def _fig3(bench: Bench) -> Page:
             recipe = cut(Probe(name=f"probe {label}", architecture=network.architecture, seed=seed), bench.budget)
             after = "".join(f"-after-{variant}" for variant in [bench.pretraining] if variant)
             out = bench.folder(f"probe-{name}-{label.replace(' ', '-')}{after}-{bench.budget}-seed{seed}")
-            found.append(probe(recipe, network, bench.data, out, bench.session))
+            found.append(probe(recipe, network, bench.data, out, bench.run_options))
         if label in variants:
             rows.append((label, [Cell("", bench.psnr(name, variants[label])), Cell(), Cell()]))
         curves[label] = []

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skipae_train.data import DataError
+from skipae_train.data import DataError, Pixels
 
-Pixels = NDArray[np.uint8]
 Denoiser = Callable[[Pixels], Pixels]
 NLM_H = (1, 2, 3, 5, 7, 10, 15, 20)
 """Strengths of non-local means that are tried."""

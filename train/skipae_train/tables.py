@@ -57,7 +57,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Network:
+class Pretraining:
     """A pre-training that a figure shows."""
 
     recipe: str
@@ -71,7 +71,7 @@ class Result:
     title: str
     recipes: tuple[str, ...]
     table: Table | None = None
-    networks: tuple[Network, ...] = ()
+    pretrainings: tuple[Pretraining, ...] = ()
     """Pre-trainings that it needs besides those of its table."""
 
 
@@ -177,12 +177,12 @@ RESULTS: dict[str, Result] = {
     "fig5": Result(
         "feature maps of the 12th layer: images, then mean and strongest channel of the animal and the vehicle net",
         ("imagenet-animal", "imagenet-vehicle"),
-        networks=(Network("imagenet-animal"), Network("imagenet-vehicle")),
+        pretrainings=(Pretraining("imagenet-animal"), Pretraining("imagenet-vehicle")),
     ),
     "fig6": Result(
         "feature maps of the animal net on clean and corrupted images",
         ("imagenet-animal",),
-        networks=(Network("imagenet-animal"),),
+        pretrainings=(Pretraining("imagenet-animal"),),
     ),
     "suppC": Result(
         "optimizers, weight decay and a Wide-ResNet on CIFAR-100",
@@ -222,6 +222,6 @@ RESULTS: dict[str, Result] = {
                 Row(PLAIN, "no-shortcut"),
             ),
         ),
-        networks=(Network("imagenet"), Network("stl10")),
+        pretrainings=(Pretraining("imagenet"), Pretraining("stl10")),
     ),
 }

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from skipae import __version__
 from skipae_train.errors import Diverged, RefusedError
 from skipae_train.interrupts import StopRequest, stopped
-from skipae_train.machine import Machine, Session, hardware
+from skipae_train.machine import Machine, RunOptions, hardware
 from skipae_train.muon import Muon
 from skipae_train.networks import Network
 from skipae_train.recipe import Recipe, to_json
@@ -44,7 +44,7 @@ from skipae_train.run_folder import (
 )
 from skipae_train.run_log import RunLog
 
-Model = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Part:
         return batch // (self.processes * self.turns)
 
 
-class Job(ABC):
+class TrainingJob(ABC):
     """What is trained, and on what: the loop asks it for losses and measurements."""
 
     recipe: Recipe
@@ -89,7 +89,7 @@ class Job(ABC):
     columns: tuple[str, ...]
     """Names of what :meth:`validate` measures."""
     validate_every: int
-    """Steps between measurements, unless the session says otherwise."""
+    """Steps between measurements, unless the run's options say otherwise."""
     facts: Mapping[str, str]
     """About the data, for ``environment.json``."""
     slower: Mapping[str, float] = {}
@@ -98,7 +98,7 @@ class Job(ABC):
     """Class names, and the sizes that images are scaled and cropped to, for the export (``preprocessing.json``)."""
 
     @abstractmethod
-    def loss(self, model: Model, part: Part) -> Tensor:
+    def loss(self, model: Forward, part: Part) -> Tensor:
         """The loss of a part of a batch; ``model`` is the network in the run's precision, its outputs float32."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Job(ABC):
         return False
 
 
-def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> None:
+def train(job: TrainingJob, out: Path, run_options: RunOptions, start: Mapping[str, str]) -> None:
     """Run a job to its end, or continue where an earlier run stopped.
 
     ``start`` says what the job's network holds at the beginning (see :func:`skipae_train.run_folder.started_from`).
@@ -127,7 +127,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     that is random depends on the recipe's seed and on numbers of steps, epochs and samples, so a resumed run yields the
     same weights as an uninterrupted one.
 
-    The batch of a step is cut into one part per process, or ``session.accumulate`` of them.  Gradients and the
+    The batch of a step is cut into one part per process, or ``run_options.accumulate`` of them.  Gradients and the
     running statistics of batch norm are means over the parts: n processes are equivalent to one process with n parts.
 
     Call it while the folder is :func:`skipae_train.run_folder.locked`.
@@ -144,8 +144,8 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
     if saved:
         check_data(out, earlier, job.facts, job.preprocessing)
     # A resumed run keeps its precision: what "auto" finds may differ from one day to the next.
-    machine = session.machine(saved.precision if saved else None)
-    trainer = Trainer(job, machine, session.accumulate)
+    machine = run_options.machine(saved.precision if saved else None)
+    trainer = Trainer(job, machine, run_options.accumulate)
     if saved:
         with damage_of(out / STATE):
             trainer.resume(saved)
@@ -167,13 +167,13 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
         if recipe.id is not None or not (out / "recipe.json").exists():  # runs of earlier versions have no id
             write_json(out / "recipe.json", to_json(recipe))
     log = RunLog(out, ["step", "seconds", "lr", "loss", *job.columns], trainer.step) if first else None
-    end = job.steps if session.stop_at is None else min(session.stop_at, job.steps)
-    every = session.validate_every or job.validate_every
+    end = job.steps if run_options.stop_at is None else min(run_options.stop_at, job.steps)
+    every = run_options.validate_every or job.validate_every
     bar = tqdm(
         total=job.steps,
         initial=trainer.step,
-        desc=session.title or recipe.name,
-        disable=session.quiet or not first,
+        desc=run_options.title or recipe.name,
+        disable=run_options.quiet or not first,
         unit="step",
     )
     trainer.restart_clock()
@@ -209,7 +209,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
                 bar.set_postfix_str(log.write({**row, **measured}, job.pictures(trainer.averaged, machine)))
                 trainer.losses.clear()
                 trainer.restart_clock()
-            if time.monotonic() - saved_at > 60 * session.save_minutes:
+            if time.monotonic() - saved_at > 60 * run_options.save_minutes:
                 save()
                 saved_at = time.monotonic()
         bar.close()
@@ -224,7 +224,7 @@ def train(job: Job, out: Path, session: Session, start: Mapping[str, str]) -> No
 class Trainer:
     """A job on its way: network, optimizers, average, and how far it is."""
 
-    def __init__(self, job: Job, machine: Machine, accumulate: int) -> None:
+    def __init__(self, job: TrainingJob, machine: Machine, accumulate: int) -> None:
         self.job, self.machine, self.accumulate = job, machine, accumulate
         self.network, recipe = job.network, job.recipe
         accelerator = machine.accelerator
@@ -409,14 +409,14 @@ def _optimizers(recipe: Recipe, network: nn.Module, slower: Mapping[str, float])
 
 
 def finish(
-    recipe: Recipe, out: Path, session: Session, test: Callable[[Machine], dict[str, Any]]
+    recipe: Recipe, out: Path, run_options: RunOptions, test: Callable[[Machine], dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Measure a run that has ended, and keep what is found as ``result.json``; None where it has not ended."""
     done, steps = progress(out)
     if done < steps:
         return None
     environment = read_environment(out)
-    machine = session.machine(environment["precision"])
+    machine = run_options.machine(environment["precision"])
     if machine.accelerator.is_main_process:
         command = {"command": f"skipae-train {recipe.id.command}"} if recipe.id and recipe.id.command else {}
         facts = {key: environment[key] for key in ("hardware", "precision", "hours")}

@@ -34,7 +34,7 @@ class ArchitectureError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSpec:
     """One encoder convolution, followed by batch norm and ReLU (section 3.1)."""
 
     name: str
@@ -128,14 +128,14 @@ class Architecture:
             )
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[LayerSpec, ...]:
         """The encoder, first layer first."""
-        layers: list[Layer] = []
+        layers: list[LayerSpec] = []
         channels, total_stride, field = 3, 1, 1
         for number, (out, kernel, stride) in enumerate(self._convolutions(), start=1):
             field += (kernel - 1) * total_stride
             total_stride *= stride
-            layers.append(Layer(f"enc{number}", channels, out, kernel, stride, total_stride, field))
+            layers.append(LayerSpec(f"enc{number}", channels, out, kernel, stride, total_stride, field))
             channels = out
         return tuple(layers)
 

@@ -11,10 +11,11 @@ from skipae import images
 from skipae.batch.feature_store import Entry, Store
 from skipae.batch.identity import identify
 from skipae.batch.job import Job
-from skipae.batch.pipeline import Advance, Ready, Task
+from skipae.batch.pipeline import BatchTask, Ready
 from skipae.batch.sinks import Written
 from skipae.errors import ImageError
 from skipae.tasks.features import Features, SizeBatcher
+from skipae.tasks.pixels import Progress
 
 SHARD_IMAGES = 10_000
 """Maximum number of images in a shard; a shard also ends at :data:`SHARD_BYTES`."""
@@ -67,7 +68,7 @@ class Shards:
         return shards
 
 
-class FeatureTask(Task):
+class FeatureTask(BatchTask):
     """Extracts features of images and writes them to a store."""
 
     per_file = False
@@ -95,7 +96,7 @@ class FeatureTask(Task):
         self._batcher, versions = self._load()
         self._store.begin(versions)
 
-    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
+    def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
         """Add an image; it is run when a batch of its size is full."""
         entry = {"file": job.name} | ({"sha256": None} if job.source is None else identify(job.source))
         shards = self._add(self._batcher.push(Taken(job, entry, picture.remarks), picture.rgb()))

@@ -17,18 +17,16 @@ from skipae import images
 from skipae.batch.job import STREAM, Job, Work
 from skipae.batch.report import Report, open_report
 from skipae.batch.sinks import Written
-from skipae.console import Console, Progress, stdout_error
+from skipae.console import Console, ProgressBar, stdout_error
 from skipae.engine.session import time_limit
 from skipae.errors import ImageError, SkipaeError, UsageError
 from skipae.files import remove_parts
+from skipae.tasks.pixels import Progress
 
 if TYPE_CHECKING:
     from skipae.model import Model
 
-Advance = Callable[[float], None]
-"""Called with the finished share of an image, in (0, 1]."""
-
-Process = Callable[["Model", Job, images.Picture, Advance], Callable[[], Written]]
+Process = Callable[["Model", Job, images.Picture, Progress], Callable[[], Written]]
 """Computes an image's output and returns a function that writes it; that is called in another thread, in order."""
 
 OVERLAP_PIXELS = 16_000_000
@@ -51,7 +49,7 @@ class Ready:
     Called in another thread, in order."""
 
 
-class Task(ABC):
+class BatchTask(ABC):
     """What a command does to each image; only :meth:`process` must be overridden."""
 
     per_file = True
@@ -61,7 +59,7 @@ class Task(ABC):
         """Prepare; called once, and only if there is an image."""
 
     @abstractmethod
-    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready | None:
+    def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
         """Add an image and return the images that are ready: this one, several or none.
 
         Raises:
@@ -79,7 +77,7 @@ class Task(ABC):
         """Free memory after a large image."""
 
 
-class Each(Task):
+class Each(BatchTask):
     """A task that processes each image on its own."""
 
     def __init__(self, load: Callable[[], Model], process: Process) -> None:
@@ -96,7 +94,7 @@ class Each(Task):
         """Load the model."""
         self._model = self._load()
 
-    def process(self, job: Job, picture: images.Picture, advance: Advance) -> Ready:
+    def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready:
         """Compute the output."""
         write = self._process(self._model, job, picture, advance)
         return Ready([job], lambda: [write()])
@@ -126,7 +124,7 @@ class Outcome:
 
 
 def run(
-    task: Task,
+    task: BatchTask,
     work: Work,
     console: Console,
     *,
@@ -138,7 +136,7 @@ def run(
 
     Args:
         task: what is done to each image.
-        work: the jobs, from :func:`skipae.batch.plan.plan`.
+        work: the jobs, from :func:`skipae.batch.plan.plan_jobs`.
         console: shows losses and failures.
         max_pixels: largest image to accept, in pixels.
         report: a file to which a line of JSON is appended for each input.
@@ -200,11 +198,11 @@ class _Pipeline:
 
     def __init__(
         self,
-        task: Task,
+        task: BatchTask,
         console: Console,
         report: Report,
         outcome: Outcome,
-        progress: Progress,
+        progress: ProgressBar,
         max_pixels: int,
         fail_fast: bool,
         alone: bool,
@@ -386,7 +384,7 @@ class _Pipeline:
             return opened
         return opened.decode()
 
-    def _advance(self) -> Advance:
+    def _advance(self) -> Progress:
         """Return a function that advances the bar by the work since its last call."""
         last = 0.0
 

@@ -27,7 +27,7 @@ from skipae.files import ExistsError, flaw_of_folder
 log = logging.getLogger("skipae")
 
 
-def plan(
+def plan_jobs(
     inputs: Iterable[str],
     output: str | None,
     *,

@@ -91,7 +91,7 @@ class _AbandonedError(BaseException):
     """Ends a thread."""
 
 
-class Source(ABC):
+class DownloadSource(ABC):
     """A place from which checkpoint folders are downloaded."""
 
     where: str
@@ -205,7 +205,7 @@ class Source(ABC):
             raise
 
 
-class Hub(Source):
+class Hub(DownloadSource):
     """A repository on the Hub, accessed through its cache."""
 
     def __init__(self, repo: str, revision: str, access: Access) -> None:
@@ -336,7 +336,7 @@ class Hub(Source):
         return WeakFileLock(path)
 
 
-class Mirror(Source):
+class Mirror(DownloadSource):
     """A folder on a web server, copied to the Hub client's folder for other assets."""
 
     def __init__(self, url: str, name: str, access: Access) -> None:
@@ -440,7 +440,7 @@ def most_bytes(file: str) -> int:
     return MAX_WEIGHTS if file.endswith((".onnx", ".safetensors")) else MAX_TEXT
 
 
-def _too_large(source: Source, file: str) -> ModelError:
+def _too_large(source: DownloadSource, file: str) -> ModelError:
     limit = most_bytes(file) >> 20
     return ModelError(f"{file} of {source.where} is larger than the {limit} MiB allowed: use another checkpoint")
 
@@ -454,7 +454,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def reason(error: Exception, source: Source, file: str) -> str:
+def reason(error: Exception, source: DownloadSource, file: str) -> str:
     """Explain in one line why a request for a file failed, and what to do; takes any exception of the Hub's client."""
     from huggingface_hub import errors
 

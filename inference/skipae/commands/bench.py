@@ -33,7 +33,7 @@ EAGER = "torch eager"
 FEATURE_SIDES, FEATURE_BATCH = (64, 224), 16
 """Sides of the images whose features are timed, in pixels, and the batch size."""
 
-Restore = Callable[["NDArray[np.uint8]"], object]
+Runner = Callable[["NDArray[np.uint8]"], object]
 """A model on the CPU or a GPU: uint8 [H, W, 3] in, pixels out."""
 
 
@@ -243,7 +243,7 @@ def _engine() -> str:
     return f"onnxruntime {load_runtime().__version__}"
 
 
-def timing(restore: Restore, size: int, engine: str, threads: int, loaded: float) -> dict[str, Any]:
+def timing(restore: Runner, size: int, engine: str, threads: int, loaded: float) -> dict[str, Any]:
     """Measure seconds and images per second on random pixels, best of three, and this process's peak memory.
 
     Args:

@@ -12,8 +12,8 @@ from skipae.console import Console
 
 if TYPE_CHECKING:
     from skipae import images
-    from skipae.batch.pipeline import Advance
     from skipae.model import Model
+    from skipae.tasks.pixels import Progress
 
 
 @click.command()
@@ -46,7 +46,7 @@ def command(
     from skipae.batch.sources import find
     from skipae.console import to_json
 
-    def classify(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+    def classify(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         scores = model.classify(picture, top)
         advance(1.0)
         classes = [{"label": label, "score": round(score, 6)} for label, score in scores]

@@ -13,9 +13,9 @@ from skipae.console import Console
 if TYPE_CHECKING:
     from skipae import images
     from skipae.batch.job import Job
-    from skipae.batch.pipeline import Advance
     from skipae.model import Model
     from skipae.options import DenoiseOptions
+    from skipae.tasks.pixels import Progress
 
 
 @click.command()
@@ -61,7 +61,7 @@ def command(
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     folder = checkpoint.find(console, "restoration", "denoise")
 
-    def denoise(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+    def denoise(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         clean = model.denoise(picture, denoising, progress=advance)
         return lambda: Written(write_picture(job, clean, quality=encoding.quality, overwrite=writing.overwrite))
 

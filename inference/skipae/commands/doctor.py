@@ -40,7 +40,7 @@ LEAST_MEMORY = 1 << 30
 
 
 @dataclass
-class Report:
+class Findings:
     """The findings; ``facts`` are grouped by section, in the order to print."""
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -74,9 +74,9 @@ def command(as_json: bool, debug: bool) -> int:
     return report.exit_code
 
 
-def examine() -> Report:
+def examine() -> Findings:
     """Check everything; nothing is changed, and nothing is sent anywhere."""
-    report = Report()
+    report = Findings()
     gpus = find_gpus()
     report.facts["system"] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     report.facts["packages"] = {name: version for name in PACKAGES if (version := _version(name))}
@@ -92,7 +92,7 @@ def examine() -> Report:
     return report
 
 
-def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
+def _look_at_runtime(report: Findings, gpus: list[dict[str, str]]) -> None:
     from importlib.metadata import distributions
 
     wanted = "cuda" if gpus else "cpu"
@@ -147,7 +147,7 @@ def _look_at_runtime(report: Report, gpus: list[dict[str, str]]) -> None:
                     report.problem(why, devices.repair(kind))
 
 
-def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> None:
+def _look_at_driver(report: Findings, built: str, gpus: list[dict[str, str]]) -> None:
     if not gpus:
         report.problem(
             "onnxruntime supports CUDA, but nvidia-smi finds no GPU",
@@ -164,7 +164,7 @@ def _look_at_driver(report: Report, built: str, gpus: list[dict[str, str]]) -> N
         )
 
 
-def _look_at_folders(report: Report) -> None:
+def _look_at_folders(report: Findings) -> None:
     from huggingface_hub import constants
 
     from skipae.checkpoints import resolve
@@ -257,7 +257,7 @@ def _memory() -> dict[str, int | None]:
     return found
 
 
-def render(report: Report) -> str:
+def render(report: Findings) -> str:
     """Format the report as text."""
     lines = [f"{title}: {_words(value)}" for title, value in report.facts.items() if title != "memory"]
     memory = [f"{k} {v / 2**30:.1f} GiB" for k, v in report.facts["memory"].items() if v is not None]

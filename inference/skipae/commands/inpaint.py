@@ -16,9 +16,9 @@ from skipae.errors import ImageError, UsageError
 if TYPE_CHECKING:
     from skipae import images
     from skipae.batch.job import Job, Work
-    from skipae.batch.pipeline import Advance
     from skipae.model import Model
     from skipae.tasks.masks import Mask
+    from skipae.tasks.pixels import Progress
 
 Box = tuple[int, int, int, int]
 
@@ -104,7 +104,7 @@ def command(
     folder = checkpoint.find(console, "restoration", "inpaint")
     reader = _Masks(masks, boxes, batch.max_pixels)
 
-    def inpaint(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+    def inpaint(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         holes, said = reader.read(job, picture.size)
         count = check_mask(transparent(picture.alpha, picture.size) if holes is None else holes, picture.size, said)
         if not count and holes is None:

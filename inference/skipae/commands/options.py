@@ -94,7 +94,7 @@ class BatchOptions:
     fail_fast: bool
     max_pixels: int
 
-    def run(self, task: pipeline.Task, work: Work, console: Console) -> int:
+    def run(self, task: pipeline.BatchTask, work: Work, console: Console) -> int:
         """Process all images, and return the exit code."""
         from skipae.batch import pipeline
 
@@ -389,10 +389,10 @@ def plan_pictures(
     extension: str | None = None,
     earlier: tuple[str, ...] = (),
 ) -> Work:
-    """Decide where each output goes (see :func:`skipae.batch.plan.plan`) and report skipped inputs."""
-    from skipae.batch.plan import plan
+    """Decide where each output goes (see :func:`skipae.batch.plan.plan_jobs`) and report skipped inputs."""
+    from skipae.batch.plan import plan_jobs
 
-    work = plan(
+    work = plan_jobs(
         inputs,
         output,
         suffix=suffix,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from skipae import images
     from skipae.batch.job import Job
-    from skipae.batch.pipeline import Advance
     from skipae.model import Model
     from skipae.options import TileOptions
+    from skipae.tasks.pixels import Progress
 
 
 @click.command()
@@ -98,7 +98,7 @@ def command(
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     folder = checkpoint.find(console, "segmentation", "segment")
 
-    def segment(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+    def segment(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         pixels, names, colors = picture.rgb(), model.config.labels, model.config.colors
         found = model.segment(pixels, tiling, progress=advance)
         areas = [area._asdict() | {"share": round(area.share, 6)} for area in labels.areas(found, names)]

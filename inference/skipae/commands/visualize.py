@@ -13,9 +13,9 @@ from skipae.console import Console
 if TYPE_CHECKING:
     from skipae import images
     from skipae.batch.job import Job
-    from skipae.batch.pipeline import Advance
     from skipae.batch.sinks import Written
     from skipae.model import Model
+    from skipae.tasks.pixels import Progress
 
 
 @click.command()
@@ -81,15 +81,15 @@ def command(
     """
     from skipae import images
     from skipae.batch.pipeline import Each, run
-    from skipae.batch.plan import plan
+    from skipae.batch.plan import plan_jobs
     from skipae.batch.sinks import Written, write_result
     from skipae.options import DrawOptions
 
-    work = plan([image], output, suffix="maps", extension=".png", overwrite=overwrite)
+    work = plan_jobs([image], output, suffix="maps", extension=".png", overwrite=overwrite)
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     drawing = DrawOptions(maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
 
-    def draw(model: Model, job: Job, picture: images.Picture, advance: Advance) -> Callable[[], Written]:
+    def draw(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         sheet = model.draw_features(picture, layer, drawing)
 
         def encode(file: BinaryIO) -> None:

@@ -19,7 +19,7 @@ from skipae.engine.session import Session
 from skipae.engine.tiling import Finish, Plan, Tiling
 from skipae.errors import DeviceError
 from skipae.options import DenoiseOptions, TileOptions
-from skipae_zoo import GRAPH, QUANTIZED, CheckpointConfig, Layer
+from skipae_zoo import GRAPH, QUANTIZED, CheckpointConfig, LayerSpec
 
 log = logging.getLogger("skipae")
 
@@ -170,7 +170,7 @@ class Net:
         session = Session(self.folder, self.config, file, replace(self.device, precision="fp32"), names)
         return self._encoders.setdefault(names, session)
 
-    def encoder_tiling(self, used: Sequence[Layer]) -> Tiling:
+    def encoder_tiling(self, used: Sequence[LayerSpec]) -> Tiling:
         """Return the tiles for the network up to the last of the layers ``used``."""
         area = MEMORY.get(self.device.kind, MEMORY["cpu"]) // encoder_bytes_per_pixel(used)
         return Tiling(stride=used[-1].total_stride, halo=used[-1].receptive_field // 2, area=area)
@@ -231,6 +231,6 @@ def bytes_per_pixel(config: CheckpointConfig, precision: Precision = "fp32") -> 
     )  # 2.2 as measured on several networks, 2 without copies
 
 
-def encoder_bytes_per_pixel(used: Sequence[Layer]) -> int:
+def encoder_bytes_per_pixel(used: Sequence[LayerSpec]) -> int:
     """Estimate the memory of one pixel in the encoder: layers in use together, and three copies of the image."""
     return round(4 * (1.1 * sum(layer.channels / layer.total_stride**2 for layer in used) + 9))

@@ -50,8 +50,8 @@ from skipae_train.datasets.sets import (
     StreamedSet,
     View,
     balanced,
+    batch_indices,
     hold_out,
-    plan,
 )
 from skipae_train.datasets.voc import COARSE, VOC_CLASSES, mask_folder, voc_classification, voc_segmentation
 from skipae_train.rng import derive_seed, uniforms
@@ -67,6 +67,7 @@ __all__ = [
     "StreamedSet",
     "View",
     "balanced",
+    "batch_indices",
     "cifar10",
     "cifar100",
     "class_folder",
@@ -76,7 +77,6 @@ __all__ = [
     "image_folder",
     "imagenet",
     "load",
-    "plan",
     "stl10",
     "stl10_folds",
     "synsets",

@@ -4,7 +4,7 @@ Both kinds yield batches of uint8 pixels, cropped and flipped.  The contents of 
 epoch and the samples' positions, never on how many processes share the work or where a run was resumed:
 
     for epoch in range(epochs):
-        mine = plan(len(images), 128, seed=0, epoch=epoch)[rank::processes]
+        mine = batch_indices(len(images), 128, seed=0, epoch=epoch)[rank::processes]
         for batch in images.batches(mine, View(29, random=True, flip=True), epoch=epoch):
             ...
 """
@@ -223,7 +223,7 @@ class StreamedSet(ABC):
         side = side or self.short_side
         if not side or self.masked:
             raise DataError("only a set of images without masks, scaled to a short side, can be loaded as a whole")
-        parts = [batch.images for batch in self.batches(plan(len(self), 256, shuffle=False), View(side))]
+        parts = [batch.images for batch in self.batches(batch_indices(len(self), 256, shuffle=False), View(side))]
         labels = None if self.labels is None else self.labels.to(self.device)
         return MemorySet(torch.cat(parts).contiguous(), labels, self.classes)
 
@@ -299,7 +299,7 @@ class StreamedSet(ABC):
 ImageSet = MemorySet | StreamedSet
 
 
-def plan(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> list[Tensor]:
+def batch_indices(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> list[Tensor]:
     """Cut an epoch over ``count`` samples into batches of positions, int64 [batch] each.
 
     Shuffled, the order depends on ``seed`` and ``epoch``, and samples that do not fill a batch sit the epoch

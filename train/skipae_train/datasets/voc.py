@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipae_train.data import DataError, open_image, open_rgb, read_small, read_text
+from skipae_train.data import DataError, open_pillow, open_rgb, read_small, read_text
 from skipae_train.datasets.folders import FileSet
 from skipae_train.datasets.sets import VOID
 from skipae_zoo import shown
@@ -127,7 +127,7 @@ class SegmentationSet(FileSet):
         """A mask's mode, values and palette."""
         path = self.masks[row]
         try:
-            with open_image(path) as image:
+            with open_pillow(path) as image:
                 image.load()
                 return image.mode, np.array(image), image.getpalette() if image.mode == "P" else None
         except DataError:

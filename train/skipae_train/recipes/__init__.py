@@ -19,7 +19,7 @@ from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.earlier_runs import split_name
 from skipae_train.finetune import Finetune
 from skipae_train.pretrain import Pretrain
-from skipae_train.recipe import Budget, FinetuneKeywords, Kind, PretrainKeywords, RecipeId, differences, identified
+from skipae_train.recipe import Budget, FinetuneKeywords, PretrainKeywords, RecipeId, Stage, differences, identified
 from skipae_train.recipes.budgets import cut
 from skipae_train.schedules import Cosine, Trapezoid
 from skipae_train.wide_resnet import WideResNet
@@ -127,7 +127,7 @@ def identity_of(described: Mapping[str, Any]) -> RecipeId | None:
     if described.get("id"):
         return RecipeId.from_json(described["id"])
     recipe, variants = split_name(described["name"])
-    kind: Kind = "finetune" if "head" in described else "pretrain"
+    kind: Stage = "finetune" if "head" in described else "pretrain"
     if not recipe or not has(recipe, kind.upper()):
         return None
     plain = RecipeId(kind=kind, recipe=recipe, variants=variants, seed=described["seed"])
