@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from skipae import Model, SkipaeError, from_pretrained
 from skipae.engine.device import Device, create_session, load_runtime
+from skipae.engine.tiling import to_net
 
 FEATURES = "skipae-imagenet"
 
@@ -137,9 +138,8 @@ class Run:
         rows = []
         for side in self.sides:
             image = (pixels(side, side) * 255).astype(np.uint8)
-            batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255  # (H, W, C) -> (1, C, H, W)
             ours = best(partial(self.model.denoise, image)) / side**2 * 2**20
-            theirs = best(partial(rival.run, None, {"pixel_values": batch})) / side**2 * 2**20
+            theirs = best(partial(rival.run, None, {"pixel_values": to_net(image)})) / side**2 * 2**20
             rows.append({"side": side, "skipae": ours, "FFDNet's shape": theirs, "ratio": ours / theirs})
         return rows
 

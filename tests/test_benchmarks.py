@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,19 @@ def test_what_the_tables_cost():
     assert cost["table2"][3] * 1e15 == pytest.approx(
         2 * 120 * 50_000 * 2 * encoder + 16 * 200 * 4000 * encoder, rel=0.02
     )
+
+
+def test_spinning_and_sleeping_threads():
+    said = run("spinning.py", "--size", 64, "--rounds", 1, "--threads", 1, 2).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said if line.startswith("| ")][2:]
+    assert [row[:3] for row in rows] == [
+        [precision, threads, machine]
+        for precision in ("fp32", "int8")
+        for threads in "12"
+        for machine in ("idle", "one core busy")
+    ]
+    assert all(float(row[5].split()[0]) > 0 for row in rows)
+    assert [line.split(":")[0] for line in said[-2:]] == ["idle", "one core busy"]
+    pair = runpy.run_path(str(BENCHMARKS / "spinning.py"))["pair"]
+    options = [model.net.graph.open().get_session_options() for model in pair("int8", 2)]
+    assert [each.get_session_config_entry("session.intra_op.allow_spinning") for each in options] == ["1", "0"]

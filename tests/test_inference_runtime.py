@@ -196,7 +196,7 @@ def test_a_gpu_that_works(
     caplog.set_level(logging.INFO, "skipae")
     assert choose_device("cuda:1") == Device("cuda", 1, available_threads())
     (check,) = gpu.sessions
-    assert check.options.entries == {"session.disable_cpu_ep_fallback": "1"}
+    assert check.options.entries["session.disable_cpu_ep_fallback"] == "1"
     name, settings = check.providers[0]
     assert name == "CUDAExecutionProvider" and len(check.providers) == 1
     assert settings["device_id"] == "1" and settings["cudnn_conv_algo_search"] == "HEURISTIC"
@@ -296,6 +296,17 @@ def test_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: P
     monkeypatch.setattr(runtime, "check_device", lambda device: None)
     with pytest.raises(DeviceError, match="cannot run"):
         from_pretrained(checkpoint, device="openvino")
+
+
+@pytest.mark.parametrize(("spinning", "entry"), [(True, "1"), (False, "0")])
+def test_spinning_reaches_the_sessions(
+    spinning: bool, entry: str, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    monkeypatch.setattr(runtime, "SPINNING", spinning)
+    model = from_pretrained(checkpoint, device="cpu")
+    for session in (model.net.graph, model.net.encoder((model.layers[0].name,))):
+        options = session.open().get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
 
 
 @pytest.mark.parametrize("kind", ["openvino", "cuda"])

@@ -754,6 +754,7 @@ def ffdnet(size: int, threads: int | None) -> None:
     started = time.perf_counter()
     from skipae.commands.bench import timing
     from skipae.engine.device import Device, available_threads, create_session, load_runtime
+    from skipae.engine.tiling import to_net
     from skipae_train.rivals import ffdnet_graph
 
     device = Device("cpu", threads=threads or available_threads())
@@ -762,8 +763,7 @@ def ffdnet(size: int, threads: int | None) -> None:
     loaded = time.perf_counter() - started
 
     def restore(pixels: Any) -> Any:
-        image = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / 255  # (H, W, C) -> (1, C, H, W)
-        return np.rint(session.run(None, {"pixel_values": image})[0].clip(0, 1) * 255).astype(np.uint8)
+        return np.rint(session.run(None, {"pixel_values": to_net(pixels)})[0].clip(0, 1) * 255).astype(np.uint8)
 
     engine = f"onnxruntime {runtime.__version__}"
     click.echo(json.dumps(timing(restore, size, engine, device.threads, loaded)))

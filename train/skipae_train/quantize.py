@@ -22,6 +22,7 @@ from onnx import helper
 from torch import Tensor
 
 from skipae import Model, from_pretrained
+from skipae.engine.tiling import to_net
 from skipae.errors import SkipaeError
 from skipae.files import write_atomically
 from skipae.tasks.pixels import prepare
@@ -328,7 +329,7 @@ def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> 
     """Images as the checkpoint takes them, to calibrate on, and how much outputs turn away from float32 on others."""
     chosen = _evenly(files, _CALIBRATED)
     shown = _evenly([file for file in files if file not in chosen] or files, _TRIED)
-    images, others = ([_as_input(_prepared(config, file)) for file in each] for each in (chosen, shown))
+    images, others = ([to_net(_prepared(config, file)) for file in each] for each in (chosen, shown))
     exact = session(graph.to_model())
     wanted = [exact.run(None, {graph.image: image}) for image in others]
 
@@ -374,13 +375,8 @@ def _prepared(config: CheckpointConfig, file: Path) -> NDArray[np.uint8]:
     return cast("NDArray[np.uint8]", prepare(pixels, resize, crop))
 
 
-def _as_input(pixels: NDArray[np.number]) -> Float:
-    """An image [H, W, 3] of values up to 255 as the graphs take it: float32 [1, 3, H, W] in [0, 1]."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-
-
 def _noisy(clean: NDArray[np.uint8], sigma: float, file: Path) -> Float:
-    return _as_input(add_noise(clean, sigma, file.stem, clipped=True))
+    return to_net(add_noise(clean, sigma, file.stem, clipped=True))
 
 
 def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -44,6 +44,11 @@ SMOKE_MODEL = base64.b64decode(
 Made by ``smoke_model()`` in tests/test_inference_runtime.py, which checks that these are its bytes."""
 
 
+SPINNING = True
+"""Whether threads without work wait in a loop, as in ONNX Runtime by default, instead of sleeping.  It saves the time
+to wake them but takes a core from other programs; ``benchmarks/spinning.py`` compares both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where a session runs."""
@@ -192,12 +197,7 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
         device: where to run it.
         strict: whether to fail instead of running nodes on the CPU.
     """
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = device.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # Memory patterns would keep the first run's memory beside that of later runs: twice as much, no faster.
-    options.enable_mem_pattern = False
+    options = session_options(runtime, device)
     provider = find_provider(device.kind, runtime.get_available_providers())
     settings = dict(provider.settings(device.index, device.threads))
     if device.precision == "fp16":
@@ -212,6 +212,23 @@ def create_session(runtime: Any, model: str | bytes, device: Device, *, strict: 
     if not strict:
         providers.append(PROVIDERS["cpu"].name)
     return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
+def session_options(runtime: Any, device: Device) -> Any:
+    """Return the ``onnxruntime.SessionOptions`` of every session.
+
+    Args:
+        runtime: the module ``onnxruntime``.
+        device: where the session runs.
+    """
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Memory patterns would keep the first run's memory beside that of later runs: twice as much, no faster.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(SPINNING)))
+    return options
 
 
 def check_device(device: Device) -> None:
