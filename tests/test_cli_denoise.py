@@ -960,6 +960,49 @@ def test_whole_process(checkpoint: Path, folder: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
+def test_libraries_do_not_speak_of_a_damaged_file_themselves(checkpoint: Path, folder: Path) -> None:
+    saved = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(saved, "TIFF", compression="tiff_adobe_deflate")
+    damaged = bytearray(saved.getvalue())
+    damaged[5000:5010] = bytes(10)
+    names = [f"{k}.tif" for k in range(3)]  # decoded by several threads
+    for name in names:
+        Path(name).write_bytes(damaged)
+    result = process("denoise", *names, "--model", checkpoint, "--device", "cpu")
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 5 and len(lines) == 3
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith(f"skipae: error: {name}: is damaged and cannot be decoded as TIFF: ")
+    shown = process("denoise", *names, "--model", checkpoint, "--device", "cpu", "--debug").stderr.decode()
+    assert len([line for line in shown.splitlines() if not line.startswith("skipae")]) >= 3
+
+
+def test_only_what_native_code_writes_to_standard_error_is_hidden(folder: Path) -> None:
+    code = """
+import os, sys, threading, skipae.commands.layers as layers
+from skipae.cli import main
+def speak():
+    for number in range(200):
+        os.write(2, b"native\\n")
+        print("ours", number, file=sys.stderr)
+def call(**options):
+    threads = [threading.Thread(target=speak) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+layers.command.callback = call
+try:
+    main(["layers"])
+finally:
+    os.write(2, b"after\\n")
+    print("last", file=sys.stderr)
+"""
+    result = process(code=code)
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 0 and lines[-2:] == ["after", "last"]
+    assert sorted(lines[:-2]) == sorted(f"ours {number}" for number in range(200) for _ in range(4))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_standard_output_on_a_full_disk(checkpoint: Path, folder: Path) -> None:
     data = write("photo.png").read_bytes()

@@ -10,8 +10,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,6 +48,8 @@ class CommandGroup(click.Group):
     program = "skipae"
     arguments: Sequence[str] = ()
     """The arguments of the call."""
+    hides_libraries = True
+    """Whether lines that native libraries write to standard error by themselves are hidden, except by ``--debug``."""
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -64,7 +66,8 @@ class CommandGroup(click.Group):
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup requests
                     signal.signal(number, _stop)
         try:
-            code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
+            with nullcontext() if debug or not self.hides_libraries else _native_lines_hidden():
+                code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             code = UsageError.exit_code
@@ -162,6 +165,37 @@ def _width() -> int:
         return max(48, min(os.get_terminal_size().columns, 100) - 2)
     except OSError:
         return 78
+
+
+@contextmanager
+def _native_lines_hidden() -> Iterator[None]:
+    """Hide what native libraries write to standard error by themselves, as libtiff does about damaged files.
+
+    Pillow offers no handler for it, and descriptor 2 is the same for all threads: redirecting it only while an image is
+    decoded would lose what others write meanwhile.  So ``sys.stderr`` gets a descriptor of its own and 2 leads nowhere,
+    once for the whole command.  Nothing changes where ``sys.stderr`` is not descriptor 2, as in a program that captures
+    it.
+    """
+    before = sys.stderr
+    try:
+        number = before.fileno()
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
+        number = -1
+    if number != 2:
+        yield
+        return
+    stream = os.fdopen(os.dup(2), "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    try:
+        sys.stderr = stream
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(stream.fileno(), 2)
+        sys.stderr = before
+        with suppress(OSError):  # the terminal is closed
+            stream.close()
 
 
 def _stop(number: int, _: object) -> None:

@@ -25,6 +25,7 @@ EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 
 class _Commands(CommandGroup):
     program = "skipae-train"
+    hides_libraries = False  # of a crash among several processes or GPUs, their lines are all there is
 
     def explain(self, error: Exception) -> tuple[int, str | None]:
         """Return the exit code and message of an error; the message is None if the error is unexpected."""

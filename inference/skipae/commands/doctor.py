@@ -62,7 +62,7 @@ class Findings:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors, and what native libraries print.")
 def command(as_json: bool, debug: bool) -> int:
     """Check the installation and devices, and suggest fixes.
 

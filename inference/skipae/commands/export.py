@@ -25,7 +25,7 @@ from skipae.commands import options
     shell_complete=options.complete_files,
 )
 @options.overwrite_option
-@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors, and what native libraries print.")
 def command(
     model: str, size: tuple[int, int] | None, darktable: bool, output: str | None, overwrite: bool, debug: bool
 ) -> None:

@@ -22,7 +22,7 @@ HEADINGS = ("layer", "channels", "stride", "receptive field", "output")
     help="Image size for the listed output sizes.  [default: the checkpoint's crop, else 224]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors, and what native libraries print.")
 def command(name: str | None, model: str, size: tuple[int, int] | None, as_json: bool, debug: bool) -> None:
     """List the layers of a checkpoint.
 

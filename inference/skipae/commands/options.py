@@ -372,7 +372,7 @@ console_options = _group(
     Console,
     click.option("--quiet", is_flag=True, help="Hide progress, outputs and remarks; errors and losses are printed."),
     click.option("--verbose", is_flag=True, help="Print which device is used, and why."),
-    click.option("--debug", is_flag=True, help="Show the traceback of an unexpected or fatal error."),
+    click.option("--debug", is_flag=True, help="Show tracebacks of errors, and what native libraries print."),
 )
 """``--quiet``, ``--verbose`` and ``--debug``, as ``console``."""
 
