@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import make_sets
-from skipae_train.evaluate import PsnrScore, record_scores
+from skipae_train.evaluate import PsnrScore, best_setting, record_scores
 from skipae_train.export import export
 from skipae_train.machine import RunOptions
 from skipae_train.networks import AutoEncoder
@@ -134,6 +134,57 @@ def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path
         [sys.executable, BENCHMARKS / "picture_sheet.py", *map(str, given)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "(210 x 200): choose left up to 18 and top up to 8" in done.stderr
+
+
+def test_denoisers_are_compared_file_for_file(tmp_path):
+    pytest.importorskip("cv2")
+    torch.manual_seed(0)
+    network = AutoEncoder(network_1((1, 1, 0, 0), 4, topology="post"), init="he")
+    torch.nn.init.zeros_(network.last.weight)  # returns its input
+    export(network, tmp_path / "same", name="same", fill=(0.5, 0.5, 0.5), halo_images=[])
+    photos, val = tmp_path / "data" / "polyu-real-noise", tmp_path / "data" / "denoise" / "BSDS500" / "val"
+    photos.mkdir(parents=True)
+    val.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k, camera in enumerate(["A1", "Canon80D", "Canon80D"]):
+        clean = np.full((48, 40 + k, 3), 100, np.uint8)
+        noisy = np.clip(clean + rng.normal(0, 8, clean.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(clean).save(photos / f"{camera}_wall_{k}_mean.png")
+        Image.fromarray(noisy).save(photos / f"{camera}_wall_{k}_real.png")
+    Image.fromarray(clean).save(val / "a.png")
+    sets = [word for name in ("PolyU", "PolyU, Canon80D", "BSDS500 val, sigma 5") for word in ("--set", name)]
+    for denoiser, name in ((tmp_path / "same", "same"), ("OpenCV-NLM", "nlm")):
+        run("denoisers.py", "measure", denoiser, "--data", tmp_path / "data", *sets, "--out", tmp_path / f"{name}.json")
+    found = json.loads((tmp_path / "same.json").read_text())["sets"]["PolyU, Canon80D"]
+    assert found["files"] == [f"polyu-real-noise/Canon80D_wall_{k}_mean.png" for k in (1, 2)]
+    assert found["before"] == found["after"]
+    said = run("denoisers.py", "compare", tmp_path / "same.json", tmp_path / "nlm.json")
+    rows = {cells[1]: cells[2:-1] for cells in ([c.strip() for c in line.split("|")] for line in said.splitlines())}
+    assert rows["set"] == ["files", "noisy", "same", "nlm", "nlm - same (files ahead)"]
+    assert [rows[name][0] for name in sets[1::2]] == ["3", "2", "1"]
+    for name in sets[1::2]:
+        count, noisy, same, nlm, gain = rows[name]
+        assert noisy == same and "(h = " in nlm
+        assert float(gain.split()[0]) > 3 and gain.endswith(f"({count})")
+
+
+def test_the_best_setting_of_a_rival_is_not_only_that_of_every_tenth_file(tmp_path):
+    pairs, calls = [], dict.fromkeys(range(12), 0)
+    for k in range(20):  # noisy 100; clean 103 in every tenth file, else 108
+        for name, value in (("clean", 103 if k % 10 == 0 else 108), ("noisy", 100)):
+            Image.new("RGB", (4, 4), (value, value, value)).save(tmp_path / f"{k}{name}.png")
+        pairs.append((tmp_path / f"{k}clean.png", tmp_path / f"{k}noisy.png"))
+
+    def brighter(by):
+        def denoise(pixels):
+            calls[by] += 1
+            return pixels + np.uint8(by) + (np.arange(4)[:, None, None] == 0).astype(np.uint8)
+
+        return denoise
+
+    setting, scores = best_setting({f"by {by}": brighter(by) for by in calls}, pairs)
+    assert setting == "by 8" and len(scores.after) == 20
+    assert calls == {by: 2 + (20 if 2 <= by <= 9 else 0) for by in calls}
 
 
 def test_what_the_tables_cost():

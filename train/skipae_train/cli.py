@@ -610,7 +610,7 @@ def _through_files(
     """Print the scores of files written by the command line and by rivals; return the former."""
     import tempfile
 
-    from skipae_train.evaluate import evaluate_files, evaluate_rival, gaussian_files
+    from skipae_train.evaluate import best_setting, gaussian_files, score_files
     from skipae_train.pairs import find_pairs
     from skipae_train.rivals import FFDNET_SIGMA, NLM_H, FFDNet, nlm
 
@@ -639,10 +639,11 @@ def _through_files(
             command = f"skipae-train evaluate {name} {options} --through-files" + (
                 "" if precision == "fp32" else f" --precision {precision}"
             )
-            scores.append(evaluate_files(checkpoint, files, label, command, threads, precision))
+            scores.append(score_files(checkpoint, files, threads, precision).mean(label, command))
             click.echo(scores[-1])
             for rival, settings in rivals.items():
-                click.echo(f"  {evaluate_rival(rival, settings, files)}")
+                setting, measured = best_setting(settings, files)
+                click.echo(f"  {measured.mean(f'{rival}, {setting}')}")
     return scores
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -170,28 +170,33 @@ def gaussian_files(folder: Path, sigma: float, work: Path) -> list[tuple[Path, P
     return pairs
 
 
-def evaluate_files(
-    checkpoint: str,
-    pairs: Sequence[tuple[Path, Path]],
-    label: str,
-    command: str,
-    threads: int | None = None,
-    precision: str = "fp32",
-) -> PsnrScore:
+class FileScores(NamedTuple):
+    """PSNR in dB of each file of a set, before and after."""
+
+    before: list[float]
+    after: list[float]
+
+    def mean(self, label: str, command: str = "") -> PsnrScore:
+        """Their means, as :class:`PsnrScore`."""
+        before, after = float(np.mean(self.before)), float(np.mean(self.after))
+        return PsnrScore(label, len(self.after), before, after, float(np.std(self.after)), command)
+
+
+def score_files(
+    checkpoint: str, pairs: Sequence[tuple[Path, Path]], threads: int | None = None, precision: str = "fp32"
+) -> FileScores:
     """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
 
     Args:
         checkpoint: a name or a folder.
         pairs: clean and noisy files.
-        label: what the score is called.
-        command: ``skipae-train`` arguments that measure it again.
         threads: CPU threads; all by default.
-        precision: what is computed in.
+        precision: what is computed in; ``auto`` is what users get.
 
     Raises:
         DataError: the command failed; its message is passed on.
     """
-    before, after = [], []
+    found = FileScores([], [])
     options = ["--model", checkpoint, "--device", "cpu", "--precision", precision]
     options += ["--threads", str(threads)] if threads else []
     with tempfile.TemporaryDirectory() as folder:
@@ -213,33 +218,51 @@ def evaluate_files(
             raise DataError(f"skipae denoise wrote {len(files)} files of {len(pairs)}")
         for (clean, noisy), file in zip(pairs, files, strict=True):
             target = load_rgb(clean)
-            before.append(psnr(target[None], load_rgb(noisy)[None], 255.0).item())
-            after.append(psnr(target[None], load_rgb(file)[None], 255.0).item())
-    return PsnrScore(label, len(after), float(np.mean(before)), float(np.mean(after)), float(np.std(after)), command)
+            found.before.append(psnr(target[None], load_rgb(noisy)[None], 255.0).item())
+            found.after.append(psnr(target[None], load_rgb(file)[None], 255.0).item())
+    return found
 
 
-def evaluate_rival(name: str, settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> PsnrScore:
-    """PSNR of another denoiser at the one of its ``settings`` that is best for these pairs.
+def score_rival(denoise: Denoiser, pairs: Sequence[tuple[Path, Path]]) -> FileScores:
+    """PSNR of what another denoiser makes of the noisy files.
 
     Its results go through a file of the noisy file's format as ours do: JPEG at quality 95, else PNG.  A JPEG of
     theirs is always 4:4:4, which is not a disadvantage.
     """
-    best: PsnrScore | None = None
-    for setting, denoise in settings.items():
-        before, after = [], []
-        for clean, noisy in pairs:
-            target, pixels = load_rgb(clean), load_rgb(noisy)
-            buffer, jpeg = io.BytesIO(), noisy.suffix.lower() in (".jpg", ".jpeg")
-            options: dict[str, Any] = {"quality": 95, "subsampling": 0} if jpeg else {}
-            Image.fromarray(denoise(pixels)).save(buffer, "JPEG" if jpeg else "PNG", **options)
-            before.append(psnr(target[None], pixels[None], 255.0).item())
-            after.append(psnr(target[None], np.asarray(Image.open(buffer))[None], 255.0).item())
-        mean = float(np.mean(after))
-        if best is None or mean > best.after:
-            best = PsnrScore(f"{name}, {setting}", len(after), float(np.mean(before)), mean, float(np.std(after)), "")
-    if best is None:
-        raise ValueError("no settings")
-    return best
+    found = FileScores([], [])
+    for clean, noisy in pairs:
+        target, pixels = load_rgb(clean), load_rgb(noisy)
+        restored = denoise(pixels)
+        if noisy.suffix.lower() in (".jpg", ".jpeg"):
+            buffer = io.BytesIO()
+            Image.fromarray(restored).save(buffer, "JPEG", quality=95, subsampling=0)
+            restored = np.asarray(Image.open(buffer))
+        found.before.append(psnr(target[None], pixels[None], 255.0).item())
+        found.after.append(psnr(target[None], np.ascontiguousarray(restored)[None], 255.0).item())
+    return found
+
+
+def best_setting(settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> tuple[str, FileScores]:
+    """The setting of another denoiser with the highest mean PSNR on these files, and its scores.
+
+    The search starts at the best for every tenth file and ends where both neighbors are worse on all files.
+
+    Args:
+        settings: at least one, ordered by strength.
+        pairs: clean and noisy files.
+    """
+    names = list(settings)
+    few = [float(np.mean(score_rival(settings[name], pairs[::10]).after)) for name in names]
+    best, found = int(np.argmax(few)), dict[int, FileScores]()
+    while True:
+        near = range(max(0, best - 1), min(len(names), best + 2))
+        for place in near:
+            if place not in found:
+                found[place] = score_rival(settings[names[place]], pairs)
+        top = max(near, key=lambda place: float(np.mean(found[place].after)))
+        if top == best:
+            return names[best], found[best]
+        best = top
 
 
 def record_scores(folder: Path, dataset: str, scores: Iterable[PsnrScore | MaskScore]) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from skipae_train.data import DataError, Pixels
 
 Denoiser = Callable[[Pixels], Pixels]
-NLM_H = (1, 2, 3, 5, 7, 10, 15, 20)
+NLM_H = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50)
 """Strengths of non-local means that are tried."""
 FFDNET_CHANNELS = (13, *[96] * 11, 12)
 """Of the inputs and outputs of FFDNet's convolutions."""
