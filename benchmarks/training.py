@@ -28,7 +28,7 @@ from torch import nn
 
 from skipae_train.datasets import MemorySet
 from skipae_train.feed import DataConfig
-from skipae_train.machine import RunOptions, TrainingPrecision, choose_training_precision
+from skipae_train.machine import RunOptions, TrainingPrecision, channels_last, choose_training_precision
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import Pretrain, SetJob
 from skipae_train.recipes import pretrain_recipe
@@ -85,7 +85,7 @@ def ours(
 def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> float:
     """Seconds per step of the shortest loop that trains the network."""
     network = AutoEncoder(architecture_of(recipe), mean=recipe.mean, std=recipe.std, init="he")
-    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    channels_last(network).train()
     optimizer = torch.optim.Adam(network.parameters(), recipe.lr, fused=True)
     batch = torch.rand(epochs.batch, 3, epochs.crop, epochs.crop)
     batch = batch.contiguous(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ def bare(recipe: Pretrain, epochs: DataConfig, steps: int, precision: str) -> fl
 
 def limit(precision: str, steps: int) -> float:
     """Operations per second of a 3x3 convolution, 96 to 96 channels, batch 64 of 29 x 29, forward and backward."""
-    conv = nn.Conv2d(96, 96, 3, padding=1, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = channels_last(nn.Conv2d(96, 96, 3, padding=1, bias=False))
     x = torch.rand(64, 96, 29, 29).contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def step() -> None:

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import onnx
 import pytest
+from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 
 from hub_server import HubServer
@@ -184,6 +185,26 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels=LABELS,
         head=Head("decoder"),
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, and no mirror."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
+    return work
+
+
+def failed(result: Result, code: int, *lines: str) -> None:
+    """Exit code, and one line on standard error that holds each text."""
+    assert result.exit_code == code, result.stderr
+    errors = result.stderr.splitlines()
+    assert len(errors) == len(lines), result.stderr
+    for line, text in zip(errors, lines, strict=True):
+        assert line.startswith("skipae: error: ") and text in line, line
+    assert result.stdout == ""
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from conftest import failed
 from skipae import Model, cli, from_pretrained, images, open_image
 from skipae.batch import pipeline as batch
 from skipae.batch import plan as plans
@@ -39,15 +40,6 @@ from skipae.images.metadata import Loss
 from skipae.install import install_command
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
-    return work
 
 
 @pytest.fixture
@@ -91,16 +83,6 @@ def test_python_and_the_command_line_write_the_same_bytes(run: Run, checkpoint: 
     losses = model.denoise(open_image(name)).save("api.webp", quality=60)
     assert Path("api.webp").read_bytes() == Path("cli.webp").read_bytes()
     assert all(str(loss) in run(name, "--overwrite", "-o", "cli.webp").stderr for loss in losses)
-
-
-def failed(result: Result, code: int, *lines: str) -> None:
-    """Exit code, and one line on standard error that holds each text."""
-    assert result.exit_code == code, result.stderr
-    errors = result.stderr.splitlines()
-    assert len(errors) == len(lines), result.stderr
-    for line, text in zip(errors, lines, strict=True):
-        assert line.startswith("skipae: error: ") and text in line, line
-    assert result.stdout == ""
 
 
 def test_beside_the_input(run: Run, folder: Path, checkpoint: Path) -> None:

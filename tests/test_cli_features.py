@@ -21,22 +21,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import skipae
-from conftest import tiny_features, tiny_graph, write_checkpoint
+from conftest import failed, tiny_features, tiny_graph, write_checkpoint
 from skipae import DeviceError, DrawOptions, UsageError, cli, from_pretrained
 from skipae.batch import feature_formats, feature_store, feature_task
 from skipae.commands import options
 from skipae.tasks import features
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
-    return work
 
 
 @pytest.fixture
@@ -115,15 +106,6 @@ def check(checkpoint: Path, found: dict[str, dict[str, np.ndarray]], paths: list
         for layer, values in model.features(path, **options).items():
             assert found[path][layer].dtype == values.dtype
             np.testing.assert_allclose(found[path][layer], values[0], rtol=0, atol=1e-5)
-
-
-def failed(result: Result, code: int, *lines: str) -> None:
-    """Exit code, and one line on standard error that holds each text."""
-    assert result.exit_code == code, result.stderr
-    errors = result.stderr.splitlines()
-    assert len(errors) == len(lines), result.stderr
-    for line, text in zip(errors, lines, strict=True):
-        assert line.startswith("skipae: error: ") and text in line, line
 
 
 @pytest.mark.parametrize("kind", list(feature_formats.EXTENSIONS))

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from conftest import failed
 from skipae import ImageError, Model, UsageError, cli, from_pretrained, images
 from skipae.tasks import inpaint, kriging, masks
 
@@ -415,15 +416,6 @@ def changed(path: str) -> np.ndarray:
     """Where a result differs from photo.png."""
     different: np.ndarray = (np.asarray(Image.open(path).convert("RGB")) != photo()).any(axis=2)
     return different
-
-
-def failed(result: Result, code: int, *lines: str) -> None:
-    """Exit code, and one line on standard error that holds each text."""
-    assert result.exit_code == code, result.stderr
-    errors = result.stderr.splitlines()
-    assert len(errors) == len(lines), result.stderr
-    for line, text in zip(errors, lines, strict=True):
-        assert line.startswith("skipae: error: ") and text in line, line
 
 
 def test_mask_file(run: Run, checkpoint: Path) -> None:

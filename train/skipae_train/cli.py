@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skipae import __version__
 from skipae.cli import CommandGroup
+from skipae.commands.options import together
 
 if TYPE_CHECKING:
     from skipae_train.evaluate import PsnrScore
@@ -56,18 +57,6 @@ def cli() -> None:
     """Train, export and measure skipae checkpoints."""
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 data_option = click.option(
     "--data", type=EXISTING, required=True, help="Folder of the data sets (cifar-10-batches-py, VOCdevkit, ...)."
 )
@@ -79,7 +68,7 @@ budget_option = click.option(
     show_default=True,
     help="How far to scale the recipe down.",
 )
-recipe_options = _together(
+recipe_options = together(
     click.option("--variant", default="", metavar="NAME[+NAME]", help="Variant of the recipe: no-shortcut, ..."),
     budget_option,
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."),
@@ -90,7 +79,7 @@ set_option = click.option(
     metavar="NAME",
     help="Train on this set instead of the recipe's: folder, classes or masks in --data, hub:ORG/NAME, cifar10, ...",
 )
-session_options = _together(
+add_run_options = together(
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
@@ -193,7 +182,7 @@ def recipes(recipe: str | None) -> None:
     metavar="NAME",
     help="Leave out the --pairs of this camera, to test on them, for example S6.",
 )
-@session_options
+@add_run_options
 def pretrain(
     recipe: str,
     data: Path,
@@ -235,7 +224,7 @@ def pretrain(
 @click.option("--start", type=EXISTING, help="Run folder of the pre-training, or a checkpoint folder.")
 @click.option("--fold", type=click.IntRange(0, 9), help="Fold of STL-10 to train on.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the recipe's]")
-@session_options
+@add_run_options
 def finetune(
     recipe: str,
     data: Path,
@@ -269,7 +258,7 @@ def finetune(
 @data_option
 @out_option
 @budget_option
-@session_options
+@add_run_options
 def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> None:
     """Measure what each encoder layer of a run has learned.
 
@@ -304,7 +293,7 @@ def probe(run: Path, data: Path, out: Path, budget: Budget, **options: Any) -> N
     type=FOLDER,
     help="Folder for results and runs.  [default: results/ID, results/runs]",
 )
-@session_options
+@add_run_options
 def reproduce(
     results: tuple[str, ...], data: Path, budget: Budget, seeds: int, pretraining: str, out: Path | None, **options: Any
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,7 @@ from torch import nn
 from skipae.errors import DeviceError
 
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,13 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+def channels_last(network: NetworkT, device: torch.device | None = None) -> NetworkT:
+    """Store the weights as [out, H, W, in], faster for convolutions, and move them to ``device`` if it is given."""
+    to: Callable[..., Any] = network.to  # not every version of torch declares memory_format
+    to(device=device, memory_format=torch.channels_last)
+    return network
+
+
 @functools.cache
 def choose_training_precision(precision: TrainingPrecision, device: str | None) -> Literal["fp32", "bf16"]:
     """``auto`` takes what the device does faster, by trying it once; other work on the cores does not count."""
@@ -84,7 +93,7 @@ def choose_training_precision(precision: TrainingPrecision, device: str | None) 
         return precision
     if device != "cpu" and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = channels_last(nn.Conv2d(64, 64, 3, padding=1))
     image = torch.zeros(4, 64, 48, 48).to(memory_format=torch.channels_last)
 
     def seconds(bf16: bool) -> float:

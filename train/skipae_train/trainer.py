@@ -24,7 +24,7 @@ from tqdm import tqdm
 from skipae import __version__
 from skipae_train.errors import Diverged, RefusedError
 from skipae_train.interrupts import StopRequest, stopped
-from skipae_train.machine import Machine, RunOptions, hardware
+from skipae_train.machine import Machine, RunOptions, channels_last, hardware
 from skipae_train.muon import Muon
 from skipae_train.networks import Network
 from skipae_train.recipe import Recipe, to_json
@@ -228,7 +228,7 @@ class Trainer:
         self.job, self.machine, self.accumulate = job, machine, accumulate
         self.network, recipe = job.network, job.recipe
         accelerator = machine.accelerator
-        self.network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.network, accelerator.device)
         rule = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=rule, use_buffers=True) if recipe.ema_decay else None
         self.optimizers = _optimizers(recipe, self.network, job.slower)

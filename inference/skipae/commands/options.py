@@ -104,7 +104,9 @@ class BatchOptions:
         return found.exit_code
 
 
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds several options to a command."""
+
     def decorate(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -123,7 +125,7 @@ def _group(name: str, make: Callable[..., Any], *options: Callable[[Command], Co
             chosen = {field: values.pop(field) for field in fields}
             return command(**values, **{name: make(**chosen)})
 
-        return _together(*options)(cast("Command", call))
+        return together(*options)(cast("Command", call))
 
     return decorate
 
@@ -255,7 +257,7 @@ denoise_options = _group(
 )
 """How much noise is removed, as ``denoising``."""
 
-resize_options = _together(
+resize_options = together(
     click.option(
         "--resize",
         type=click.IntRange(min=0),
