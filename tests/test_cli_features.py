@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from PIL import Image
 
 import skipae
 from conftest import failed, tiny_features, tiny_graph, write_checkpoint
-from skipae import DeviceError, DrawOptions, UsageError, cli, from_pretrained
+from skipae import DeviceError, DrawOptions, Picture, UsageError, cli, from_pretrained
 from skipae.batch import feature_formats, feature_store, feature_task
 from skipae.commands import options
+from skipae.images.read import OpenedImage
 from skipae.tasks import features
 
 Run = Callable[..., Result]
@@ -329,6 +331,25 @@ def test_resume_notices_images_that_changed(run: Run, checkpoint: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, f"skipae: {text}: 00000.npz is extracted again\n")
     check(checkpoint, stored(["enc2"]), paths)
     assert Path("report.jsonl").read_text().count('"skipped"') == 3
+
+
+def test_resume_notices_an_image_that_was_replaced_while_it_was_read(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = photos(2)
+    decode = OpenedImage.decode
+
+    def replaced(opened: OpenedImage) -> Picture:
+        picture = decode(opened)
+        shutil.copyfile(second, first)
+        return picture
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenedImage, "decode", replaced)
+        assert run("in", "-o", "out").exit_code == 0
+    result = run("in", "-o", "out", "--resume")
+    assert result.exit_code == 0 and f"{first} changed since its features were extracted" in result.stderr
+    check(checkpoint, stored(["enc2"]), [first, second])
 
 
 def test_a_second_run_into_one_output_is_refused(run: Run, checkpoint: Path) -> None:

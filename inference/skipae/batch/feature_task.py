@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,15 +91,24 @@ class FeatureTask(BatchTask):
         self._store = store
         self._shards = Shards(shard_size)
         self._failures: list[tuple[Taken, ImageError]] = []
+        self._known: dict[str, dict[str, Any]] = {}
+        """Of images that are being read, by name: what identifies their content."""
 
     def load(self) -> None:
         """Load the model."""
         self._batcher, versions = self._load()
         self._store.begin(versions)
 
+    def prepare(self, job: Job) -> None:
+        """Identify the file before it is decoded: if it changes meanwhile, ``--resume`` notices."""
+        with suppress(ImageError):  # reading says what is wrong
+            self._known[job.name] = {"sha256": None} if job.source is None else identify(job.source)
+
     def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
         """Add an image; it is run when a batch of its size is full."""
-        entry = {"file": job.name} | ({"sha256": None} if job.source is None else identify(job.source))
+        if job.name not in self._known:
+            raise ImageError("changed while it was read")
+        entry = {"file": job.name} | self._known.pop(job.name)
         shards = self._add(self._batcher.push(Taken(job, entry, picture.remarks), picture.rgb()))
         advance(1)
         return self._ready(shards)
@@ -110,6 +120,7 @@ class FeatureTask(BatchTask):
 
     def failed(self, name: str, reason: str) -> None:
         """Record the failure in the manifest."""
+        self._known.pop(name, None)
         self._store.fail(name, reason)
 
     def trim(self) -> None:

@@ -58,6 +58,9 @@ class BatchTask(ABC):
     def load(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Prepare; called once, and only if there is an image."""
 
+    def prepare(self, job: Job) -> None:  # noqa: B027 - nothing to do, unless a task says so
+        """Called before an image is read, in the thread that reads it."""
+
     @abstractmethod
     def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
         """Add an image and return the images that are ready: this one, several or none.
@@ -376,6 +379,7 @@ class _Pipeline:
         try:
             if job.source is None and sys.stdin is None:
                 raise ImageError("standard input is closed")
+            self.task.prepare(job)
             source = sys.stdin.buffer.read() if job.source is None else job.source
             opened = images.read_header(source, max_pixels=self.max_pixels)
         except MemoryError:
