@@ -24,6 +24,11 @@ from skipae_zoo import CheckpointConfig, Head, Preprocessing, network_1, sha256,
 
 # No test uses the internet; read by the Hub's client when it is loaded, here and in processes that tests start.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+# Each worker of pytest-xdist keeps to a core, together with the threads and processes that its tests start.
+_worker = os.environ.get("PYTEST_XDIST_WORKER")
+if _worker and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 # Processes started in the background inherit an ignored SIGINT, and those of nohup an ignored SIGHUP, which would hide
 # what tests of signals look for.
 signal.signal(signal.SIGINT, signal.default_int_handler)
