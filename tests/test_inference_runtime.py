@@ -329,6 +329,28 @@ def test_a_real_device_gives_the_results_of_the_cpu(kind: str) -> None:
     assert np.abs(device.denoise(image) - expected).max() <= 1e-5
 
 
+def test_a_real_device_loses_no_more_by_int8_than_the_cpu() -> None:
+    import onnxruntime
+
+    if PROVIDERS["openvino"].name not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no openvino")
+    device, cpu, exact = (
+        from_pretrained(device=kind, precision=precision)
+        for kind, precision in (("openvino", "int8"), ("cpu", "int8"), ("openvino", "fp32"))
+    )
+    y, x = np.mgrid[0:301, 0:333] / 100
+    smooth = np.stack([128 + 90 * np.sin(3 * x * (1 + k) + y) for k in range(3)], -1)
+    noise = np.random.default_rng(0).normal(0, 25, smooth.shape)
+    noisy = np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
+    expected = cpu.denoise(noisy)
+    for tile in (None, 256):
+        found = device.denoise(noisy, tile=tile)
+        assert not np.array_equal(found, exact.denoise(noisy))  # it is not float32 under another name
+        assert np.abs(found.astype(int) - expected).max() <= 3
+        lost = np.log10(np.mean((found - smooth) ** 2) / np.mean((expected - smooth) ** 2)) * 10
+        assert abs(lost) <= 0.01  # dB
+
+
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
     names = ["TensorrtExecutionProvider", "DmlExecutionProvider", "DnnlExecutionProvider", "CPUExecutionProvider"]
