@@ -760,6 +760,40 @@ def ffdnet(size: int, threads: int | None) -> None:
     click.echo(json.dumps(timing(restore, size, engine, device.threads, loaded)))
 
 
+@cli.command(hidden=True)
+@click.option("--threads", type=click.IntRange(min=1))
+def resnet18(threads: int | None) -> None:
+    """Measure timm's resnet18 in PyTorch, with random weights, for ``skipae bench --features``."""
+    import json
+    import time
+
+    started = time.perf_counter()
+    import torch
+
+    from skipae.commands.bench import feature_timing
+    from skipae.console import first_line
+    from skipae.engine.device import available_threads
+    from skipae_train.errors import TrainingError
+
+    try:
+        import timm
+    except (ImportError, RuntimeError, OSError) as error:  # it also loads torchvision
+        raise TrainingError(f"timm does not load: {first_line(error)}; skipae-train doctor may know why") from error
+    threads = threads or available_threads()
+    torch.set_num_threads(threads)
+    network = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()  # pooled features
+    mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    loaded = time.perf_counter() - started
+
+    @torch.inference_mode()
+    def take(pixels: Any) -> Any:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255  # (N, H, W, C) -> (N, C, H, W)
+        return network((images - mean) / std).numpy()
+
+    engine = f"timm {timm.__version__}, torch {torch.__version__}"
+    click.echo(json.dumps(feature_timing(take, engine, threads, loaded)))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; errors are one line."""
     cli.main(arguments)
