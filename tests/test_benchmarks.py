@@ -1,10 +1,11 @@
 """The benchmarks whose numbers the results quote, on tiny sets."""
 
 import csv
+import io
 import json
 import runpy
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,20 @@ from skipae_zoo import Architecture, network_1, network_2
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(script: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(script: str, *arguments: object, code: int = 0) -> str:
+    """Run a benchmark in this process, since loading torch takes longer than most of them; what it prints.
+
+    With a ``code`` other than 0 it must end with that code; what it prints on standard error is returned.
+    """
+    out, error, ended = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        except SystemExit as stop:
+            ended = int(stop.code or 0)
+    assert ended == code, error.getvalue()
+    return error.getvalue() if code else out.getvalue()
 
 
 @pytest.mark.parametrize(("data_set", "recipe"), [("cifar10", "cifar10-4k"), ("voc07", "imagenet")])
@@ -99,11 +108,8 @@ def test_the_bake_off_trains_measures_and_continues(tmp_path):
         int(row["steps"]) > 1 and 5 < float(row["psnr25"]) < 60 and float(row["pairs"]) > 5 for row in rows.values()
     )
     assert "| deep+residual |" in said and (tmp_path / "out" / "bakeoff.png").exists()
-    other = subprocess.run(
-        [sys.executable, BENCHMARKS / "bakeoff.py", *map(str, options), "--minutes", "1", "--variants", "base"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert other.returncode == 2 and "is a run of 0.02 minutes, not 1: give another --runs" in other.stderr
+    refused = run("bakeoff.py", *options, "--minutes", 1, "--variants", "base", code=2)
+    assert "is a run of 0.02 minutes, not 1: give another --runs" in refused
 
 
 def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path):
@@ -130,10 +136,7 @@ def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path
     assert not np.array_equal(rows[1], crop) and not np.array_equal(rows[3], crop)
     assert np.array_equal(rows[4], crop[64:128, 64:128].repeat(3, 0).repeat(3, 1))
     table.write_text("name,file,left,top\nfar,a.png,19,8\n")
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "picture_sheet.py", *map(str, given)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1 and "(210 x 200): choose left up to 18 and top up to 8" in done.stderr
+    assert "(210 x 200): choose left up to 18 and top up to 8" in run("picture_sheet.py", *given, code=1)
 
 
 def test_denoisers_are_compared_file_for_file(tmp_path):

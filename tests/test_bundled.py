@@ -17,7 +17,7 @@ IMAGES = ROOT / "docs" / "images"
 
 @pytest.fixture(scope="module")
 def model():
-    return from_pretrained(device="cpu", precision="fp32", threads=2)
+    return from_pretrained(device="cpu", precision="fp32", threads=1)
 
 
 def test_it_is_the_default_and_small_and_whole(model):
@@ -42,7 +42,7 @@ def test_a_clean_photo_is_left_nearly_as_it_is(model):
 def test_int8_does_nearly_what_float32_does(model):
     noisy = np.asarray(Image.open(IMAGES / "chelsea-noisy.png").convert("RGB"))
     clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))
-    int8 = from_pretrained(device="cpu", precision="int8", threads=2)
+    int8 = from_pretrained(device="cpu", precision="int8", threads=1)
     exact, found = psnr(np.stack([clean] * 2), np.stack([net.denoise(noisy) for net in (model, int8)]), 255).tolist()
     assert exact - 0.1 < found  # of one picture; the gate holds the mean of many to 0.03
     tiled = int8.denoise(noisy, tile=224).astype(int)
@@ -53,7 +53,7 @@ def test_int8_fills_holes_as_float32_does(model):
     clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))[60:160, 100:220]
     mask = np.zeros(clean.shape[:2], bool)
     mask[40:48, 20:100] = mask[20:80, 60:66] = True
-    int8 = from_pretrained(device="cpu", precision="int8", threads=2)
+    int8 = from_pretrained(device="cpu", precision="int8", threads=1)
     exact, found = (net.inpaint(clean, mask)[mask].astype(float) for net in (model, int8))
     assert np.abs(found - exact).mean() < 1.5
 
@@ -61,7 +61,7 @@ def test_int8_fills_holes_as_float32_does(model):
 def test_tiles_with_the_measured_halo_are_the_whole(model):
     rng = np.random.default_rng(3)
     clean = np.asarray(Image.open(IMAGES / "chelsea.png").convert("RGB"))[:253, :391] / np.float32(255)
-    for sigma in (0, 15, 50):
+    for sigma in (0, 50):
         image = (clean + rng.normal(0, sigma / 255, clean.shape)).astype(np.float32)
         whole = model.denoise(image, tile=1024)
         assert np.abs(model.denoise(image, tile=224) - whole).max() < 1e-4
