@@ -1,12 +1,13 @@
 """Build the folders of training photos that ``sources.tsv`` lists: ``python collect.py CLONES OUT``.
 
 ``OUT/first``, for the greater part of the run, has all photos, those of BSDS500 twice.  ``OUT/last`` has those of
-BSDS500 six times, and besides all photos at half size whose short side is of 640 pixels and more.
+BSDS500 six times, and besides all photos at half size whose short side is of 640 pixels and more.  The photos of
+``extra`` were added for the third run: they are in ``OUT/last`` only, once and at one size.
 
 CLONES holds the source repositories as git clones (bare or not) named ``owner/name`` or ``owner+name``, and the
 folder ``BSDS500`` (with ``train`` and ``test``).  Pictures that a repository keeps only in its history are taken from
 there; what is missing is counted and left out.  Photos that were shrunk are shrunk again: by a box filter where it is
-exactly by two, else by Lanczos.  Needs git and Pillow.
+exactly by two, else and in ``extra`` by Lanczos.  Needs git and Pillow.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
             yield blob.stdout
 
 
-def fit(photo: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+def fit(photo: Image.Image, size: tuple[int, int], *, lanczos: bool = False) -> Image.Image | None:
     """The photo at the size that was trained on, or None if it has another shape or is smaller."""
     if photo.size == size:
         return photo
     scale = photo.width / size[0]
     if scale < 1 or abs(photo.height / size[1] - scale) > 0.02 * scale:
         return None
-    exactly_two = abs(scale - 2) < 2 / size[0]
+    exactly_two = abs(scale - 2) < 2 / size[0] and not lanczos
     return photo.resize(size, Image.Resampling.BOX if exactly_two else Image.Resampling.LANCZOS)
 
 
@@ -70,20 +71,23 @@ def main() -> None:
     with (Path(__file__).parent / "sources.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     for row in rows:
-        target = out / "first" / row["file"]
+        extra = row["file"].startswith("extra/")
+        target = out / ("last" if extra else "first") / row["file"]
         size = int(row["width"]), int(row["height"])
         try:
             found = [Image.open(io.BytesIO(data)) for data in versions(clones, row["repository"], row["path"])]
         except OSError as error:
             missing.append(f"{row['file']}: {error}")
             continue
-        fitted = (fit(ImageOps.exif_transpose(photo).convert("RGB"), size) for photo in found)
+        fitted = (fit(ImageOps.exif_transpose(photo).convert("RGB"), size, lanczos=extra) for photo in found)
         photo = next((photo for photo in fitted if photo is not None), None)
         if photo is None:
             missing.append(f"{row['file']}: {row['path']} is not in {row['repository']} at this size")
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         photo.save(target, compress_level=1)
+        if extra:
+            continue
         counts = {"first": 1, "last": 1}
         if row["repository"] == "BSDS500":
             counts = {"first": 2, "last": 6}
