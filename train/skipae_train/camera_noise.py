@@ -110,7 +110,7 @@ class CameraNoise:
         return noise
 
     def _developed(self, clean: Tensor, kind: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise after the tone curve; ``kind``, [N] in [0, 1), chooses the demosaicing."""
+        """Return the noise after the tone curve; ``kind``, [N] in [0, 1), chooses the demosaicing."""
         n = len(clean)
         one = torch.ones(n, 1, 1, 1, device=clean.device)
         balance = torch.cat([uniform(clean, 1.2, 2.6, generator), one, uniform(clean, 1.2, 2.6, generator)], 1)
@@ -139,7 +139,7 @@ class CameraNoise:
 
 
 def gray_photos(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Which samples get equal noise in all channels, bool [N, 1, 1, 1]: 0.7 of those with equal channels.
+    """Return which samples get equal noise in all channels, bool [N, 1, 1, 1]: 0.7 of those with equal channels.
 
     The others are scans, and prints that were photographed.
     """
@@ -164,7 +164,7 @@ def jpeg_file(image: Tensor, quality: tuple[int, int], subsampled: float, genera
 
 
 def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise after reduction and sharpening in the camera."""
+    """Return the noise after reduction and sharpening in the camera."""
     luma = _luma(noise)
     chroma = torch.cat([noise[:, :1] - luma, noise[:, 2:] - luma], 1)
     # Near edges less is taken away: half where the brightness changes by as much as the noise does.
@@ -190,14 +190,14 @@ def _reduce(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _by_brightness(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Factors on the noise, [N, 1, H, W]: tone mapping and noise reduction that depend on the brightness."""
+    """Return factors on the noise, [N, 1, H, W]: tone mapping and noise reduction that depend on the brightness."""
     angle = torch.pi * _luma(clean)
     slope, bend = uniform(clean, -1.2, 1.2, generator), uniform(clean, -0.7, 0.3, generator)
     return (slope * angle.cos() + bend * (2 * angle).cos()).exp()
 
 
 def _blotches(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Spots 8 to 40 pixels wide, of 0.05 to 0.7 of the noise's amplitude, fewer where it is bright."""
+    """Return spots 8 to 40 pixels wide, of 0.05 to 0.7 of the noise's amplitude, fewer where it is bright."""
     n, _, height, width = noise.shape
     by = 4 if torch.rand(1, generator=generator, device=noise.device) < 0.5 else 8
     draw = torch.randn(n, 3, height // by + 4, width // by + 4, generator=generator, device=noise.device)
@@ -213,36 +213,36 @@ def _blotches(noise: Tensor, clean: Tensor, generator: torch.Generator) -> Tenso
 
 
 def _detail(planes: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """What a blur of ``low`` to ``high`` pixels takes away."""
+    """Return what a blur of ``low`` to ``high`` pixels takes away."""
     return planes - blur(planes, uniform(planes, low, high, generator))
 
 
 def _from_luma(luma: Tensor, chroma: Tensor) -> Tensor:
-    """RGB of luma, [N, 1, H, W], and the differences of red and blue from it, [N, 2, H, W]."""
+    """Return the RGB image of luma, [N, 1, H, W], and the differences of red and blue from it, [N, 2, H, W]."""
     red, blue = (chroma + luma).chunk(2, 1)
     green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
     return torch.cat([red, green, blue], 1)
 
 
 def _coarse(planes: Tensor, by: int, sigma: Tensor) -> Tensor:
-    """``planes`` blurred by ``sigma`` at a resolution lower by a factor."""
+    """Return ``planes`` blurred by ``sigma`` at a resolution lower by a factor."""
     low = F.avg_pool2d(planes, by, ceil_mode=True, count_include_pad=False)
     return F.interpolate(blur(low, sigma), planes.shape[-2:], mode="bilinear")
 
 
 def _luma(image: Tensor) -> Tensor:
-    """[N, 1, H, W]; of equal channels exactly their value."""
+    """Return the luma, [N, 1, H, W]; of equal channels exactly their value."""
     red, green, blue = image.chunk(3, 1)
     return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
 
 
 def _times(matrices: Tensor, image: Tensor) -> Tensor:
-    """Each pixel times its sample's matrix, [N, 3, 3]."""
+    """Multiply each pixel by its sample's matrix, [N, 3, 3]."""
     return (matrices @ image.flatten(2)).view_as(image)
 
 
 def _color_matrices(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Linear sRGB to camera colors, [N, 3, 3], rows that add up to 1."""
+    """Return the matrices from linear sRGB to camera colors, [N, 3, 3], rows that add up to 1."""
     weights = torch.rand(n, 4, generator=generator, device=device)
     cameras = torch.tensor(_XYZ_TO_CAMERA, device=device).view(4, 9)
     xyz_to_camera = (weights / weights.sum(1, keepdim=True) @ cameras).view(n, 3, 3)
@@ -251,18 +251,18 @@ def _color_matrices(n: int, generator: torch.Generator, device: torch.device) ->
 
 
 def _toned(linear: Tensor, contrast: Tensor) -> Tensor:
-    """Gamma, then the S-curve x^c / (x^c + (1 - x)^c); what lies outside [0, 1] is clipped."""
+    """Return the gamma curve, then the S-curve x^c / (x^c + (1 - x)^c); what lies outside [0, 1] is clipped."""
     logarithm = linear.clamp(1e-6, 1 - 1e-6).log() / 2.2
     return (contrast * (logarithm - (-logarithm.expm1()).log())).sigmoid()
 
 
 def _untoned(image: Tensor, contrast: Tensor) -> Tensor:
-    """The inverse of :func:`_toned`."""
+    """Return the inverse of :func:`_toned`."""
     return (2.2 * F.logsigmoid(image.logit(1e-4) / contrast)).exp()
 
 
 def _bayer(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Where a color is sampled, bool [N, 3, H, W]: RGGB at a random phase per sample."""
+    """Return where a color is sampled, bool [N, 3, H, W]: RGGB at a random phase per sample."""
     n, _, height, width = clean.shape
     phase = (torch.rand(2, n, 1, 1, generator=generator, device=clean.device) * 2).long()
     odd_row = (torch.arange(height, device=clean.device).view(1, height, 1) + phase[0]) % 2 == 1
@@ -271,12 +271,12 @@ def _bayer(clean: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _bilinear(image: Tensor, masks: Tensor) -> Tensor:
-    """Mean of the nearest samples of a color."""
+    """Return the mean of the nearest samples of a color."""
     return _filter(image * masks, "square", "cross", "square", groups=3)
 
 
 def _malvar(image: Tensor, masks: Tensor) -> Tensor:
-    """Bilinear, plus the Laplacian of the color that was sampled there."""
+    """Return the bilinear result, plus the Laplacian of the color that was sampled there."""
     mosaic = (image * masks).sum(1, keepdim=True)
     green, along, across, diagonal = _filter(mosaic, "green", "along", "across", "diagonal").chunk(4, 1)
     is_red, is_green, is_blue = masks.chunk(3, 1)
@@ -288,7 +288,7 @@ def _malvar(image: Tensor, masks: Tensor) -> Tensor:
 
 
 def _hamilton_adams(image: Tensor, masks: Tensor) -> Tensor:
-    """Green along the smaller gradient; red and blue by bilinear differences from green."""
+    """Return green along the smaller gradient; red and blue by bilinear differences from green."""
     mosaic = (image * masks).sum(1, keepdim=True)
     row, column, row_bend, column_bend, row_step, column_step = _filter(
         mosaic, "row", "column", "row_bend", "column_bend", "row_step", "column_step"
@@ -308,7 +308,7 @@ def _filter(image: Tensor, *names: str, groups: int = 1) -> Tensor:
 
 @cache
 def _kernels() -> dict[str, Tensor]:
-    """Kernels of demosaicing, 5 x 5."""
+    """Return the kernels of demosaicing, 5 x 5."""
     square, row, bend = torch.zeros(5, 5), torch.zeros(5, 5), torch.zeros(5, 5)
     square[1:4, 1:4] = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
     cross = square.clone()

@@ -37,19 +37,19 @@ Random = torch.Generator | SampleRandom
 
 
 def uniform(clean: Tensor, low: float, high: float, generator: Random) -> Tensor:
-    """One number in [low, high) per sample, as float32 [N, 1, 1, 1]."""
+    """Return one number in [low, high) per sample, as float32 [N, 1, 1, 1]."""
     if isinstance(generator, SampleRandom):
         return low + (high - low) * generator.rand(1, 1, 1)
     return low + (high - low) * torch.rand(len(clean), 1, 1, 1, generator=generator, device=clean.device)
 
 
 def chance(clean: Tensor, probability: float, generator: Random) -> Tensor:
-    """True with the given probability per sample, as bool [N, 1, 1, 1]."""
+    """Return True with the given probability per sample, as bool [N, 1, 1, 1]."""
     return uniform(clean, 0, 1, generator) < probability
 
 
 def normal_like(clean: Tensor, generator: Random) -> Tensor:
-    """Standard normal noise in the shape of ``clean``."""
+    """Return standard normal noise in the shape of ``clean``."""
     if isinstance(generator, SampleRandom):
         return generator.randn(*clean.shape[1:])
     return torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -97,7 +97,7 @@ class BlockMask:
         return fill_mask(clean, self.mask(clean, generator), self.fill)
 
     def mask(self, clean: Tensor, generator: Random) -> Tensor:
-        """True where pixels are to be filled, bool [N, 1, H, W]."""
+        """Return True where pixels are to be filled, bool [N, 1, H, W]."""
         side = min(clean.shape[-2:])
         if self.kind == "big":
             return random_blocks(clean, max(1, side // 2), max(1, side // 2), 1, 1.0, generator)
@@ -107,14 +107,16 @@ class BlockMask:
 
 
 def fill_mask(clean: Tensor, mask: Tensor, fill: Color) -> Tensor:
-    """``clean`` with the fill color where ``mask``, bool [N, 1, H, W], is true."""
+    """Return ``clean`` with the fill color where ``mask``, bool [N, 1, H, W], is true."""
     return torch.where(mask, torch.tensor(fill, device=clean.device).view(1, 3, 1, 1), clean)
 
 
 def random_blocks(
     clean: Tensor, smallest: int, largest: int, most: int, coverage: float | Tensor, generator: Random
 ) -> Tensor:
-    """Random squares, added per sample until ``coverage``, or its own, [N, 1, 1], is reached or ``most`` are drawn."""
+    """Return random squares, added per sample until ``coverage``, or its own, [N, 1, 1], is reached
+    or ``most`` are drawn.
+    """
     n, _, height, width = clean.shape
     rows = torch.arange(height, device=clean.device).view(1, height, 1)
     columns = torch.arange(width, device=clean.device).view(1, 1, width)
@@ -135,7 +137,7 @@ def random_blocks(
 
 
 def blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a sigma in pixels per sample, [N, 1, 1, 1], cut off at 3 pixels."""
+    """Return a Gaussian blur with a sigma in pixels per sample, [N, 1, 1, 1], cut off at 3 pixels."""
     n, channels, height, width = image.shape
     taps = torch.arange(-3, 4, device=image.device, dtype=torch.float32)
     kernel = torch.softmax(-(taps**2) / (2 * sigma.view(n, 1) ** 2), 1).repeat_interleave(channels, 0)
@@ -183,7 +185,7 @@ def jpeg(image: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
 
 @cache
 def _dct_matrix() -> Tensor:
-    """The orthonormal 8-point DCT-II, [frequency, sample]."""
+    """Return the orthonormal 8-point DCT-II, [frequency, sample]."""
     k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     matrix = torch.cos((2 * x + 1) * k * torch.pi / 16) / 2
     matrix[0] /= 2**0.5
@@ -191,7 +193,7 @@ def _dct_matrix() -> Tensor:
 
 
 def _quantize(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
-    """DCT of 8x8 blocks, rounded to the quantization table, and back."""
+    """Return the DCT of 8x8 blocks, rounded to the quantization table, and back."""
     n, channels, height, width = planes.shape
     dct = _dct_matrix().to(planes.device)
     step = torch.tensor(table, dtype=torch.float32, device=planes.device).view(1, 8, 8)

@@ -60,7 +60,7 @@ def require_file(path: Path) -> None:
 
 
 def read_small(path: Path) -> bytes:
-    """A list or description of a data set; :class:`DataError` where it is larger than any is."""
+    """Return a list or description of a data set; :class:`DataError` where it is larger than any is."""
     require_file(path)
     with path.open("rb") as file:
         data = file.read(_MOST_TEXT + 1)
@@ -70,7 +70,7 @@ def read_small(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The same as text in UTF-8."""
+    """Return the same as text in UTF-8."""
     try:
         return read_small(path).decode()
     except UnicodeDecodeError as error:
@@ -80,7 +80,9 @@ def read_text(path: Path) -> str:
 
 
 def open_pillow(file: Path | BinaryIO) -> ImageFile:
-    """Pillow's image, not decoded yet; :class:`DataError` if it is not a file, nearly any error for damaged ones."""
+    """Return Pillow's image, not decoded yet; :class:`DataError` if it is not a file, nearly any
+    error for damaged ones.
+    """
     if isinstance(file, Path):
         require_file(file)
     Image.init()

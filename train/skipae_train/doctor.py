@@ -48,7 +48,7 @@ def examine() -> Findings:
 
 
 def torchvision_problem() -> Problem | None:
-    """That torchvision cannot be loaded, as one made for another torch cannot; None where it can, or is not there."""
+    """Return why torchvision cannot be loaded, as one made for another torch; None where it can, or is not there."""
     if not _version("torchvision"):
         return None
     done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
@@ -93,7 +93,7 @@ def _look_at_devices(found: Findings) -> None:
 
 
 def _try(device: str) -> str:
-    """``works``, or why a step of training does not."""
+    """Return ``works``, or why a step of training does not."""
     import torch
 
     try:

@@ -29,7 +29,7 @@ VARIANTS = (
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
-    """The recipe and the variants that a run's name is made of; ``("", ())`` where there are none such.
+    """Return the recipe and the variants that a run's name is made of; ``("", ())`` where there are none such.
 
     >>> split_name("cifar10-4k-no-shortcut-half-fold3")
     ('cifar10-4k', ('no-shortcut', 'half'))
@@ -41,7 +41,7 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def upgraded(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``recipe.json`` as it is written today."""
+    """Return a ``recipe.json`` as it is written today."""
     values = {FIELDS.get(name, name): value for name, value in described.items()}
     if values.get("start") == "imagenet-labels":
         values.setdefault("start_kind", "finetune")

@@ -79,13 +79,13 @@ COMPLETE = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
 def complete_mean(classes: Mapping[str, float | None]) -> float | None:
-    """Mean over :data:`COMPLETE`, in percent; None where the masks lack one of them."""
+    """Return the mean over :data:`COMPLETE`, in percent; None where the masks lack one of them."""
     shares = [share for name in COMPLETE if (share := classes.get(name)) is not None]
     return sum(shares) / len(shares) if len(shares) == len(COMPLETE) else None
 
 
 def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
-    """Intersection over union of :meth:`skipae.Model.segment` on whole images, at the size of their masks.
+    """Return the intersection over union of :meth:`skipae.Model.segment` on whole images, at the size of their masks.
 
     Args:
         model: a segmenter; images are scaled as it does.
@@ -115,7 +115,7 @@ def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
 
 
 def add_noise(clean: NDArray[np.uint8], sigma: float, stem: str, *, clipped: bool) -> NDArray[np.number]:
-    """Seeded Gaussian noise of ``sigma`` gray levels on uint8 [H, W, 3].
+    """Add seeded Gaussian noise of ``sigma`` gray levels to uint8 [H, W, 3].
 
     The seed is the CRC-32 of ``"<file stem>/<sigma>"``, so the same picture always gets the same noise.
     Clipped noise is rounded to uint8, as a file holds it; unclipped noise is float32 in units of [0, 1].
@@ -143,7 +143,7 @@ def evaluate_gaussian(model: Model, folder: Path, sigma: float, *, clipped: bool
 
 
 def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple[str, ...] = ()) -> PsnrScore:
-    """PSNR on real photos, in one of the layouts of :func:`skipae_train.pairs.find_pairs`.
+    """Return PSNR on real photos, in one of the layouts of :func:`skipae_train.pairs.find_pairs`.
 
     With ``every`` = 4, every fourth pair sorted by path is taken; with ``cameras``, only theirs.
     """
@@ -155,12 +155,12 @@ def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple
 
 
 def _precision(model: Model) -> str:
-    """The option for what a model computes in, where it is not float32."""
+    """Return the option for what a model computes in, where it is not float32."""
     return "" if model.device.precision == "fp32" else f" --precision {model.device.precision}"
 
 
 def gaussian_files(folder: Path, sigma: float, work: Path) -> list[tuple[Path, Path]]:
-    """Clean and noisy files of :func:`evaluate_gaussian`, the noisy ones written as PNG to ``work``."""
+    """Return clean and noisy files of :func:`evaluate_gaussian`, the noisy ones written as PNG to ``work``."""
     pairs = []
     for number, clean in enumerate(find_images(folder)):
         noisy = work / f"{number:05}-{clean.stem}.png"
@@ -177,7 +177,7 @@ class FileScores(NamedTuple):
     after: list[float]
 
     def mean(self, label: str, command: str = "") -> PsnrScore:
-        """Their means, as :class:`PsnrScore`."""
+        """Return their means, as :class:`PsnrScore`."""
         before, after = float(np.mean(self.before)), float(np.mean(self.after))
         return PsnrScore(label, len(self.after), before, after, float(np.std(self.after)), command)
 
@@ -185,7 +185,7 @@ class FileScores(NamedTuple):
 def score_files(
     checkpoint: str, pairs: Sequence[tuple[Path, Path]], threads: int | None = None, precision: str = "fp32"
 ) -> FileScores:
-    """PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
+    """Return PSNR of the files that ``skipae denoise`` writes of the noisy files, with its default options.
 
     Args:
         checkpoint: a name or a folder.
@@ -224,7 +224,7 @@ def score_files(
 
 
 def score_rival(denoise: Denoiser, pairs: Sequence[tuple[Path, Path]]) -> FileScores:
-    """PSNR of what another denoiser makes of the noisy files.
+    """Return PSNR of what another denoiser makes of the noisy files.
 
     Its results go through a file of the noisy file's format as ours do: JPEG at quality 95, else PNG.  A JPEG of
     theirs is always 4:4:4, which is not a disadvantage.
@@ -243,7 +243,7 @@ def score_rival(denoise: Denoiser, pairs: Sequence[tuple[Path, Path]]) -> FileSc
 
 
 def best_setting(settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, Path]]) -> tuple[str, FileScores]:
-    """The setting of another denoiser with the highest mean PSNR on these files, and its scores.
+    """Return the setting of another denoiser with the highest mean PSNR on these files, and its scores.
 
     The search starts at the best for every tenth file and ends where both neighbors are worse on all files.
 

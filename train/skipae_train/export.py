@@ -78,12 +78,12 @@ class _Graph:
         return output
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """A constant as it is."""
+        """Return a constant as it is."""
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
     def weight(self, name: str, value: Array) -> str:
-        """A float32 value, stored in the storage type; runtimes fold the cast when they load the file."""
+        """Return a float32 value, stored in the storage type; runtimes fold the cast when they load the file."""
         if self.storage == np.float32:
             return self.constant(name, value.astype(np.float32))
         self.constant(f"{name}.half", value.astype(self.storage))
@@ -98,7 +98,7 @@ class _Graph:
         )
 
     def deconvolution(self, x: str, unit: ConvNorm, name: str, weight: Array, bias: Array, woven: bool) -> str:
-        """A deconvolution, weight [in, out, k, k]; one of stride 2 is not finished without :meth:`enlarge`."""
+        """Return a deconvolution, weight [in, out, k, k]; one of stride 2 is not finished without :meth:`enlarge`."""
         kernel, stride = weight.shape[-1], unit.conv.stride[0]
         if stride == 1:
             # The transposed convolution of stride 1 is the convolution with the kernel turned by 180 degrees.
@@ -122,7 +122,7 @@ class _Graph:
         return self.add("Slice", [x, "origin", size, "plane"], f"{name}.cut")
 
     def linear(self, x: str, name: str, layer: nn.Linear) -> str:
-        """A fully connected layer on [N, C]."""
+        """Return a fully connected layer on [N, C]."""
         weight = self.weight(f"{name}.weight", _values(layer.weight))  # (out, in)
         return self.add("Gemm", [x, weight, self.weight(f"{name}.bias", _values(layer.bias))], name, transB=1)
 
@@ -138,7 +138,7 @@ class _Graph:
         config: CheckpointConfig,
         size: tuple[int | str, int | str] = ("height", "width"),
     ) -> onnx.ModelProto:
-        """The finished model for images of ``size``; ``outputs`` maps each name to its shape."""
+        """Return the finished model for images of ``size``; ``outputs`` maps each name to its shape."""
         image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 3, *size])
         infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, list(v)) for k, v in outputs.items()]
         graph = helper.make_graph(self.nodes, config.name, [image], infos, self.weights)
@@ -151,7 +151,8 @@ class _Graph:
 
 
 def weave(weight: NDArray[Any]) -> NDArray[Any]:
-    """The 2x2 convolution [4 out, in, 2, 2] that gives the four phases, (row, column, channel), of a deconvolution.
+    """Return the 2x2 convolution [4 out, in, 2, 2] that gives the four phases, (row, column,
+    channel), of a deconvolution.
 
     The deconvolution has weights [in, out, 3, 3], stride 2 and padding 1: along one axis output 2j is w1 x[j], output
     2j + 1 is w2 x[j] + w0 x[j + 1].  Depth-to-space weaves the phases.
@@ -273,7 +274,8 @@ def _deconvolution(
 
 
 def build_model(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
-    """The task graph: ``pixel_values`` [N, 3, H, W] in [0, 1] to ``reconstruction``, not clamped, or to ``logits``.
+    """Return the task graph: ``pixel_values`` [N, 3, H, W] in [0, 1] to ``reconstruction``, not
+    clamped, or to ``logits``.
 
     ``storage`` is the type of the stored weights, float32 or float16; the arithmetic is float32 in both.
     """
@@ -315,7 +317,7 @@ def build_model(network: Network, config: CheckpointConfig, storage: str = "floa
 
 
 def build_features(network: Network, config: CheckpointConfig, storage: str = "float32") -> onnx.ModelProto:
-    """The encoder alone, every layer after ReLU a named output: ``enc1`` .. ``encL``."""
+    """Return the encoder alone, every layer after ReLU a named output: ``enc1`` .. ``encL``."""
     graph = _Graph(storage)
     _encoder(graph, network, lambda name: name)
     shapes: dict[str, tuple[int | str, ...]] = {
@@ -346,7 +348,7 @@ class Parity:
 
 
 def session(model: onnx.ModelProto | Path) -> InferenceSession:
-    """A CPU session of a built or saved graph."""
+    """Return a CPU session of a built or saved graph."""
     onnxruntime = load_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -361,7 +363,7 @@ PARITY_SIZES = ((1, 1, 1), (2, 29, 31), (1, 64, 48), (3, 45, 100))
 
 @torch.no_grad()
 def measure_parity(network: Network, config: CheckpointConfig, storage: str) -> Parity:
-    """What :func:`compare` finds for the graphs as they would be written with weights of type ``storage``."""
+    """Return what :func:`compare` finds for the graphs as they would be written with weights of type ``storage``."""
     network = network.eval().float().cpu()
     model, features = session(build_model(network, config, storage)), session(build_features(network, config, storage))
     return compare(network, model, features, storage)
@@ -392,14 +394,14 @@ def compare(
 
 
 def _difference(network: Network, model: InferenceSession, image: torch.Tensor) -> float:
-    """Between torch and ONNX Runtime, in the units of :data:`TOLERANCE`."""
+    """Return the difference between torch and ONNX Runtime, in the units of :data:`TOLERANCE`."""
     want = network(image).numpy()
     largest = 1.0 if isinstance(network, AutoEncoder) else max(1.0, float(np.abs(want).max()))
     return float(np.abs(model.run(None, {INPUT: image.numpy()})[0] - want).max()) / largest
 
 
 def measure_halo(model: InferenceSession, config: CheckpointConfig, images: Sequence[Array]) -> int:
-    """The smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
+    """Return the smallest halo, a multiple of 4, whose tiles stay within 1e-4 of the whole image's result.
 
     Logits are measured as a share of the largest of them, or of 1 where they are smaller.
 

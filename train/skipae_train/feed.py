@@ -33,7 +33,7 @@ _SPLITS: dict[str, dict[Purpose, str]] = {
 
 
 def open_set(epochs: DataConfig, data: Path, purpose: Purpose) -> ImageSet:
-    """The images of a set below the folder ``data`` that pre-training, training or the test takes."""
+    """Return the images of a set below the folder ``data`` that pre-training, training or the test takes."""
     imagenet = epochs.data.startswith(("imagenet", "tiny-imagenet"))
     usual = "train" if purpose != "test" else "val" if imagenet else "test"
     images = load(epochs.data, data, _SPLITS.get(epochs.data, {}).get(purpose, usual))
@@ -43,7 +43,7 @@ def open_set(epochs: DataConfig, data: Path, purpose: Purpose) -> ImageSet:
 
 
 def as_tested(images: ImageSet, epochs: DataConfig) -> ImageSet:
-    """The images at the size that they are measured at."""
+    """Return the images at the size that they are measured at."""
     return images.scaled(epochs.test_side) if epochs.test_side and isinstance(images, StreamedSet) else images
 
 
@@ -79,7 +79,7 @@ def preprocessing(images: ImageSet, epochs: DataConfig, classes: Sequence[str] =
 
 
 def subsample(positions: Tensor, most: int, seed: int) -> Tensor:
-    """``most`` of the positions, int64 [N], drawn by seed; all of them if 0."""
+    """Return ``most`` of the positions, int64 [N], drawn by seed; all of them if 0."""
     if not 0 < most < len(positions):
         return positions
     return positions[permutation(len(positions), seed, Draw.SAMPLES)[:most]]
@@ -96,7 +96,7 @@ class PhotoFeed:
         self._next: tuple[Part, int, int] | None = None
 
     def crops(self, part: Part, batch: int, side: int) -> Tensor:
-        """A part of a step's batch of ``batch`` crops: uint8 [B, 3, side, side], on the part's device."""
+        """Return a part of a step's batch of ``batch`` crops: uint8 [B, 3, side, side], on the part's device."""
         if self._next != (part, batch, side):
             view = View(side, random=True, seed=self.seed)
             self._batches = self.photos.to(part.device).batches(
@@ -107,7 +107,7 @@ class PhotoFeed:
 
 
 def _numbers(part: Part, size: int) -> Tensor:
-    """Numbers of the samples of a part, which no other has: int64 [size]."""
+    """Return numbers of the samples of a part, which no other has: int64 [size]."""
     return (part.step << 24) + part.number * size + torch.arange(size)
 
 
@@ -126,7 +126,7 @@ class Feed:
         self._next: tuple[int, int] | None = None
 
     def batch(self, part: Part) -> tuple[Batch, SampleRandom]:
-        """A part of a step's batch, and the random numbers for corrupting it."""
+        """Return a part of a step's batch, and the random numbers for corrupting it."""
         epoch, first = divmod(part.step, self.steps_per_epoch)
         if self._next != (part.step, part.turn) or (first, part.turn) == (0, 0):
             order = batch_indices(len(self.images), part.size(self.batch_size), seed=self.view.seed, epoch=epoch)

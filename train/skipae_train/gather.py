@@ -34,7 +34,7 @@ class Rules:
 
 
 def perceptual_hash(pixels: Pixels) -> Pixels:
-    """63 signs of the lowest frequencies of a picture shrunk to 32 x 32, as 0 and 1; robust to scale and JPEG."""
+    """Return 63 signs, 0 and 1, of the lowest frequencies of a picture shrunk to 32 x 32; robust to scale and JPEG."""
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
     sample = np.arange(32)
     dct = np.cos((2 * sample + 1) * np.arange(8)[:, None] * np.pi / 64)
@@ -43,13 +43,13 @@ def perceptual_hash(pixels: Pixels) -> Pixels:
 
 
 def poses(pixels: Pixels) -> list[Pixels]:
-    """The hashes of a picture's eight flips and quarter turns."""
+    """Return the hashes of a picture's eight flips and quarter turns."""
     small = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BOX))
     return [perceptual_hash(np.rot90(view, turns)) for view in (small, small[:, ::-1]) for turns in range(4)]
 
 
 def noise_level(pixels: Pixels) -> float:
-    """Standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
+    """Return standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
 
     Clipped blocks are skipped; 0 if there are no others.
     """
@@ -154,7 +154,7 @@ def gather_pairs(
 
 
 def _entry(source: Path, file: Path, name: str, reason: str) -> dict[str, str]:
-    """A line of ``gathered.tsv``."""
+    """Return a line of ``gathered.tsv``."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return dict(zip(_COLUMNS, (file.relative_to(source).as_posix(), digest, name, reason), strict=True))
 
@@ -189,7 +189,7 @@ def _refusal(pixels: Pixels, known: Sequence[tuple[Pixels, str]], rules: Rules) 
 
 
 def _same(pixels: Pixels, known: Sequence[tuple[Pixels, str]]) -> str:
-    """Which of the known pictures it is, flipped or turned; empty if none."""
+    """Return which of the known pictures it is, flipped or turned; empty if none."""
     if known:
         hashes = np.stack([bits for bits, _ in known])
         for pose in poses(pixels):

@@ -89,13 +89,15 @@ class Graph:
         """Convolutions that have no int8 form: they take the image, or make logits or a sum's raw part."""
 
     def copy(self) -> Graph:
-        """One whose nodes and weights can be replaced."""
+        """Return one whose nodes and weights can be replaced."""
         other = copy.copy(self)
         other.nodes, other.weights = list(self.nodes), dict(self.weights)
         return other
 
     def activations(self) -> dict[str, NodeProto]:
-        """Tensors that are computed from the image's pixels, with the nodes that make them, in the graph's order."""
+        """Return tensors that are computed from the image's pixels, with the nodes that make
+        them, in the graph's order.
+        """
         found: dict[str, NodeProto] = {}
         for node in self.nodes:
             if node.op_type != "Shape" and any(name in found or name == self.image for name in node.input):
@@ -103,15 +105,15 @@ class Graph:
         return found
 
     def convolutions(self) -> list[NodeProto]:
-        """In the graph's order."""
+        """Return the convolutions in the graph's order."""
         return [node for node in self.nodes if node.op_type == "Conv"]
 
     def is_tap(self, node: NodeProto) -> bool:
-        """Whether it gives an inner activation the name of an output."""
+        """Return whether it gives an inner activation the name of an output."""
         return node.op_type == "Identity" and node.output[0] in self.outputs
 
     def consumers(self) -> dict[str, list[NodeProto]]:
-        """Nodes by the tensors that they take."""
+        """Return nodes by the tensors that they take."""
         found: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
@@ -119,7 +121,7 @@ class Graph:
         return found
 
     def to_model(self, more: Sequence[str] = ()) -> onnx.ModelProto:
-        """The graph, with ``more`` outputs."""
+        """Return the graph, with ``more`` outputs."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
@@ -361,7 +363,7 @@ class Calibration:
 def quantize(
     graph: Graph, calibration: Calibration, *, kept: frozenset[str], balance: float, levels: int = 127
 ) -> onnx.ModelProto:
-    """The int8 form of a graph.
+    """Return the int8 form of a graph.
 
     Args:
         graph: in float.
@@ -444,7 +446,7 @@ def _balance(graph: Graph, calibration: Calibration, power: float) -> dict[str, 
 
 
 def _phases(graph: Graph) -> set[str]:
-    """Tensors [N, 4C, H, W] that hold the phases of a woven tensor [N, C, 2H, 2W]."""
+    """Return tensors [N, 4C, H, W] that hold the phases of a woven tensor [N, C, 2H, 2W]."""
     nodes, found = graph.activations(), set()
     for node in nodes.values():
         if node.op_type == "Transpose" and _attribute(node, "perm", []) == [0, 2, 3, 1]:
@@ -470,7 +472,9 @@ def _step(values: Array) -> tuple[np.float32, np.uint8]:
 
 
 def _round_weights(graph: Graph, node: NodeProto, patches: Array, levels: int) -> tuple[NDArray[np.int8], Float, Float]:
-    """Integers [O, I, kh, kw] and scales [O] for the weights of a convolution, and its bias with their mean error."""
+    """Return integers [O, I, kh, kw] and scales [O] for the weights of a convolution, and its bias
+    with their mean error.
+    """
     weight = graph.weights[node.input[1]]
     flat, x = weight.reshape(len(weight), -1).astype(np.float64), patches.reshape(len(patches), -1)
     scale = (np.maximum(np.abs(flat).max(1), 1e-12) / levels).astype(np.float32)
@@ -553,7 +557,7 @@ class _Writer:
         return self.result.to_model()
 
     def _cuts(self, node: NodeProto) -> bool:
-        """Whether it is the ReLU of what a shortcut carries without it: both are rounded in the same steps."""
+        """Return whether it is the ReLU of what a shortcut carries without it: both are rounded in the same steps."""
         return node.op_type == "Relu" and node.input[0] in self.rounded
 
     def _cut(self, node: NodeProto) -> None:
@@ -654,12 +658,12 @@ def _sources(nodes: dict[str, NodeProto], node: NodeProto) -> Iterator[str]:
 
 
 def _inner_users(graph: Graph) -> dict[str, list[NodeProto]]:
-    """Nodes by the tensors that they take, without those that only name an output."""
+    """Return nodes by the tensors that they take, without those that only name an output."""
     return {name: [n for n in found if not graph.is_tap(n)] for name, found in graph.consumers().items()}
 
 
 def _rounded(graph: Graph) -> list[str]:
-    """Tensors that int8 convolutions and additions make: after ReLU, where nothing else takes their output."""
+    """Return tensors that int8 convolutions and additions make: after ReLU, where nothing else takes their output."""
     nodes, users = graph.activations(), _inner_users(graph)
     found = []
     for name, node in nodes.items():
@@ -674,12 +678,12 @@ def _rounded(graph: Graph) -> list[str]:
 
 
 def _joins(node: NodeProto, nodes: dict[str, NodeProto]) -> bool:
-    """Whether it joins activations."""
+    """Return whether it joins activations."""
     return node.op_type in _JOINS and all(x in nodes for x in node.input)
 
 
 def _leads_to_convolution(name: str, users: dict[str, list[NodeProto]], nodes: dict[str, NodeProto]) -> bool:
-    """Whether what takes this tensor, by way of nodes that keep its channels, is all convolutions."""
+    """Return whether what takes this tensor, by way of nodes that keep its channels, is all convolutions."""
     found = users.get(name, [])
     return bool(found) and all(
         user.op_type == "Conv"
@@ -723,7 +727,7 @@ def _in_int8(graph: Graph, kept: frozenset[str]) -> dict[str, bool]:
 
 
 def _patches(x: Array, kernel: tuple[int, ...], node: NodeProto, count: int, rng: np.random.Generator) -> Array:
-    """Some of the inputs [n, C, kh, kw] that a convolution sees in x [C, H, W]."""
+    """Return some of the inputs [n, C, kh, kw] that a convolution sees in x [C, H, W]."""
     top, left, bottom, right = _attribute(node, "pads", [0] * 4)
     stride = _attribute(node, "strides", [1])[0]
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
@@ -734,7 +738,7 @@ def _patches(x: Array, kernel: tuple[int, ...], node: NodeProto, count: int, rng
 
 
 def _scaled(values: Array, scale: Float | None, axis: int) -> Array:
-    """Values over the scales of their channels, which stand along ``axis``."""
+    """Divide values by the scales of their channels, which are along ``axis``."""
     if scale is None:
         return values
     scale = np.tile(scale, values.shape[axis] // len(scale))

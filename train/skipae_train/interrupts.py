@@ -25,7 +25,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def came(self) -> bool:
-        """Whether a signal came."""
+        """Return whether a signal came."""
         return self.number is not None
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class StopRequest:
 
 
 def stopped(number: int | None, message: str) -> Stopped:
-    """What a run raises that has saved its state because of a signal, SIGTERM where another process got it."""
+    """Return what a run raises that has saved its state because of a signal, SIGTERM where another process got it."""
     error = Stopped(message)
     error.exit_code = 128 + (number or signal.SIGTERM)
     return error

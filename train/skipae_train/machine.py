@@ -42,7 +42,7 @@ class RunOptions:
     """What the progress bar is called; the name of the recipe where it is empty."""
 
     def machine(self, precision: str | None = None) -> Machine:
-        """The device or devices, with the precision of these options unless another is given.
+        """Return the device or devices, with the precision of these options unless another is given.
 
         :class:`skipae.DeviceError` where ``cuda`` is not available.
         """
@@ -75,7 +75,7 @@ class Machine:
         return device
 
     def autocast(self) -> torch.autocast:
-        """The precision, for a forward pass."""
+        """Return the precision, for a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
@@ -88,7 +88,7 @@ def channels_last(network: NetworkT, device: torch.device | None = None) -> Netw
 
 @functools.cache
 def choose_training_precision(precision: TrainingPrecision, device: str | None) -> Literal["fp32", "bf16"]:
-    """``auto`` takes what the device does faster, by trying it once; other work on the cores does not count."""
+    """Return the precision; ``auto`` is what the device does faster in one try, other work on the cores not counted."""
     if precision != "auto":
         return precision
     if device != "cpu" and torch.cuda.is_available():
@@ -107,7 +107,7 @@ def choose_training_precision(precision: TrainingPrecision, device: str | None) 
 
 
 def hardware(accelerator: Accelerator) -> str:
-    """The processor or GPU, and how many of them."""
+    """Return the processor or GPU, and how many of them."""
     if accelerator.device.type == "cuda":
         return f"{accelerator.num_processes} x {torch.cuda.get_device_name()}"
     name = platform.processor() or platform.machine()

@@ -26,12 +26,12 @@ except (RuntimeError, OSError) as error:  # it loads torchvision where there is 
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Share of samples whose highest score, float [N, K], is at their label, int64 [N]."""
+    """Return the share of samples whose highest score, float [N, K], is at their label, int64 [N]."""
     return float((scores.argmax(1) == labels).double().mean())
 
 
 def psnr(clean: Tensor | NDArray[np.number], other: Tensor | NDArray[np.number], peak: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, over its pixels and channels.
+    """Return the peak signal-to-noise ratio in dB of each image, over its pixels and channels.
 
     Takes [N, C, H, W] (or [N, H, W, C]), tensors or arrays, in units where the largest value is ``peak``; returns
     float64 [N], infinite for equal images.
@@ -43,7 +43,8 @@ def psnr(clean: Tensor | NDArray[np.number], other: Tensor | NDArray[np.number],
 
 
 def ssim(clean: Tensor, other: Tensor, peak: float = 1.0) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5), float64 [N].
+    """Return the structural similarity of each image (Wang et al. 2004: Gaussian window of 11 x 11,
+    sigma 1.5), float64 [N].
 
     Takes [N, C, H, W], H and W at least 11, in units where the largest value is ``peak``; averaged over channels.
     """
@@ -56,7 +57,8 @@ def ssim(clean: Tensor, other: Tensor, peak: float = 1.0) -> Tensor:
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """VOC 2007's 11-point interpolated average precision of one class, as ``VOCevalcls.m`` of the devkit counts it.
+    """Return VOC 2007's 11-point interpolated average precision of one class, as ``VOCevalcls.m`` of
+    the devkit counts it.
 
     The mean, over recalls 0, 0.1, ..., 1, of the highest precision at that recall or more (0 where it is not
     reached).  ``scores`` are float [N]; ``labels`` int8 [N]: 1 present, 0 absent, -1 difficult, which counts neither
@@ -76,7 +78,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 def mean_average_precision(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-    """Mean of :func:`average_precision` over the classes that occur, and that of each class, float64 [K].
+    """Return the mean of :func:`average_precision` over the classes that occur, and that of each class, float64 [K].
 
     Takes float [N, K] and int8 [N, K].
     """
@@ -85,7 +87,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> tuple[float, Tenso
 
 
 def confusion(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """Pixels of true class i that were called j, int64 [classes, classes]; :data:`VOID` pixels do not count.
+    """Return pixels of true class i that were called j, int64 [classes, classes]; :data:`VOID` pixels do not count.
 
     Takes classes as integers of one shape.  Matrices of batches and processes add up to that of the set.
     """
@@ -96,7 +98,8 @@ def confusion(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 
 
 def mean_iou(matrix: Tensor) -> tuple[float, Tensor]:
-    """Intersection over union, from one confusion matrix of the whole set, [K, K]: the mean, and each class's, [K].
+    """Return the intersection over union, from one confusion matrix of the whole set, [K, K]: the mean,
+    and each class's, [K].
 
     A class that the masks do not have is NaN and left out of the mean: pixels called it are wrong in others already.
     """

@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix with singular values of 1 (in fact 0.7 to 1.2), float32 [A, B]."""
+    """Return about the nearest matrix with singular values of 1 (in fact 0.7 to 1.2), float32 [A, B]."""
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = (matrix.T if tall else matrix).bfloat16()
     x = x / (x.norm() + 1e-7)

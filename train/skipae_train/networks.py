@@ -115,7 +115,7 @@ class Network(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, folder: Path) -> Self:
-        """The network of a checkpoint folder, weights in float32, ready to use.
+        """Return the network of a checkpoint folder, weights in float32, ready to use.
 
         ``Network.from_checkpoint`` loads every kind of network.
 
@@ -162,21 +162,23 @@ class Network(nn.Module):
         return None
 
     def unit(self, name: str) -> ConvNorm:
-        """The layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``, or one of those that refine a ``dec`` of stride 2."""
+        """Return the layer ``enc1`` .. ``encL`` or ``dec1`` .. ``decL``, or one of those that refine a
+        ``dec`` of stride 2.
+        """
         key = name.replace(".", "_")  # names of modules have no dots
         return cast(ConvNorm, (self.encoder if key in self.encoder else self.decoder)[key])
 
     def normalize(self, image: Tensor) -> Tensor:
-        """What the first layer sees of an image in [0, 1]."""
+        """Return what the first layer sees of an image in [0, 1]."""
         return (image - self.mean) / self.std
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
+        """Return the last layer after ReLU, and what the shortcuts carry: one tensor per layer (see :meth:`decode`)."""
         raw, outputs = self._encoded(pixels)
         return outputs[-1], raw if self.architecture.topology == "pre" else outputs
 
     def _encoded(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Of every layer, what its convolution gives, and what the next one takes."""
+        """Return the output of each layer's convolution, and what the next layer takes."""
         ends = {last: first for first, last in self.architecture.units}
         raw: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -188,7 +190,7 @@ class Network(nn.Module):
         return raw, outputs
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """From the last layer's output back to ``dec2`` after ReLU (and shortcut), the size of ``enc1``.
+        """Run from the last layer's output back to ``dec2`` after ReLU (and shortcut), the size of ``enc1``.
 
         Each deconvolution restores its mirror's input size.
         """
@@ -215,7 +217,7 @@ class Network(nn.Module):
         return x
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        """Every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
+        """Return every encoder layer after ReLU: ``enc1`` .. ``encL``, [N, C, ceil(H / s), ceil(W / s)]."""
         _, found = self._encoded(self.normalize(image))
         return dict(zip(self.encoder, found, strict=True))
 
@@ -340,7 +342,7 @@ class Classifier(Network):
         return (self.crop, self.crop) if self.crop is not None and self.head_config.kind == "fc" else None
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits, float32 [N, classes], of images float32 [N, 3, H, W], RGB in [0, 1]."""
+        """Return logits, float32 [N, classes], of images float32 [N, 3, H, W], RGB in [0, 1]."""
         if self.size not in (None, tuple(image.shape[-2:])):
             raise ValueError(f"images must be {self.crop} x {self.crop} pixels, not {list(image.shape[-2:])}")
         return cast(Tensor, self.head(self.encode(self.normalize(image))[0])).float()
@@ -386,7 +388,7 @@ class Segmenter(Network):
         return cast(WeightLayer, self.head[0])
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits, float32 [N, classes, H, W], of images float32 [N, 3, H, W], RGB in [0, 1], any H and W >= 1."""
+        """Return logits, float32 [N, classes, H, W], of images float32 [N, 3, H, W], RGB in [0, 1], any H, W >= 1."""
         return cast(Tensor, self.head(self.decode(*self.encode(self.normalize(image))))).float()
 
 
@@ -450,7 +452,7 @@ def check_finite(state: Mapping[str, Tensor], where: object) -> None:
 
 
 def _build(config: CheckpointConfig) -> Network:
-    """The network that a config describes, its weights not yet loaded."""
+    """Return the network that a config describes, its weights not yet loaded."""
     pixels, head, classes = config.preprocessing, config.head, len(config.labels)
     if head is None:
         return AutoEncoder(config.architecture, mean=pixels.mean, std=pixels.std)
@@ -460,5 +462,5 @@ def _build(config: CheckpointConfig) -> Network:
 
 
 def _is_stored(name: str) -> bool:
-    """Whether a value of the state is kept in model.safetensors."""
+    """Return whether a value of the state is kept in model.safetensors."""
     return not name.endswith("num_batches_tracked")

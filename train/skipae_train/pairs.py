@@ -28,7 +28,7 @@ class Pair:
 
 
 def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> list[Pair]:
-    """Pairs below ``folder``, sorted by path; at least one.
+    """Return pairs below ``folder``, sorted by path; at least one.
 
     Two layouts are known: ``CAMERA_..._SCENE_NUMBER_real.*`` beside ``..._mean.*`` (PolyU, and what
     :func:`skipae_train.gather.gather_pairs` writes) and ``*NOISY_SRGB*`` beside ``*GT_SRGB*`` in a folder
@@ -71,7 +71,7 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
 
 
 def load_pair(pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Clean and noisy photo, uint8 [H, W, 3] each; :class:`DataError` where their sizes differ."""
+    """Return clean and noisy photo, uint8 [H, W, 3] each; :class:`DataError` where their sizes differ."""
     clean, noisy = load_rgb(pair.clean), load_rgb(pair.noisy)
     if clean.shape != noisy.shape:
         sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (noisy, clean))
@@ -107,7 +107,9 @@ class PairedPhotos:
         self.described = f"{count} of {', '.join(cameras)} ({len(self.held_out)} of {len(held)} scenes more held out)"
 
     def crops(self, index: int, count: int, side: int) -> tuple[Tensor, Tensor]:
-        """Clean and noisy crops of batch number ``index``, flipped and turned: uint8 [count, 3, side, side] each."""
+        """Return clean and noisy crops of batch number ``index``, flipped and turned: uint8 [count,
+        3, side, side] each.
+        """
         rng = np.random.default_rng([self.seed, 1, index])
         fitting = [
             [pair for pair in self.scenes[scene] if min(pair[0].shape[:2]) >= side] for scene in sorted(self.scenes)
@@ -129,7 +131,7 @@ class PairedPhotos:
         return both[0], both[1]
 
     def validation(self, side: int, most: int) -> list[tuple[Tensor, Tensor]]:
-        """Clean and noisy center crops of the held-out scenes, uint8 [1, 3, h, w], ``side`` pixels or less."""
+        """Return clean and noisy center crops of the held-out scenes, uint8 [1, 3, h, w], ``side`` pixels or less."""
         found = []
         for pair in self.held_out[:: max(1, -(-len(self.held_out) // most))]:
             height, width = (min(side, length) for length in pair[0].shape[:2])

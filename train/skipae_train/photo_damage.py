@@ -69,7 +69,7 @@ class PhotoDamage:
 
     @staticmethod
     def _mask(image: Tensor, generator: torch.Generator) -> Tensor:
-        """Blocks of 4 to 32 pixels, strokes or text, a third each."""
+        """Return blocks of 4 to 32 pixels, strokes or text, a third each."""
         kind = uniform(image, 0, 3, generator)
         coverage = 0.05 + 0.2 * float(torch.rand(1, generator=generator, device=image.device))
         blocks = random_blocks(image, 4, min(32, *image.shape[-2:]), 48, coverage, generator)
@@ -77,7 +77,7 @@ class PhotoDamage:
 
 
 def _strokes(clean: Tensor, generator: torch.Generator, most: int = 6) -> Tensor:
-    """Straight scratches 2 to 8 pixels wide, one to ``most`` of them, as bool [N, 1, H, W]."""
+    """Return straight scratches 2 to 8 pixels wide, one to ``most`` of them, as bool [N, 1, H, W]."""
     n, _, height, width = clean.shape
     y = torch.arange(height, device=clean.device, dtype=torch.float32).view(1, 1, height, 1)
     x = torch.arange(width, device=clean.device, dtype=torch.float32).view(1, 1, 1, width)
@@ -96,7 +96,7 @@ def _strokes(clean: Tensor, generator: torch.Generator, most: int = 6) -> Tensor
 
 @cache
 def _text_atlas(pages: int = 32, side: int = 384) -> Tensor:
-    """Pages of random text in sizes from 10 to 40 pixels, as bool [pages, side, side]; always the same ones."""
+    """Return pages of random text in sizes from 10 to 40 pixels, as bool [pages, side, side]; always the same ones."""
     rng = np.random.default_rng(0)
     letters = list(string.ascii_letters + string.digits + "     .,:;!?()&%$@#/-")
     atlas = np.zeros((pages, side, side), bool)
@@ -115,7 +115,7 @@ def _text_atlas(pages: int = 32, side: int = 384) -> Tensor:
 
 
 def _text(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Text, cut from the atlas at a random place, as bool [N, 1, H, W]."""
+    """Return text, cut from the atlas at a random place, as bool [N, 1, H, W]."""
     n, _, height, width = clean.shape
     atlas = _text_atlas().to(clean.device)
     pages, side, _ = atlas.shape

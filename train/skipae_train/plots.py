@@ -16,12 +16,12 @@ from skipae.files import write_atomically
 
 
 def to_pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """uint8 [H, W, 3] of float [3, H, W] in [0, 1]."""
+    """Return uint8 [H, W, 3] of float [3, H, W] in [0, 1]."""
     return (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
-    """A picture, float32 [3, H, W], of rows of images, each [N, 3, h, w] in [0, 1], white between them."""
+    """Return a picture, float32 [3, H, W], of rows of images, each [N, 3, h, w] in [0, 1], white between them."""
     lines = []
     for images in rows:
         padded = F.pad(images.detach().float().cpu().clamp(0, 1), (0, gap, 0, gap), value=1.0)
@@ -30,7 +30,7 @@ def grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
 
 
 def figure(width: float = 6.0, height: float = 4.0, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A matplotlib figure without a display, and its axes side by side."""
+    """Return a matplotlib figure without a display, and its axes side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -67,7 +67,7 @@ class Pretrain(Recipe):
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> Phase:
-        """The phase that ``step``, counted from 0, belongs to."""
+        """Return the phase that ``step``, counted from 0, belongs to."""
         for phase in self.phases:
             step -= phase.steps
             if step < 0:
@@ -169,7 +169,7 @@ class PhotoJob(TrainingJob):
             self.columns = (*self.columns, "psnr_pairs")
 
     def loss(self, model: Forward, part: Part) -> Tensor:
-        """Of the restored part."""
+        """Return the loss of the restored part."""
         phase = self.pretrain.phase_at(part.step)
         number = part.step * part.processes * part.turns + part.number
         generator = torch.Generator(part.device).manual_seed(derive_seed(self.recipe.seed, number))
@@ -190,7 +190,7 @@ class PhotoJob(TrainingJob):
         return reconstruction_loss(model(corrupted), clean, self.pretrain.loss)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
-        """PSNR in dB of held-out photos and pairs."""
+        """Return PSNR in dB of held-out photos and pairs."""
         found = {}
         if len(self.held_out):
             found = {f"psnr{sigma}": self._psnr(network, sigma, machine) for sigma in (15, 25, 50)}
@@ -199,12 +199,12 @@ class PhotoJob(TrainingJob):
         return found
 
     def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
-        """Four held-out photos, with noise and restored."""
+        """Return four held-out photos, with noise and restored."""
         noise = GaussianNoise((25, 25), as_file=1.0)
         return _comparison(network, self.held_out[:4], noise, machine) if len(self.held_out) else None
 
     def frozen_norm(self, step: int) -> bool:
-        """As the phase has it."""
+        """Return what the phase says."""
         return self.pretrain.phase_at(step).freeze_norm
 
     def _psnr(self, network: nn.Module, sigma: int, machine: Machine) -> float:
@@ -212,7 +212,7 @@ class PhotoJob(TrainingJob):
 
     @torch.inference_mode()
     def _psnr_of_pairs(self, network: nn.Module, machine: Machine) -> float:
-        """Mean PSNR in dB of the real photos of the held-out scenes."""
+        """Return the mean PSNR in dB of the real photos of the held-out scenes."""
         total = 0.0
         for clean, noisy in self.held_out_pairs:
             image = (noisy.to(machine.device).float() / 255).contiguous(memory_format=torch.channels_last)
@@ -243,7 +243,7 @@ class SetJob(TrainingJob):
         self.facts = {"images": f"{len(kept)} of {epochs.data} ({len(held)} more held out for validation)"}
 
     def loss(self, model: Forward, part: Part) -> Tensor:
-        """Of the restored part."""
+        """Return the loss of the restored part."""
         batch, random = self.feed.batch(part)
         clean = batch.images.float() / 255
         if self.pretrain.loss == "masked":
@@ -257,11 +257,11 @@ class SetJob(TrainingJob):
         return reconstruction_loss(model(corrupted) / scale, clean / scale, self.pretrain.loss)
 
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
-        """PSNR in dB of the held-out images."""
+        """Return PSNR in dB of the held-out images."""
         return {"psnr": reconstruction_psnr(network, self.held_out, self.corruption, machine)}
 
     def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
-        """Eight held-out images, corrupted and restored."""
+        """Return eight held-out images, corrupted and restored."""
         return _comparison(network, self.held_out[:8], self.corruption, machine)
 
 
@@ -270,7 +270,9 @@ HELD_OUT, TEST = 500, 2000
 
 
 def load_restorer(run: Path) -> tuple[Restorer, dict[str, Any]]:
-    """The network of a pre-training run, with its averaged weights if it keeps them, and its recipe as JSON values."""
+    """Return the network of a pre-training run, with its averaged weights if it keeps them, and its
+    recipe as JSON values.
+    """
     weights, recipe = load_state(run)
     if "loss" not in recipe:
         raise RefusedError(f"{run} is a run of {recipe['name']}, not a pre-training run; use one of those")
@@ -301,7 +303,7 @@ def _build(architecture: Architecture | WideResNet, mean: Color, std: Color) -> 
 
 
 def reconstruction_loss(restored: Tensor, clean: Tensor, kind: LossName) -> Tensor:
-    """Mean square error over all pixels, or the mean over samples of its root."""
+    """Return the mean square error over all pixels, or the mean over samples of its root."""
     error = (restored - clean).square()
     if kind == "mse":
         return error.mean()
@@ -310,7 +312,7 @@ def reconstruction_loss(restored: Tensor, clean: Tensor, kind: LossName) -> Tens
 
 
 def center_crops(images: ImageSet, crop: int) -> Tensor:
-    """The center crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
+    """Return the center crops of a set, uint8 [N, 3, crop, crop], on the CPU."""
     batches = images.to("cpu").batches(batch_indices(len(images), 256, shuffle=False), View(crop))
     return torch.cat([batch.images for batch in batches])
 
@@ -330,7 +332,7 @@ def restored_batches(
 
 
 def reconstruction_psnr(network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine) -> float:
-    """Mean PSNR in dB of restored images, uint8 [N, 3, H, W] before they were corrupted."""
+    """Return the mean PSNR in dB of restored images, uint8 [N, 3, H, W] before they were corrupted."""
     total = 0.0
     for target, _, restored in restored_batches(network, clean, corruption, machine):
         total += float((-10 * (restored - target).square().mean((1, 2, 3)).log10()).sum())
@@ -338,6 +340,6 @@ def reconstruction_psnr(network: nn.Module, clean: Tensor, corruption: Corruptio
 
 
 def _comparison(network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine) -> Tensor:
-    """Rows of clean, corrupted and restored images."""
+    """Return the rows of clean, corrupted and restored images."""
     parts = list(restored_batches(network, clean, corruption, machine))
     return grid([torch.cat(column) for column in zip(*parts, strict=True)])

@@ -62,7 +62,7 @@ class Probes(nn.Module):
             self.stacks[layer.name] = _Stack(layer.channels, layer.total_stride, side, weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits and pixels, from every layer."""
+        """Return the logits and pixels, from every layer."""
         network = self._frozen[0].to(images.device)
         with torch.no_grad():
             features = network.features(images)
@@ -73,7 +73,7 @@ class Probes(nn.Module):
         return torch.stack(found, 1).float()
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, layers, classes] and pixels [N, layers, 3, S, S]."""
+        """Return the logits [N, layers, classes] and pixels [N, layers, 3, S, S]."""
         logits, pixels = torch.split(outputs, [self.classes, 3 * self.side**2], 2)
         return logits, pixels.reshape(*pixels.shape[:2], 3, self.side, self.side)
 
@@ -133,7 +133,7 @@ def probe(recipe: Probe, network: Network, data: Path, out: Path, run_options: R
 
 
 def _chosen(recipe: Probe, images: ImageSet) -> Tensor:
-    """Positions of the images that probes are trained on, int64."""
+    """Return the positions of the images that probes are trained on, int64."""
     if images.labels is None:
         raise ValueError(f"{recipe.epochs.data} has no labels to probe for")
     return balanced(images.labels, recipe.labeled // len(images.classes), recipe.seed)

@@ -108,7 +108,8 @@ def _refuse_links(folder: Path, files: Sequence[Path]) -> None:
 
 
 def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[CheckpointConfig, str]:
-    """The config and the license of a folder that is fit to be published; arguments and errors: see :func:`publish`.
+    """Return the config and the license of a folder that is fit to be published; arguments
+    and errors: see :func:`publish`.
 
     A folder may lack weight files, to be small; those that it has must hold one network.
     """

@@ -256,7 +256,7 @@ def quantize_checkpoint(
 
 
 def _split(photos: Path, gate: Path | None) -> tuple[list[Path], list[Path]]:
-    """Photos to calibrate on, and those to measure the loss on."""
+    """Return photos to calibrate on, and those to measure the loss on."""
     files = find_images(photos)
     if gate is None:
         files, held = [file for number, file in enumerate(files) if number % 4 != 3], files[3::4]
@@ -285,7 +285,7 @@ Trial = Callable[[onnx.ModelProto], float]
 def _choose(
     graph: Graph, calibration: Calibration, trial: Trial, levels: int, name: str, notify: Callable[[str], None]
 ) -> tuple[frozenset[str], float, onnx.ModelProto]:
-    """The convolutions to keep in float32, the balance, and the graph that they make."""
+    """Return the convolutions to keep in float32, the balance, and the graph that they make."""
     makers = {balance: rounding(graph, calibration, balance=balance, levels=levels) for balance in BALANCES}
     kept: frozenset[str] = graph.in_float
     tried = {balance: trial(make(kept)) for balance, make in makers.items()}
@@ -307,7 +307,7 @@ def _choose(
 
 
 def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> tuple[list[Float], Trial]:
-    """Noisy crops to calibrate on, and the loss of PSNR on others."""
+    """Return noisy crops to calibrate on, and the loss of PSNR on others."""
     chosen = _evenly(files, 48)
     shown = _evenly([file for file in files if file not in chosen] or files, _TRIED)
     crops = [_crop(file, CALIBRATION_SIGMAS[number % len(CALIBRATION_SIGMAS)])[1] for number, file in enumerate(chosen)]
@@ -326,7 +326,9 @@ def _restoration(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) 
 
 
 def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> tuple[list[Float], Trial]:
-    """Images as the checkpoint takes them, to calibrate on, and how much outputs turn away from float32 on others."""
+    """Return images as the checkpoint takes them, to calibrate on, and how much outputs turn away
+    from float32 on others.
+    """
     chosen = _evenly(files, _CALIBRATED)
     shown = _evenly([file for file in files if file not in chosen] or files, _TRIED)
     images, others = ([to_net(_prepared(config, file)) for file in each] for each in (chosen, shown))
@@ -343,12 +345,12 @@ def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> 
 
 
 def _evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` of the files, evenly spread."""
+    """Return at most ``count`` of the files, evenly spread."""
     return list(files[:: max(1, len(files) // count)])[:count]
 
 
 def _crop(file: Path, sigma: float) -> tuple[NDArray[np.uint8], Float]:
-    """The middle of a photo, uint8 [128, 128, 3], and the same with noise as a graph takes it."""
+    """Return the middle of a photo, uint8 [128, 128, 3], and the same with noise as a graph takes it."""
     clean = load_rgb(file)
     if min(clean.shape[:2]) < _SIDE:
         raise DataError(f"{file} is smaller than {_SIDE} pixels: leave it out")
@@ -357,13 +359,13 @@ def _crop(file: Path, sigma: float) -> tuple[NDArray[np.uint8], Float]:
 
 
 def _middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The middle of an image, of at most ``side`` pixels in height and width."""
+    """Return the middle of an image, of at most ``side`` pixels in height and width."""
     top, left = (max(0, length - side) // 2 for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
 
 
 def _prepared(config: CheckpointConfig, file: Path) -> NDArray[np.uint8]:
-    """A photo scaled and cropped as the checkpoint takes it; where it takes any size, its middle."""
+    """Return a photo scaled and cropped as the checkpoint takes it; where it takes any size, its middle."""
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     if config.task == "segmentation":
         crop = None
@@ -380,14 +382,14 @@ def _noisy(clean: NDArray[np.uint8], sigma: float, file: Path) -> Float:
 
 
 def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Cosine similarity of two arrays of one shape; 1 where both are zero."""
+    """Return the cosine similarity of two arrays of one shape; 1 where both are zero."""
     a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
     length = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / length if length else float(np.array_equal(a, b))
 
 
 def _psnr(model: onnx.ModelProto | Path, trials: Iterable[tuple[float, NDArray[np.uint8], Float]]) -> list[float]:
-    """Mean dB at each of :data:`SIGMAS`, in 8 bits."""
+    """Return the mean dB at each of :data:`SIGMAS`, in 8 bits."""
     opened = session(model)
     name = opened.get_inputs()[0].name
     scores: dict[float, list[float]] = {sigma: [] for sigma in SIGMAS}
@@ -450,7 +452,7 @@ def _compare_features(exact: Model, int8: Model, files: Sequence[Path]) -> Featu
 
 
 def _nearest(rows: NDArray[Any], count: int) -> list[list[int]]:
-    """Numbers of the rows [n, C] that are most like each row."""
+    """Return the numbers of the ``count`` rows [n, C] that are most like each row."""
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     likeness = unit @ unit.T
     np.fill_diagonal(likeness, -np.inf)

@@ -130,7 +130,7 @@ def identified(recipe: AnyRecipe, identity: RecipeId) -> AnyRecipe:
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as ``recipe.json`` holds it."""
+    """Return a recipe as ``recipe.json`` holds it."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     if recipe.id is None:
         del values["id"]

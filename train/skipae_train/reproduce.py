@@ -56,7 +56,7 @@ class Planned:
 
 
 def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str = "") -> RecipeId:
-    """The pre-training of a recipe by the variants ``base`` and ``variant``.
+    """Return the pre-training of a recipe by the variants ``base`` and ``variant``.
 
     Those of ``variant`` that do not concern it share one.
     """
@@ -68,7 +68,9 @@ def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str
 
 
 def tuning_of_pretraining(name: str, variant: str, budget: Budget, base: str = "") -> dict[float, RecipeId]:
-    """The tries of the learning rate of a pre-training by SGD, of an eighth of its epochs; {} for other optimizers."""
+    """Return the tries of the learning rate of a pre-training by SGD, of an eighth of its epochs;
+    {} for other optimizers.
+    """
     if load_recipe(pretraining_of(name, variant, budget, 0, base)).optimizer != "sgd":
         return {}
     short = pretraining_of(name, f"{variant}+eighth".strip("+"), budget, 0, base)
@@ -81,7 +83,7 @@ def _rates(own: float, budget: Budget) -> list[float]:
 
 
 def finetunings(name: str, variant: str, budget: Budget, seeds: int, lr: float | None = None) -> list[RecipeId]:
-    """A run for each seed, and for each fold where the recipe has folds."""
+    """Return a run for each seed, and for each fold where the recipe has folds."""
     recipe = finetune_recipe(name, variant=variant, budget=budget)
     folds: Sequence[int | None] = [None] if recipe.fold is None else range(2 if budget == "smoke" else 10)
     own = RecipeId(kind="finetune", recipe=name, variants=split_variant(variant), budget=budget)
@@ -90,14 +92,14 @@ def finetunings(name: str, variant: str, budget: Budget, seeds: int, lr: float |
 
 
 def tuning(name: str, variant: str, budget: Budget) -> dict[float, RecipeId]:
-    """The tries of learning rates, :data:`TRIES` times the recipe's, by rate; with the first seed and fold."""
+    """Return the tries of learning rates, :data:`TRIES` times the recipe's, by rate; with the first seed and fold."""
     recipe = finetune_recipe(name, variant=variant, budget=budget)
     first = replace(finetunings(name, variant, budget, 1)[0], fold=recipe.fold, tuning=True)
     return {rate: replace(first, lr=None if rate == recipe.lr else rate) for rate in _rates(recipe.lr, budget)}
 
 
 def columns_of(table: Table, data: Path | None) -> list[Column]:
-    """The columns of a table, by the recipes whose sets there are below ``data``; None for those of the paper."""
+    """Return the columns of a table, by the recipes whose sets are below ``data``; None for those of the paper."""
     if not any(column.instead for column in table.columns) or data is None or (data / "VOCdevkit" / "VOC2012").is_dir():
         return list(table.columns)
     others = [column for column in table.columns if column.instead]
@@ -105,7 +107,7 @@ def columns_of(table: Table, data: Path | None) -> list[Column]:
 
 
 def list_runs(name: str, budget: Budget, seeds: int, data: Path | None = None, base: str = "") -> list[RecipeId]:
-    """The runs that a result needs, each once and in order, but for the probes of figure 3.
+    """Return the runs that a result needs, each once and in order, but for the probes of figure 3.
 
     Runs whose rate is tuned have the recipe's in the plan, whatever the tries will choose.  ``base`` is a variant of
     all pre-training.
@@ -193,7 +195,7 @@ class RunProgress:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, to the minute, or to the tenth of an hour."""
+    """Return a time in words, to the minute, or to the tenth of an hour."""
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
@@ -246,13 +248,15 @@ class Bench:
         return out
 
     def pretrained(self, name: str, variant: str = "", seed: int = 0) -> Path:
-        """The run folder of a pre-training; by SGD at the rate that :meth:`pretraining_tries` choose."""
+        """Return the run folder of a pre-training; by SGD at the rate that :meth:`pretraining_tries` choose."""
         identity = pretraining_of(name, variant, self.budget, seed, self.pretraining)
         rate = Cell(tries=self.pretraining_tries(name, variant)).lr
         return self.run(identity if rate is None else replace(identity, lr=rate))
 
     def pretraining_tries(self, name: str, variant: str) -> dict[float, float]:
-        """PSNR in dB of held-out images by learning rate (see :func:`tuning_of_pretraining`); 0 where it diverged."""
+        """Return PSNR in dB of held-out images by learning rate (see :func:`tuning_of_pretraining`);
+        0 where it diverged.
+        """
         if (name, variant) not in self._tried:
             found = self._tried[name, variant] = {}
             for lr, identity in tuning_of_pretraining(name, variant, self.budget, self.pretraining).items():
@@ -271,7 +275,7 @@ class Bench:
         return found
 
     def tries(self, name: str, variant: str) -> dict[float, float]:
-        """What held-out labels say of learning rates (see :func:`tuning`); 0 where the loss diverged."""
+        """Return what held-out labels say of learning rates (see :func:`tuning`); 0 where the loss diverged."""
         found = {}
         for lr, identity in tuning(name, variant, self.budget).items():
             try:
@@ -281,19 +285,21 @@ class Bench:
         return found
 
     def scores(self, name: str, variant: str = "", lr: float | None = None) -> list[RunScores]:
-        """What the test set says after each seed, and after each fold where the recipe has folds."""
+        """Return what the test set says after each seed, and after each fold where the recipe has folds."""
         return [self.scores_of(i) for i in finetunings(name, variant, self.budget, len(self.seeds), lr)]
 
     def psnr(self, name: str, variant: str = "") -> list[float]:
-        """PSNR in dB of the pre-trained network on test images, for each seed."""
+        """Return PSNR in dB of the pre-trained network on test images, for each seed."""
         return [_psnr(self.pretrained(name, variant, seed)) for seed in self.seeds]
 
     def network(self, name: str, variant: str = "", seed: int = 0) -> AutoEncoder:
-        """A pre-trained network, on the device of the runs."""
+        """Return a pre-trained network, on the device of the runs."""
         return load_run(self.pretrained(name, variant, seed))[0].to(self.machine.device)
 
     def test_images(self, name: str, count: int, variant: str = "", data: str = "") -> Tensor:
-        """Center crops of test images, of the recipe's set or of ``data``, spread over it, uint8 [count, 3, S, S]."""
+        """Return center crops of test images, of the recipe's set or of ``data``, spread over it, uint8
+        [count, 3, S, S].
+        """
         epochs = pretrain_recipe(name, variant=variant, budget=self.budget).epochs
         if epochs is None:
             raise ValueError(f"{name} does not train on a set")
@@ -301,7 +307,7 @@ class Bench:
         return center_crops(images.subset(torch.linspace(0, len(images) - 1, count).long()), epochs.crop)
 
     def corruption(self, name: str, variant: str = "") -> Corruption:
-        """What a pre-training corrupts images with."""
+        """Return what a pre-training corrupts images with."""
         return pretrain_recipe(name, variant=variant, budget=self.budget).corruption
 
     @cached_property
@@ -310,7 +316,7 @@ class Bench:
         return self.run_options.machine()
 
     def folder(self, name: str) -> Path:
-        """Where a run is stored."""
+        """Return where a run is stored."""
         folder = self.runs / name
         if folder not in self.used:
             self.used.append(folder)
@@ -332,7 +338,7 @@ class Cell:
         return max(self.tries, key=lambda lr: self.tries[lr]) if self.tries else None
 
     def ours(self) -> str:
-        """Mean and standard deviation."""
+        """Return the mean and standard deviation."""
         if not self.values:
             return ""
         spread = f" ± {statistics.stdev(self.values):.2f}" if len(self.values) > 1 else ""
@@ -479,7 +485,7 @@ def _bars(page: Page, path: Path) -> None:
 
 
 def compare(bench: Bench, result: Result) -> Page:
-    """The numbers of a result's table.
+    """Return the numbers of a result's table.
 
     Where it is tuned, in every row, random initialization or ours, fine-tuning takes the best learning rate of equally
     many tries.
@@ -514,7 +520,7 @@ def compare(bench: Bench, result: Result) -> Page:
 
 
 def _measured(scores: RunScores, measure: Measure) -> float:
-    """In percent: the metric, or its mean over some classes; NaN where the set lacks them."""
+    """Return the metric in percent, or its mean over some classes; NaN where the set lacks them."""
     if measure == "value":
         return float(scores["value"])
     if measure == "complete":
@@ -528,7 +534,7 @@ def _save(picture: Tensor) -> Callable[[Path], None]:
 
 
 def _psnr(run: Path) -> float:
-    """PSNR in dB of a pre-trained network on test images."""
+    """Return PSNR in dB of a pre-trained network on test images."""
     result = read_result(run)
     if result is None:
         raise AssertionError(f"{run}: a pre-training on a set ends with a result")
@@ -536,7 +542,7 @@ def _psnr(run: Path) -> float:
 
 
 def _restored(bench: Bench, name: str, clean: Tensor, variant: str = "") -> list[Tensor]:
-    """Clean, corrupted and restored images, float32 [N, 3, H, W] each."""
+    """Return clean, corrupted and restored images, float32 [N, 3, H, W] each."""
     network, corruption = bench.network(name, variant), bench.corruption(name, variant)
     return [torch.cat(c) for c in zip(*restored_batches(network, clean, corruption, bench.machine), strict=True)]
 
@@ -550,7 +556,7 @@ def _fig2(bench: Bench) -> Page:
 
 
 def _layers_of(budget: Budget) -> tuple[dict[str, str], str]:
-    """The networks of figure 3, variant by label, and the recipe of all."""
+    """Return the networks of figure 3, variant by label, and the recipe of all."""
     name, blocks = ("cifar10", "+small-blocks") if budget == "paper" else ("cifar10-4k", "")
     return {"auto-encoder with shortcuts": blocks.strip("+"), "auto-encoder without": f"no-shortcut{blocks}"}, name
 
@@ -589,7 +595,9 @@ def _fig3(bench: Bench) -> Page:
 
 
 def _maps(network: Network, images: Tensor) -> list[Tensor]:
-    """The 12th layer after ReLU (the last, if there are fewer): the mean of its channels, and one that varies most."""
+    """Return the 12th layer after ReLU (the last, if there are fewer): the mean of its channels, and
+    one that varies most.
+    """
     names = [layer.name for layer in network.architecture.layers]
     with torch.inference_mode():
         layer = network.eval().features(images.to(network.mean.device))[names[min(11, len(names) - 1)]]
@@ -618,7 +626,7 @@ def _fig6(bench: Bench) -> Page:
 
 
 def _size(run: Path) -> float:
-    """Root mean square of a run's kernels, in thousandths, since tables show two decimals."""
+    """Return the root mean square of a run's kernels, in thousandths, since tables show two decimals."""
     kernels = [
         value.flatten() for name, value in load_state(run)[0].items() if name.endswith("weight") and value.dim() == 4
     ]

@@ -25,7 +25,7 @@ FFDNET_SIGMA = (3, 5, 10, 15, 20, 25, 35, 50)
 
 
 def nlm(h: float) -> Denoiser:
-    """OpenCV's ``fastNlMeansDenoisingColored`` with one strength for luma and chroma.
+    """Return OpenCV's ``fastNlMeansDenoisingColored`` with one strength for luma and chroma.
 
     Raises:
         DataError: OpenCV is not installed.
@@ -40,7 +40,7 @@ def nlm(h: float) -> Denoiser:
 
 
 def ffdnet_graph() -> onnx.ModelProto:
-    """An ONNX graph of FFDNet's shape for color with random weights, to measure its speed with.
+    """Return an ONNX graph of FFDNet's shape for color with random weights, to measure its speed with.
 
     ``pixel_values`` float32 [1, 3, H, W], H and W even, to the same shape.
     """
@@ -101,7 +101,7 @@ class FFDNet(nn.Module):
         return F.pixel_shuffle(found, 2)[..., :height, :width]
 
     def at(self, sigma: float) -> Denoiser:
-        """The denoiser of one noise level."""
+        """Return the denoiser of one noise level."""
 
         @torch.inference_mode()
         def denoise(pixels: Pixels) -> Pixels:

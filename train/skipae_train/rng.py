@@ -34,19 +34,19 @@ class SampleRandom:
         self.seed, self.epoch, self.indices, self.drawn = seed, epoch, indices, 0
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), float32 [N, *shape]; the next call gives new ones."""
+        """Return uniform numbers in [0, 1), float32 [N, *shape]; the next call gives new ones."""
         count = math.prod(shape)
         self.drawn += count
         return uniforms(self.seed, self.epoch, self.indices, count, first=self.drawn - count).view(-1, *shape)
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal, float32 [N, *shape], by Box and Muller."""
+        """Return standard normal numbers, float32 [N, *shape], by Box and Muller."""
         radius = (-2 * torch.log1p(-self.rand(*shape))).sqrt_()
         return radius * (2 * math.pi * self.rand(*shape)).cos_()
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed in [0, 2**63) out of several numbers, unrelated to those of neighboring numbers (SplitMix64)."""
+    """Return a seed in [0, 2**63) out of several numbers, unrelated to those of neighboring numbers (SplitMix64)."""
     state = 0
     for number in numbers:
         state = ((state ^ number) + _GAMMA) % 2**64
@@ -57,12 +57,13 @@ def derive_seed(*numbers: int) -> int:
 
 
 def permutation(count: int, seed: int, purpose: Draw) -> Tensor:
-    """Positions 0 to ``count`` - 1 in random order, int64 [count], another for every purpose."""
+    """Return positions 0 to ``count`` - 1 in random order, int64 [count], another for every purpose."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, purpose)))
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int, *, first: int = 0) -> Tensor:
-    """Random numbers of each sample: float32 [B, count], uniform in [0, 1), on the device of ``indices``, int64 [B].
+    """Return random numbers of each sample: float32 [B, count], uniform in [0, 1), on the device
+    of ``indices``, int64 [B].
 
     A sample's numbers are a hash of ``seed``, ``epoch``, its index and the column, counted from ``first``; they are the
     same on every device.
@@ -77,7 +78,7 @@ _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def _signed(number: int) -> int:
-    """The int64 that has the bits of an unsigned number."""
+    """Return the int64 that has the bits of an unsigned number."""
     return number - 2**64 if number >= 2**63 else number
 
 
@@ -87,7 +88,7 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
 
 
 def _hash(state: Tensor) -> Tensor:
-    """SplitMix64 of int64 of any shape; products wrap around."""
+    """Return the SplitMix64 hash of int64 of any shape; products wrap around."""
     state = state + _signed(_GAMMA)
     for shift, factor in _ROUNDS:
         state = (state ^ _shifted(state, shift)) * _signed(factor)

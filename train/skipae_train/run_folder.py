@@ -77,7 +77,7 @@ class State:
     """Of the steps since the last line of the log, whose next line has their mean; none in runs of early versions."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that are tested and exported."""
+        """Return the weights that are tested and exported."""
         if self.average is None:
             return self.network
         return {k.removeprefix("module."): v for k, v in self.average.items() if k.startswith("module.")}
@@ -175,7 +175,7 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def resumable_state(run: Path, notify: Callable[[str], None]) -> State | None:
-    """The last state of a run that can be read, None where none was saved.
+    """Return the last state of a run that can be read, None where none was saved.
 
     ``notify`` is called if that is not ``state.pt``.
 
@@ -202,7 +202,7 @@ def resumable_state(run: Path, notify: Callable[[str], None]) -> State | None:
 
 
 def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a run folder, averaged if it averages them, and its recipe as JSON values.
+    """Return the weights of a run folder, averaged if it averages them, and its recipe as JSON values.
 
     Raises:
         RunError: it is not the folder of a run, or damaged.
@@ -217,7 +217,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
-    """``recipe.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
+    """Return ``recipe.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
     path = run / "recipe.json"
     recipe: dict[str, Any] = upgraded(read_json(path))
     with damage_of(path):
@@ -233,7 +233,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """``environment.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
+    """Return ``environment.json`` of a run folder; :class:`RunError` where it is missing or damaged."""
     path = run / "environment.json"
     environment: dict[str, Any] = read_json(path)
     with damage_of(path):
@@ -249,7 +249,7 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def read_preprocessing(run: Path) -> dict[str, Any]:
-    """``preprocessing.json`` of a run folder, {} where there is none; :class:`RunError` where it is damaged."""
+    """Return ``preprocessing.json`` of a run folder, {} where there is none; :class:`RunError` where it is damaged."""
     path = run / "preprocessing.json"
     if not path.exists():
         return {}
@@ -269,7 +269,7 @@ def read_preprocessing(run: Path) -> dict[str, Any]:
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
-    """``result.json`` of a run folder, None where there is none; :class:`RunError` where it is damaged."""
+    """Return ``result.json`` of a run folder, None where there is none; :class:`RunError` where it is damaged."""
     path = run / "result.json"
     if not path.exists():
         return None
@@ -290,7 +290,7 @@ def read_result(run: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path, kind: type[Any] = dict) -> Any:
-    """A JSON object, or list, in a file of a run; :class:`RunError` where it is missing or damaged."""
+    """Return a JSON object, or list, in a file of a run; :class:`RunError` where it is missing or damaged."""
     if not path.exists():
         raise _lacking(path)
     try:
@@ -359,7 +359,7 @@ def require_finished(run: Path) -> None:
 
 
 def progress(run: Path) -> tuple[int, int]:
-    """Steps done, and steps in all, of a run folder."""
+    """Return the steps done and the steps in all of a run folder."""
     environment = read_environment(run)
     with damage_of(run / "environment.json"):
         return environment["steps done"], environment["steps"]
@@ -370,7 +370,7 @@ RANDOM = {"start": "random weights"}
 
 
 def started_from(name: str, network: nn.Module) -> dict[str, str]:
-    """What ``environment.json`` says of the weights that a run begins with, or reads."""
+    """Return what ``environment.json`` says of the weights that a run begins with, or reads."""
     digest = hashlib.sha256()
     for key, value in network.state_dict().items():
         digest.update(key.encode())
@@ -385,7 +385,7 @@ def finished(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, A
 
 
 def check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, Any]:
-    """``environment.json`` of the run in ``out``, {} where there is none.
+    """Return ``environment.json`` of the run in ``out``, {} where there is none.
 
     :class:`RefusedError` if it is another run.
     """

@@ -51,7 +51,7 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's ``log.csv``, none if there is no such file; :class:`RunError` where it is damaged."""
+    """Return the rows of a run's ``log.csv``, none if there is no such file; :class:`RunError` where it is damaged."""
     if not (run / "log.csv").exists():
         return []
     with damage_of(run / "log.csv"), (run / "log.csv").open(newline="", encoding="utf-8") as file:

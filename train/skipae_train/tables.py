@@ -52,7 +52,7 @@ class Table:
     """Whether fine-tuning takes, in every row, the best learning rate of equally many tries."""
 
     def paper(self, row: Row, column: int) -> str:
-        """The paper's number in a cell, empty where it has none."""
+        """Return the paper's number in a cell, empty where it has none."""
         return row.paper[column] if row.paper else ""
 
 
@@ -80,7 +80,7 @@ PLAIN, SKIP = "pre-trained without shortcuts", "pre-trained with shortcuts"
 
 
 def _initializations(*papers: tuple[str, ...]) -> tuple[Row, ...]:
-    """The rows of tables 1 to 3; the paper has no line for He's initialization."""
+    """Return the rows of tables 1 to 3; the paper has no line for He's initialization."""
     random, plain, skip = papers
     return (Row(RANDOM, "random", random), Row(HE, "random-he"), Row(PLAIN, "no-shortcut", plain), Row(SKIP, "", skip))
 

@@ -71,7 +71,7 @@ class Part:
         return self.process * self.turns + self.turn
 
     def size(self, batch: int) -> int:
-        """Samples in it; :class:`RefusedError` where the batch cannot be cut evenly."""
+        """Return the number of samples in it; :class:`RefusedError` where the batch cannot be cut evenly."""
         if batch % (self.processes * self.turns):
             raise RefusedError(
                 f"a batch of {batch} cannot be cut evenly for {self.processes} processes that accumulate {self.turns} "
@@ -99,22 +99,22 @@ class TrainingJob(ABC):
 
     @abstractmethod
     def loss(self, model: Forward, part: Part) -> Tensor:
-        """The loss of a part of a batch; ``model`` is the network in the run's precision, its outputs float32."""
+        """Return the loss of a part of a batch; ``model`` is the network in the run's precision."""
 
     @abstractmethod
     def validate(self, network: nn.Module, machine: Machine) -> dict[str, float]:
         """Measure the network, in eval mode, on data that it is not trained on."""
 
     def pictures(self, network: nn.Module, machine: Machine) -> Tensor | None:
-        """A picture, float32 [3, H, W] in [0, 1], to watch the training by; None for none."""
+        """Return a picture, float32 [3, H, W] in [0, 1], to watch the training by; None for none."""
         return None
 
     def frozen(self, step: int) -> Collection[str]:
-        """Names of the parameters that stay as they are in this step."""
+        """Return the names of the parameters that stay as they are in this step."""
         return ()
 
     def frozen_norm(self, step: int) -> bool:
-        """Whether batch norm uses, and keeps, the statistics it has in this step, as it will at inference."""
+        """Return whether batch norm uses, and keeps, the statistics it has in this step, as it will at inference."""
         return False
 
 
@@ -263,7 +263,7 @@ class Trainer:
         self.step, self.seconds, self.losses = state.step, state.seconds, state.losses
 
     def state(self) -> State:
-        """What :meth:`restore` takes."""
+        """Return what :meth:`restore` takes."""
         return State(
             network=self.network.state_dict(),
             average=None if self.average is None else self.average.state_dict(),
@@ -275,7 +275,7 @@ class Trainer:
         )
 
     def environment(self, commits: Collection[str]) -> dict[str, Any]:
-        """What ``environment.json`` says of the run so far."""
+        """Return what ``environment.json`` says of the run so far."""
         return {
             "steps": self.job.steps,
             "steps done": self.step,
@@ -287,7 +287,7 @@ class Trainer:
         }
 
     def compute_gradients(self, asked_to_stop: Callable[[], bool] = lambda: False) -> tuple[float, bool]:
-        """The gradients of a step.
+        """Return the gradients of a step.
 
         Args:
             asked_to_stop: whether this process was, called when the gradients are there.
@@ -382,7 +382,7 @@ class _Statistics:
 
 
 def _wrap(accelerator: Accelerator, network: nn.Module, frozen: Collection[str]) -> nn.Module:
-    """The network as accelerate trains it, without the frozen parameters."""
+    """Return the network as accelerate trains it, without the frozen parameters."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     model: nn.Module = accelerator.prepare_model(network)
@@ -390,7 +390,9 @@ def _wrap(accelerator: Accelerator, network: nn.Module, frozen: Collection[str])
 
 
 def _optimizers(recipe: Recipe, network: nn.Module, slower: Mapping[str, float]) -> list[torch.optim.Optimizer]:
-    """The recipe's optimizer, with a group for each factor on its rate, and Muon for the inner kernels if it has it."""
+    """Return the recipe's optimizer, with a group for each factor on its rate, and Muon for the inner kernels
+    if it has it.
+    """
     inner: list[Tensor] = []
     if recipe.muon_lr and isinstance(network, Network):
         inner = [network.unit(name).conv.weight for name in (*network.encoder, *network.decoder) if name[3:] != "1"]

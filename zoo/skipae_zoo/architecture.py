@@ -161,7 +161,7 @@ class Architecture:
         return tuple(found)
 
     def refinements(self, number: int) -> tuple[str, ...]:
-        """Names of the further deconvolutions that follow ``dec{number}``."""
+        """Return the names of the further deconvolutions that follow ``dec{number}``."""
         count = self.refine if number > 1 and self.layers[number - 1].stride == 2 else 0
         return tuple(f"dec{number}.{k}" for k in range(1, count + 1))
 

@@ -100,7 +100,7 @@ class FeatureTask(BatchTask):
         self._store.begin(versions)
 
     def prepare(self, job: Job) -> None:
-        """Identify the file before it is decoded: if it changes meanwhile, ``--resume`` notices."""
+        """Identify the file before it is decoded: if it changes meanwhile, a resumed run notices."""
         with suppress(ImageError):  # reading says what is wrong
             self._known[job.name] = {"sha256": None} if job.source is None else identify(job.source)
 

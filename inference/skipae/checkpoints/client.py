@@ -13,7 +13,9 @@ from typing import Any
 
 
 def http() -> Any:
-    """The library by which the client makes requests: ``requests``, ``httpx`` or, from 1.31 on, what replaced it."""
+    """Return the library by which the client makes requests: ``requests``, ``httpx`` or, from 1.31
+    on, what replaced it.
+    """
     from huggingface_hub import get_session
 
     return import_module(type(get_session()).__module__.partition(".")[0])

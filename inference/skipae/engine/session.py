@@ -64,7 +64,7 @@ class Session:
         self.__init__(*state)  # type: ignore[misc]
 
     def open(self) -> Any:
-        """The ``onnxruntime.InferenceSession`` of this process.
+        """Return the ``onnxruntime.InferenceSession`` of this process.
 
         Raises:
             ModelError: the file is missing, does not match its config, or cannot be loaded.

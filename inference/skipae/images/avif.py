@@ -19,7 +19,7 @@ _MOST_SIDE = 32_768  # that libavif reads
 
 
 def inspect(file: IO[bytes]) -> Metadata:
-    """Subsampling and colors of an AVIF.
+    """Return subsampling and colors of an AVIF.
 
     Raises:
         ImageError: it has 10 or 12 bits per color.

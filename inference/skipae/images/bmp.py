@@ -14,7 +14,7 @@ _MOST_PROFILE = 64 << 20
 
 
 def inspect(file: IO[bytes]) -> Metadata:
-    """The profile, and whether anything follows the picture."""
+    """Return the profile, and whether anything follows the picture."""
     found = Metadata("BMP")
     file.seek(0)
     head = file.read(14 + _V5)

@@ -50,7 +50,7 @@ class Tag:
     """Where the tag itself is in the file."""
 
     def values(self, order: str, most: int = _MOST_NUMBERS) -> tuple[int, ...]:
-        """Whole numbers; empty for another type.
+        """Return whole numbers; empty for another type.
 
         Args:
             order: ``<`` or ``>``.
@@ -101,7 +101,7 @@ class Reader:
         self._left = _MOST_VALUES
 
     def read(self, at: int, length: int, *, short: bool = False) -> bytes:
-        """Bytes at an offset; :class:`ValueError` where the file ends before, unless it may be ``short``."""
+        """Return bytes at an offset; :class:`ValueError` where the file ends before, unless it may be ``short``."""
         try:
             self._file.seek(self._start + at)
             data = self._file.read(length)
@@ -112,7 +112,7 @@ class Reader:
         return data
 
     def directory(self, at: int) -> Directory:
-        """The directory at an offset; :class:`ValueError` where there is none."""
+        """Return the directory at an offset; :class:`ValueError` where there is none."""
         head, entry, inline, code = (8, 20, 8, "HHQ") if self.is_big else (2, 12, 4, "HHI")
         count = self._number(self.read(at, head)) if at else 0
         if not 0 < count <= _MOST_TAGS:
@@ -136,14 +136,14 @@ class Reader:
         return Directory(tags, following, link)
 
     def below(self, directory: Directory, pointer: int) -> Directory:
-        """The directory that a tag gives the place of; empty where there is none."""
+        """Return the directory that a tag gives the place of; empty where there is none."""
         try:
             return self.directory(directory.tags[pointer].values(self.order)[0])
         except (KeyError, IndexError, ValueError):
             return Directory({})
 
     def count(self) -> int:
-        """How many directories follow each other from the first."""
+        """Return how many directories follow each other from the first."""
         head, entry, inline = (8, 20, 8) if self.is_big else (2, 12, 4)
         seen: set[int] = set()
         at = self.first
@@ -162,7 +162,7 @@ class Reader:
 
 
 def build(order: str, first: list[Tag], below: dict[int, list[Tag]]) -> tuple[bytes, bool]:
-    """EXIF data of directories that were read.
+    """Return EXIF data of directories that were read.
 
     Args:
         order: ``<`` or ``>``, of the tags' values.
@@ -183,7 +183,7 @@ def build(order: str, first: list[Tag], below: dict[int, list[Tag]]) -> tuple[by
     free = 8
 
     def take(length: int) -> int:
-        """Where so many bytes are free."""
+        """Return where so many bytes are free."""
         nonlocal free
         start = free + free % 2
         if pinned is not None and start < pinned.place + len(pinned.data) and start + length > pinned.place:
@@ -222,14 +222,14 @@ def build(order: str, first: list[Tag], below: dict[int, list[Tag]]) -> tuple[by
 
 
 def complete(exif: bytes | None) -> bytes | None:
-    """EXIF data with its prefix; None where it is empty."""
+    """Return EXIF data with its prefix; None where it is empty."""
     if not exif or exif == PREFIX:
         return None
     return exif if exif.startswith(PREFIX) else PREFIX + exif
 
 
 def orientation(exif: bytes) -> int:
-    """1 to 8, and 0 where it is not said; :class:`ValueError` where the data is damaged at its beginning."""
+    """Return 1 to 8, and 0 where it is missing; :class:`ValueError` where the data is damaged at its beginning."""
     reader = _reader(exif)
     found = reader.directory(reader.first).tags.get(ORIENTATION)
     turn = found.values(reader.order)[0] if found and found.values(reader.order) else 0
@@ -237,7 +237,7 @@ def orientation(exif: bytes) -> int:
 
 
 def resolution(exif: bytes) -> tuple[float, float] | None:
-    """Pixels per inch, of width and height; None where they are not said."""
+    """Return pixels per inch, of width and height; None where they are not said."""
     try:
         reader = _reader(exif)
         tags = reader.directory(reader.first).tags
@@ -250,7 +250,7 @@ def resolution(exif: bytes) -> tuple[float, float] | None:
 
 
 def method(turn: int) -> Any:
-    """Pillow's transposition for an orientation; None for 1."""
+    """Return Pillow's transposition for an orientation; None for 1."""
     from PIL.Image import Transpose
 
     return {
@@ -265,7 +265,7 @@ def method(turn: int) -> Any:
 
 
 def turned(exif: bytes, turn: int, size: tuple[int, int]) -> tuple[bytes, bool]:
-    """EXIF data of an image that was turned upright, changed where it is.
+    """Return EXIF data of an image that was turned upright, changed where it is.
 
     Args:
         exif: of the image as it was stored.
@@ -296,7 +296,7 @@ def turned(exif: bytes, turn: int, size: tuple[int, int]) -> tuple[bytes, bool]:
 
 
 def without_orientation_number(exif: bytes) -> bytes:
-    """EXIF data of the same length whose orientation has the number of no tag, so that no library acts on it."""
+    """Return EXIF data of the same length whose orientation has the number of no tag, so that no library acts on it."""
     data, start = bytearray(exif), len(exif) - len(exif.removeprefix(PREFIX))
     try:
         reader = _reader(exif)
@@ -308,7 +308,9 @@ def without_orientation_number(exif: bytes) -> bytes:
 
 
 def without_thumbnail(exif: bytes) -> bytes:
-    """EXIF data without a link to its second directory, and blank where that has the thumbnail; empty if damaged."""
+    """Return EXIF data without a link to its second directory, and blank where that has the
+    thumbnail; empty if damaged.
+    """
     try:
         reader = _reader(exif)
         first = reader.directory(reader.first)
@@ -399,7 +401,7 @@ def _open_thumbnail(data: bytes) -> Image.Image:
 
 
 def _encode_thumbnail(image: Any, turn: int, most: int) -> bytes | None:
-    """A JPEG of the turned image of at most so many bytes; None where there is none."""
+    """Return a JPEG of the turned image of at most so many bytes; None where there is none."""
     from PIL.JpegImagePlugin import get_sampling
 
     upright = image.transpose(method(turn))

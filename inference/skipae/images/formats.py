@@ -49,7 +49,7 @@ class Format:
         return self.extra is None or extra.has(self.extra)
 
     def holds_16bit(self, raster: Raster) -> bool:
-        """Whether it holds these 16-bit pixels as they are."""
+        """Return whether it holds these 16-bit pixels as they are."""
         if raster.kind == "cmyk" and not self.cmyk:
             return False
         return self.write_16bit is not None if raster.is_deep else self.gray_16bit
@@ -164,7 +164,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def table() -> str:
-    """What each format holds, as a table in Markdown."""
+    """Return what each format holds, as a table in Markdown."""
     metadata = {"icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
     lines = [["format", "16-bit gray", "16-bit color", "alpha", "CMYK", *metadata.values()], ["---"] * 9]
     for row in FORMATS.values():

@@ -19,7 +19,7 @@ _HARMLESS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")  # how often an animation repeats
 
 
 def inspect(file: IO[bytes]) -> Metadata:
-    """Comments, profile and XMP data; other extensions, and what follows the pictures, are noted."""
+    """Return comments, profile and XMP data; other extensions, and what follows the pictures, are noted."""
     found, further = Metadata("GIF"), []
     file.seek(0)
     data = file.read()
@@ -49,7 +49,7 @@ def inspect(file: IO[bytes]) -> Metadata:
 
 
 def _blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
-    """Blocks with their length before them, up to an empty one, and where they end."""
+    """Return blocks with their length before them, up to an empty one, and where they end."""
     found = []
     while at < len(data) and data[at]:
         found.append(data[at + 1 : at + 1 + data[at]])
@@ -74,7 +74,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
 
 
 def _to_palette(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image with a palette, and whether some of its pixels were neither clear nor opaque."""
+    """Return the image with a palette, and whether some of its pixels were neither clear nor opaque."""
     # Pillow's way for images with alpha merges colors that are far apart.
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     palette = image.convert("RGB").quantize(256 if alpha is None else 255)

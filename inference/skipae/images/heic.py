@@ -78,7 +78,7 @@ def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata, quality: Qua
 
 
 def _raster(picture: Any, notes: list[str]) -> Raster:
-    """The pixels as they are shown."""
+    """Return the pixels as they are shown."""
     import numpy as np
 
     if picture.info["bit_depth"] <= 8:

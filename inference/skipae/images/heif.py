@@ -35,7 +35,7 @@ _MOST_META = 1 << 20
 
 
 def top_level(file: IO[bytes]) -> set[bytes]:
-    """Kinds of the boxes that a file consists of."""
+    """Return the kinds of the boxes that a file consists of."""
     return {kind for kind, _, _ in _top(file)}
 
 
@@ -58,7 +58,7 @@ def take_colors(file: IO[bytes], metadata: Metadata) -> None:
 
 
 def orientation(file: IO[bytes]) -> int:
-    """How the container says that the picture is turned, 1 to 8 by EXIF's numbers."""
+    """Return how the container says that the picture is turned, 1 to 8 by EXIF's numbers."""
     import numpy as np
 
     meta = next((_meta(file, place, length) for kind, place, length in _top(file) if kind == b"meta"), {})
@@ -118,18 +118,18 @@ def _top(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _meta(file: IO[bytes], place: int, length: int) -> dict[bytes, bytes]:
-    """The boxes in a ``meta`` box; none of one that is too long."""
+    """Return the boxes in a ``meta`` box; none of one that is too long."""
     file.seek(place + 12)
     return dict(_children(file.read(length - 12))) if 12 < length <= _MOST_META else {}
 
 
 def _primary(meta: dict[bytes, bytes]) -> int:
-    """Number of the item that is the picture."""
+    """Return the number of the item that is the picture."""
     return int.from_bytes(meta.get(b"pitm", b"")[4:], "big")
 
 
 def _associated(data: bytes, item: int) -> list[int]:
-    """Numbers, from 1, of an item's properties, in order; ``data`` is of an ``ipma`` box."""
+    """Return numbers, from 1, of an item's properties, in order; ``data`` is of an ``ipma`` box."""
     width, is_wide = (2 if data[:1] == b"\0" else 4), data[3:4] != b"" and data[3] & 1
     at, step = 8, 2 if is_wide else 1
     while at + width < len(data):

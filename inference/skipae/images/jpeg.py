@@ -53,7 +53,7 @@ class _Header:
     """Where the pixels begin."""
 
     def with_start(self, marker: int, start: bytes) -> list[bytes]:
-        """Contents after ``start``."""
+        """Return the contents after ``start``."""
         return [data[len(start) :] for kind, data in self.segments if kind == marker and data.startswith(start)]
 
 
@@ -109,7 +109,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: Quali
 
 
 def _header(file: IO[bytes]) -> _Header:
-    """All segments up to the pixels; a file that ends before has no scan.
+    """Return all segments up to the pixels; a file that ends before has no scan.
 
     Raises:
         ImageError: it is of a kind that the decoder does not know.
@@ -137,7 +137,7 @@ def _header(file: IO[bytes]) -> _Header:
 
 
 def _next_marker(file: IO[bytes]) -> int | None:
-    """The next marker; what is not one is skipped, as decoders do."""
+    """Return the next marker; what is not one is skipped, as decoders do."""
     start, before, size = file.tell(), b"", 64
     while block := file.read(size):
         found = _MARKER.search(before + block)
@@ -198,7 +198,7 @@ def _jumbf() -> Loss:
 
 
 def _profile(parts: list[bytes]) -> bytes | None:
-    """The ICC profile of segments, each with its number and their count before it."""
+    """Return the ICC profile of segments, each with its number and their count before it."""
     parts = sorted(part for part in parts if len(part) > 2)
     if not parts or [part[0] for part in parts] != list(range(1, len(parts) + 1)) or parts[0][1] != len(parts):
         return None
@@ -245,7 +245,7 @@ def _note_rest(file: IO[bytes], header: _Header, metadata: Metadata) -> None:
 
 
 def _end_of_picture(data: bytes, at: int) -> int:
-    """Where a picture ends that has a marker at, or after, a place."""
+    """Return where a picture ends that has a marker at, or after, a place."""
     while (found := _NEXT_MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
         if marker == _EOI:
@@ -257,7 +257,7 @@ def _end_of_picture(data: bytes, at: int) -> int:
 
 
 def _pictures_of_index(header: _Header) -> int:
-    """How many pictures a multi-picture index (MPF) has."""
+    """Return how many pictures a multi-picture index (MPF) has."""
     for data in header.with_start(0xE2, b"MPF\0"):
         with suppress(ValueError):
             index = exif.Reader(io.BytesIO(data))
@@ -274,7 +274,7 @@ def _subsampling(metadata: Metadata) -> str:
 
 
 def _extra_segments(metadata: Metadata) -> bytes:
-    """Segments and comments besides EXIF, XMP and profile."""
+    """Return the segments and comments besides EXIF, XMP and profile."""
 
     resources = metadata.photoshop or b""
     if metadata.iptc and b"8BIM\x04\x04" not in resources:

@@ -99,7 +99,7 @@ class Metadata:
         return ", ".join(name.decode() for name, value in _SRGB_LIGHT.items() if chunks.get(name, value) != value)
 
     def needs(self) -> dict[str, str]:
-        """What a format must carry to keep all of it, by :attr:`Loss.what`, each with its name for people."""
+        """Return what a format must carry to keep all of it, by :attr:`Loss.what`, each with its name for people."""
         chunks = [kind.decode("latin-1") for kind, _ in self.png_chunks if kind not in _LIGHT]
         found = {
             "icc": ("the color profile", self.icc),
@@ -184,19 +184,19 @@ class Metadata:
 
 
 def resolution(value: tuple[Any, Any] | None) -> tuple[float, float] | None:
-    """A resolution; None where it is none (0/0) or absurd, which other formats cannot hold."""
+    """Return a resolution; None where it is none (0/0) or absurd, which other formats cannot hold."""
     if value is None or not all(0 < float(number) <= _MOST_DPI for number in value):
         return None
     return float(value[0]), float(value[1])
 
 
 def is_extended_xmp(segment: tuple[int, bytes]) -> bool:
-    """Whether a segment of a JPEG has XMP data for which there was no room in the first."""
+    """Return whether a segment of a JPEG has XMP data for which there was no room in the first."""
     return segment[0] == 0xE1 and segment[1].startswith(b"http://ns.adobe.com/xmp/extension/\0")
 
 
 def _segment_name(marker: int, data: bytes) -> str:
-    """For example ``APP1 FLIR``."""
+    """Return the name of a segment, for example ``APP1 FLIR``."""
     if is_extended_xmp((marker, data)):
         return "extended XMP"
     return " ".join([f"APP{marker & 15}", *printable(data[:16]).split()[:1]])
@@ -215,12 +215,12 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _names(kind: str, names: list[str]) -> str:
-    """Some things of a kind, each once."""
+    """Name some things of a kind, each once."""
     return f"the {kind}{'s' if len(set(names)) > 1 else ''} {listed(names)}"
 
 
 def _without_thumbnails(photoshop: bytes) -> bytes:
-    """Photoshop's resources except the small copies; a damaged resource and what follows it are left out."""
+    """Return Photoshop's resources except the small copies; a damaged resource and what follows it are left out."""
     kept, at = [], 0
     while photoshop[at : at + 4] == b"8BIM" and len(photoshop) >= at + 12:
         name = at + 6 + (photoshop[at + 6] + 2) // 2 * 2  # a text with its length before it, of an even number of bytes

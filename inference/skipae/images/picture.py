@@ -44,7 +44,7 @@ class Picture(Raster):
         return [*(str(loss) for loss in self.metadata.left_out if loss.what == "pictures"), *self.notes]
 
     def copy(self) -> Picture:
-        """A picture whose planes, metadata and notes can be replaced without changing this one."""
+        """Return a picture whose planes, metadata and notes can be replaced without changing this one."""
         return replace(self, planes=list(self.planes), metadata=replace(self.metadata), notes=list(self.notes))
 
     def save(self, path: str | os.PathLike[str], *, quality: Quality | None = None) -> list[Loss]:
@@ -117,7 +117,7 @@ class Picture(Raster):
         return pixels if dtype is None else pixels.astype(dtype)
 
     def rgb(self) -> NDArray[Any]:
-        """Pixels without alpha, [H, W] (gray) or [H, W, 3] (RGB), not copied; CMYK becomes RGB by its profile."""
+        """Return pixels without alpha, [H, W] (gray) or [H, W, 3] (RGB), not copied; CMYK is converted."""
         if self.kind != "cmyk":
             return self.planes[0]
         import numpy as np

@@ -42,7 +42,7 @@ def reader(
     inspect: Callable[[IO[bytes]], Metadata] | None = None,
     finish: Callable[[ImageFile, Metadata, list[str]], None] | None = None,
 ) -> Callable[[IO[bytes]], Opened]:
-    """A function that opens files of a format.
+    """Return a function that opens files of a format.
 
     Args:
         format: Pillow's name.
@@ -66,7 +66,7 @@ def reader(
 
 
 def open_header(file: IO[bytes], format: str) -> ImageFile:
-    """Pillow's image of a file, not decoded yet."""
+    """Return Pillow's image of a file, not decoded yet."""
     # Not Image.open: its limit of pixels is one global variable, and it loads every plugin there is.
     from importlib import import_module
 
@@ -108,7 +108,7 @@ def note_trailer(data: bytes, metadata: Metadata) -> None:
 
 
 def content_credentials() -> Loss:
-    """Of a file whose pixels were signed."""
+    """Return the loss of a file whose pixels were signed."""
     return Loss("c2pa", "content credentials (C2PA) are left out: their signature no longer holds")
 
 
@@ -155,7 +155,7 @@ def take_info(image: ImageFile, metadata: Metadata) -> None:
 def writer(
     format: str, arguments: Callable[[Image.Image, Metadata, Quality | None], dict[str, Any]] | None = None
 ) -> Callable[[BinaryIO, Image.Image, Metadata, Quality | None], list[Loss]]:
-    """A function that writes files of a format.
+    """Return a function that writes files of a format.
 
     Args:
         format: Pillow's name.
@@ -171,12 +171,12 @@ def writer(
 
 
 def number(quality: Quality | None) -> int:
-    """A quality from 1 to 100; the default for ``keep``, where there is nothing to keep."""
+    """Return a quality from 1 to 100; the default for ``keep``, where there is nothing to keep."""
     return quality if isinstance(quality, int) else QUALITY
 
 
 def common_arguments(metadata: Metadata) -> dict[str, Any]:
-    """Arguments of ``Image.save`` that most formats understand."""
+    """Return the arguments of ``Image.save`` that most formats understand."""
     values = {"icc_profile": metadata.icc, "exif": metadata.exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
     return {key: value for key, value in values.items() if value is not None}
 
@@ -206,24 +206,24 @@ class Ranges(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Place in this file."""
+        """Return the position in this file."""
         return self._at
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of every file."""
+        """Move, as in every file."""
         self._at = max(0, offset + {0: 0, 1: self._at, 2: self._starts[-1]}[whence])
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """As of every raw file: at most to the end of a part."""
+        """Read into a buffer, at most to the end of a part."""
         k = bisect_right(self._starts, self._at) - 1
         if k >= len(self._ranges):
             return 0

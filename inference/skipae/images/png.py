@@ -136,7 +136,7 @@ def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata, quality: pil
 
 
 def encode_16bit(pixels: NDArray[Any], like: bytes) -> bytes:
-    """A PNG of these pixels, uint16 [H, W, C], with all other chunks of the PNG ``like``."""
+    """Return a PNG of these pixels, uint16 [H, W, C], with all other chunks of the PNG ``like``."""
     import imagecodecs
 
     ours = list(_chunks(bytes(imagecodecs.png_encode(pixels))))
@@ -146,7 +146,7 @@ def encode_16bit(pixels: NDArray[Any], like: bytes) -> bytes:
 
 
 def _decode_16bit(data: bytes, layout: _Layout) -> NDArray[Any]:
-    """The pixels of a PNG, uint16 [H, W, C]; a transparent color becomes alpha."""
+    """Return the pixels of a PNG, uint16 [H, W, C]; a transparent color becomes alpha."""
     import imagecodecs
 
     pillow.quiet_log("imagecodecs")
@@ -158,7 +158,7 @@ def _decode_16bit(data: bytes, layout: _Layout) -> NDArray[Any]:
 
 
 def _layout(file: IO[bytes]) -> _Layout:
-    """All chunks; from where there is none, the rest is left to the decoder.
+    """Return all chunks; from where there is none, the rest is left to the decoder.
 
     Raises:
         ImageError: a chunk is needed that no decoder here knows.
@@ -258,7 +258,7 @@ def _take_text(kind: bytes, data: bytes, layout: _Layout, metadata: Metadata) ->
 
 
 def _international(text: bytes, layout: _Layout) -> bytes | None:
-    """The text of an ``iTXt`` chunk after its key; None where it is damaged."""
+    """Return the text of an ``iTXt`` chunk after its key; None where it is damaged."""
     parts = text[2:].split(b"\0", 2)  # language, translated key
     if len(parts) < 3:
         return None
@@ -277,7 +277,7 @@ def _profile(data: bytes, layout: _Layout, metadata: Metadata) -> bytes | None:
 
 
 def _inflated(data: bytes, layout: _Layout) -> bytes:
-    """Decompressed data; :class:`ValueError` where it is damaged, or too much with what came before."""
+    """Return decompressed data; :class:`ValueError` where it is damaged, or too much with what came before."""
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, max(1, layout.left))

@@ -32,7 +32,7 @@ def read(file: IO[bytes]) -> pillow.Opened:
 
 
 def inspect(file: IO[bytes]) -> Metadata:
-    """Comments, and how many pictures follow each other.
+    """Return comments, and how many pictures follow each other.
 
     Raises:
         ImageError: it has more than 8 bits per color.
@@ -71,7 +71,7 @@ def write(file: BinaryIO, image: Image.Image, metadata: Metadata, quality: pillo
 
 
 def _header(data: bytes) -> tuple[list[int], list[bytes], int]:
-    """Width, height and white (not of P4 and P1); comments; and where the pixels begin."""
+    """Return the width, height and white (not of P4 and P1); comments; and where the pixels begin."""
     numbers: list[int] = []
     comments: list[bytes] = []
     at = 2
@@ -88,7 +88,7 @@ def _header(data: bytes) -> tuple[list[int], list[bytes], int]:
 
 
 def _length(magic: bytes, numbers: list[int]) -> int:
-    """Bytes of the pixels; 0 where they are text, or where there is no header."""
+    """Return bytes of the pixels; 0 where they are text, or where there is no header."""
     if magic not in _CHANNELS or not numbers:
         return 0
     if magic == b"P4":

@@ -82,7 +82,7 @@ class Raster:
 
 
 def reduced_alpha(alpha: Image.Image) -> Image.Image:
-    """Alpha of 8 bits."""
+    """Return alpha of 8 bits."""
     import numpy as np
     from PIL import Image
 
@@ -90,14 +90,14 @@ def reduced_alpha(alpha: Image.Image) -> Image.Image:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """A view of [H, W, C], turned as the EXIF orientation asks."""
+    """Return a view of [H, W, C], turned as the EXIF orientation asks."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     return pixels[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def from_channels(pixels: NDArray[Any], kind: Kind, alpha: bool) -> Raster:
-    """From one array [H, W, C] of a file's channels."""
+    """Make a raster of one array [H, W, C] of a file's channels."""
     import numpy as np
     from PIL import Image
 
@@ -110,7 +110,7 @@ def from_channels(pixels: NDArray[Any], kind: Kind, alpha: bool) -> Raster:
 
 
 def from_image(image: Image.Image, format: str, notes: list[str]) -> Raster:
-    """From an image as Pillow decoded it; ``notes`` get what was changed.
+    """Make a raster of an image as Pillow decoded it; ``notes`` get what was changed.
 
     Raises:
         ImageError: its mode would be truncated.
@@ -154,7 +154,7 @@ def from_image(image: Image.Image, format: str, notes: list[str]) -> Raster:
 
 
 def to_array(image: Image.Image, channels: int) -> NDArray[Any]:
-    """The first ``channels`` channels, [H, W] where it is one."""
+    """Return the first ``channels`` channels, [H, W] where it is one."""
     # By strips: Pillow's way takes three times the memory.
     import numpy as np
 

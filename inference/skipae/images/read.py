@@ -61,7 +61,7 @@ class OpenedImage:
         self._file.close()
 
     def decode(self) -> Picture:
-        """The pixels, upright, and the metadata.  Once only: what Pillow decoded is freed.
+        """Return the pixels, upright, and the metadata.  Once only: what Pillow decoded is freed.
 
         Raises:
             ImageError: the file is damaged, or holds a kind of pixels that would be truncated.
@@ -169,7 +169,7 @@ def read_header(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """A picture of an image in memory, as it is: its EXIF orientation is not applied.
+    """Return a picture of an image in memory, as it is: its EXIF orientation is not applied.
 
     Raises:
         ImageError: its mode would be truncated, or it was opened without being decoded, and that fails now.
@@ -195,7 +195,7 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def is_pil(value: object) -> TypeGuard[Image.Image]:
-    """Whether a value is a ``PIL.Image``, without loading Pillow where nobody did."""
+    """Return whether a value is a ``PIL.Image``, without loading Pillow where nobody did."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 
@@ -211,7 +211,7 @@ def check_array(array: NDArray[Any]) -> None:
 
 
 def _reason(format: str, error: Exception) -> str:
-    """Why a file cannot be decoded: what the decoder does not know is not the file's damage."""
+    """Return why a file cannot be decoded: what the decoder does not know is not the file's damage."""
     text = " ".join(str(error).split()) or type(error).__name__
     if _UNKNOWN.search(text):
         return f"is a {format} of a kind that skipae does not read ({text}): convert it to a PNG or TIFF first"

@@ -115,13 +115,13 @@ def write_16bit(file: BinaryIO, raster: Raster, metadata: Metadata, quality: pil
 
 
 def _value(reader: Reader, page: Directory, number: int, default: int) -> int:
-    """The largest value of a tag."""
+    """Return the largest value of a tag."""
     tag = page.tags.get(number)
     return max(tag.values(reader.order), default=default) if tag is not None else default
 
 
 def _is_deep(reader: Reader, page: Directory) -> bool:
-    """Whether Pillow would truncate it; refused where nothing can read it."""
+    """Return whether Pillow would truncate it; refused where nothing can read it."""
     bits = _value(reader, page, 258, 1)
     kind = _value(reader, page, 339, 1)
     what = {2: "signed", 3: "floating-point"}.get(kind) or (f"{bits}-bit" if bits > 8 and bits != 16 else None)
@@ -150,7 +150,7 @@ def _decode(image: ImageFile, reader: Reader, page: Directory, notes: list[str])
 
 
 def _decode_other(file: IO[bytes], reader: Reader, page: Directory, notes: list[str]) -> tuple[Raster, Metadata]:
-    """What Pillow does not read."""
+    """Return what Pillow does not read."""
     metadata = _take_tags(reader, page, notes)
     shape = tuple(_value(reader, page, number, default) for number, default in ((256, 0), (257, 0), (277, 1)))
     file.seek(0)
@@ -161,7 +161,7 @@ def _decode_other(file: IO[bytes], reader: Reader, page: Directory, notes: list[
 
 
 def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bool, list[str]]:
-    """The first page of a TIFF, uint8 or uint16: pixels [H, W, C], kind, whether it has alpha, and notes.
+    """Return the first page of a TIFF, uint8 or uint16: pixels [H, W, C], kind, whether it has alpha, and notes.
 
     Raises:
         ImageError: no decoder here reads it.
@@ -214,7 +214,7 @@ def _pixels(data: bytes, shape: tuple[int, ...]) -> tuple[NDArray[Any], Kind, bo
 
 
 def _orientation(reader: Reader, page: Directory) -> int:
-    """As Pillow finds it."""
+    """Return the orientation that Pillow finds."""
     turn = _value(reader, page, exif.ORIENTATION, 1)
     if exif.ORIENTATION not in page.tags and _XMP in page.tags:
         turn = xmp.orientation(page.tags[_XMP].data)
@@ -222,7 +222,7 @@ def _orientation(reader: Reader, page: Directory) -> int:
 
 
 def _take_tags(reader: Reader, page: Directory, notes: list[str]) -> Metadata:
-    """What the tags of the first page say of the picture, upright."""
+    """Return what the tags of the first page say of the picture, upright."""
     tags = {number: tag for number, tag in page.tags.items() if number not in _STRUCTURE}
     data = {number: tags[number].data for number in (_XMP, _ICC, _IPTC, _PHOTOSHOP) if number in tags}
     inches = {2: 1.0, 3: 2.54}.get(_value(reader, page, 296, 2))
@@ -289,7 +289,7 @@ def _note_pictures(reader: Reader, tags: dict[int, Tag], metadata: Metadata) -> 
 
 
 def _below(reader: Reader, directory: Directory, pointer: int) -> list[Tag]:
-    """The tags of another directory, but those that point to further ones."""
+    """Return the tags of another directory, but those that point to further ones."""
     found = reader.below(directory, pointer).tags.values()
     classic = (_classic(tag, reader.order) for tag in found if tag.number not in _ELSEWHERE)
     return [tag for tag in classic if tag is not None]
@@ -427,7 +427,7 @@ class _Container:
             file.write(data)
 
     def _directory(self, place: int) -> bytes:
-        """The directory at a place, of an even length."""
+        """Return the directory at a place, of an even length."""
         table = bytearray(struct.pack(self.order + "H", len(self.tags)))
         values = bytearray()
         after = place + 2 + 12 * len(self.tags) + 4

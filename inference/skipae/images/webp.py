@@ -16,7 +16,7 @@ _KNOWN = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF"
 
 
 def inspect(file: IO[bytes]) -> Metadata:
-    """Whether a WebP is lossless; chunks that are not carried, and what follows the picture, are noted."""
+    """Return whether a WebP is lossless; chunks that are not carried, and what follows the picture, are noted."""
     found = Metadata("WEBP", lossless=_is_lossless(file))
     file.seek(4)
     end = 8 + int.from_bytes(file.read(4), "little")
@@ -39,7 +39,7 @@ def inspect(file: IO[bytes]) -> Metadata:
 
 
 def arguments(image: Image.Image, metadata: Metadata, quality: Quality | None) -> dict[str, Any]:
-    """Arguments of ``Image.save``."""
+    """Return the arguments of ``Image.save``."""
     if metadata.lossless and not isinstance(quality, int):
         return {"lossless": True, "exact": True}
     return {"quality": number(quality)}

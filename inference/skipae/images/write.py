@@ -67,7 +67,7 @@ def encode(
 
 
 def _fit_metadata(row: Format, metadata: Metadata, losses: list[Loss]) -> Metadata:
-    """The metadata that a format carries."""
+    """Return the metadata that a format carries."""
     needs = metadata.needs()
     lost = {what: name for what, name in needs.items() if what not in row.carries}
     if row.segment is not None:

@@ -54,7 +54,7 @@ class Corrected:
 
 
 def correct(xmp: bytes, *, extended: bool = False) -> Corrected:
-    """XMP data without promises of other pictures, a gain map or a video in the same file.
+    """Return XMP data without promises of other pictures, a gain map or a video in the same file.
 
     Args:
         xmp: a packet.
@@ -80,18 +80,18 @@ def correct(xmp: bytes, *, extended: bool = False) -> Corrected:
 
 
 def orientation(xmp: bytes) -> int:
-    """1 to 8, and 0 where it is not said."""
+    """Return 1 to 8, and 0 where it is missing."""
     found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
     return int(found[1]) if found else 0
 
 
 def without_orientation(xmp: bytes) -> bytes:
-    """XMP data of an image that was turned upright."""
+    """Return XMP data of an image that was turned upright."""
     return _ORIENTATION.sub(b"", xmp)
 
 
 def without_thumbnails(xmp: bytes) -> bytes:
-    """XMP data without its small copies, in time linear in its length."""
+    """Return XMP data without its small copies, in time linear in its length."""
     kept, at = [], 0
     for element in re.finditer(rb"<xmp:Thumbnails\b", xmp):
         if element.start() < at:  # inside the one before
@@ -136,7 +136,7 @@ class _Finder:
         self.parser.Parse(self.xmp, True)
 
     def what(self, uri: str, name: str) -> str | None:
-        """The promise, if it is one."""
+        """Return the promise, if it is one."""
         return self.promises.get((uri, name)) or self.promises.get((uri, None))
 
     def start(self, name: str, _: dict[str, str]) -> None:
@@ -171,7 +171,7 @@ class _Finder:
         self.depth -= 1
 
     def attributes(self, place: int) -> list[re.Match[bytes]]:
-        """Those of the tag that starts at a place."""
+        """Return the attributes of the tag that starts at a place."""
         name = _NAME.match(self.xmp, place)
         found, at = [], name.end() if name else place
         while (attribute := _ATTRIBUTE.match(self.xmp, at)) is not None:

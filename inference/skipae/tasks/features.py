@@ -90,7 +90,7 @@ class Extractor:
                 windows = smaller
 
     def run_each(self, batch: Sequence[NDArray[Any]]) -> list[Features | ImageError]:
-        """Like :meth:`run`, but with the error of an image that failed in its place."""
+        """Run as :meth:`run` does, with the error of an image that failed in its place."""
         try:
             return list(self.run(batch))
         except ImageError as error:

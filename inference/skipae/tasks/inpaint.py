@@ -249,13 +249,13 @@ def _guess(net: Net, values: Floats, hole: Mask) -> Floats:
 
 
 def _decoy(taken: Mask) -> Mask:
-    """The mask moved to where the most pixels are known, apart from it; the nearest such place."""
+    """Return the mask moved to where the most pixels are known, apart from it; the nearest such place."""
     free = _apart_from(taken)
     return max((np.roll(taken, shift, (0, 1)) & free for shift in _SHIFTS), key=lambda moved: int(moved.sum()))
 
 
 def _apart_from(mask: Mask) -> Mask:
-    """True where nothing within two pixels is masked."""
+    """Return True where nothing within two pixels is masked."""
     apart = ~mask
     for axis in (0, 1):
         apart &= _moved(apart, 2, axis) & _moved(apart, 1, axis) & _moved(apart, -1, axis) & _moved(apart, -2, axis)
@@ -263,7 +263,8 @@ def _apart_from(mask: Mask) -> Mask:
 
 
 def _plate(values: Floats, hole: Mask) -> Floats:
-    """A thin plate under tension through the known pixels: (L L + t L) u = 0 in the hole, L the 5-point Laplacian.
+    """Return a thin plate under tension through the known pixels: (L L + t L) u = 0 in the hole,
+    L the 5-point Laplacian.
 
     Solved by :data:`STEPS` of conjugate gradients from :func:`_pull_push`, on the hole's pixels alone.
     """
@@ -316,7 +317,7 @@ def _pull_push(values: Floats, hole: Mask) -> Floats:
 
 
 def _halve(values: Floats, hole: Mask) -> tuple[Floats, Mask]:
-    """Half size: means of the known among 2 x 2 pixels, and where none is known."""
+    """Halve the size: means of the known among 2 x 2 pixels, and where none is known."""
     height, width, channels = values.shape
     pad = ((0, height % 2), (0, width % 2))
     known = np.pad(~hole, pad).reshape((height + 1) // 2, 2, (width + 1) // 2, 2)
@@ -327,7 +328,7 @@ def _halve(values: Floats, hole: Mask) -> tuple[Floats, Mask]:
 
 
 def _double(values: Floats, shape: tuple[int, ...], rows: slice = slice(None)) -> Floats:
-    """``rows`` of the bilinear enlargement of [h, w, C] to ``shape``, of which h x w is half, rounded up."""
+    """Return ``rows`` of the bilinear enlargement of [h, w, C] to ``shape``, of which h x w is half, rounded up."""
     from PIL import Image
 
     top, bottom, _ = rows.indices(shape[0])
@@ -338,7 +339,7 @@ def _double(values: Floats, shape: tuple[int, ...], rows: slice = slice(None)) -
 
 
 def _half_size(pixels: NDArray[Any], mask: Mask) -> tuple[NDArray[Any], Mask]:
-    """:func:`_halve` of pixels of any type, in strips, so that no float copy of the whole is made."""
+    """Return :func:`_halve` of pixels of any type, in strips, so that no float copy of the whole is made."""
     height, width = mask.shape
     small = np.empty(((height + 1) // 2, (width + 1) // 2, *pixels.shape[2:]), pixels.dtype)
     holes = np.empty(small.shape[:2], bool)
@@ -376,7 +377,7 @@ def _to_type(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _coarse_share(mask: Mask, deep: Mask) -> Floats:
-    """The weight of the coarse result, from 0 up to :data:`RIM` pixels from the rim to 1 beyond :data:`DEPTH`."""
+    """Return the weight of the coarse result: 0 up to :data:`RIM` pixels from the rim to 1 beyond :data:`DEPTH`."""
     share = np.zeros(mask.shape, np.float32)
     if deep.any():
         eroded = _deep(mask, RIM)
@@ -388,7 +389,7 @@ def _coarse_share(mask: Mask, deep: Mask) -> Floats:
 
 
 def _deep(mask: Mask, depth: int = DEPTH) -> Mask:
-    """Where no pixel within ``depth`` rows and columns is known."""
+    """Return where no pixel within ``depth`` rows and columns is known."""
     deep = mask.copy()
     reach = 0
     while reach < depth:
@@ -400,7 +401,7 @@ def _deep(mask: Mask, depth: int = DEPTH) -> Mask:
 
 
 def _moved(mask: Mask, step: int, axis: int) -> Mask:
-    """The mask moved along an axis; true where nothing is moved to."""
+    """Return the mask moved along an axis; true where nothing is moved to."""
     moved = np.ones_like(mask)
     target: list[slice] = [slice(None)] * 2
     source: list[slice] = [slice(None)] * 2
@@ -428,7 +429,7 @@ def _cells(mask: Mask) -> Iterator[tuple[slice, slice]]:
 
 
 def _bounds(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns that hold all that is masked, from even starts where there is a margin."""
+    """Return the rows and columns that hold all that is masked, from even starts where there is a margin."""
     found = []
     for axis in (1, 0):
         there = np.flatnonzero(mask.any(axis=axis))

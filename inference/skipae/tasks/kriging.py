@@ -101,13 +101,13 @@ def _tiles(hole: Mask, inside: tuple[slice, slice], grid: tuple[int, int]) -> It
 
 
 def _fade(place: NDArray[np.intp]) -> Floats:
-    """Weight of a square at places along one side of its tile; those of the squares there add up to 1."""
+    """Return the weight of a square at places along one side of its tile; those of the squares there add up to 1."""
     inward = np.minimum(place, TILE - 1 - place)
     return np.clip((inward + OVERLAP + 0.5) / (2 * OVERLAP), 0, 1).astype(np.float32)
 
 
 def _square(top: int, left: int, margin: int) -> tuple[slice, slice]:
-    """A tile with what is around it."""
+    """Return a tile with what is around it."""
     return (
         slice(max(top - margin, 0), max(top + TILE + margin, 0)),
         slice(max(left - margin, 0), max(left + TILE + margin, 0)),
@@ -115,13 +115,13 @@ def _square(top: int, left: int, margin: int) -> tuple[slice, slice]:
 
 
 def _pixels(where: Mask, square: tuple[slice, slice]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of what is true in a square."""
+    """Return the rows and columns of what is true in a square."""
     rows, columns = np.nonzero(where[square])
     return rows + square[0].start, columns + square[1].start
 
 
 def _context(hole: Mask, top: int, left: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the known pixels around a tile, and farther from it if they are fewer than 40."""
+    """Return the rows and columns of the known pixels around a tile, and farther from it if they are fewer than 40."""
     for margin in range(CONTEXT, REACH, 3):
         rows, columns = _pixels(~hole, _square(top, left, margin))
         if len(rows) >= 40:

@@ -135,7 +135,7 @@ def load(name: str, root: Path, split: str) -> ImageSet:
 
 
 def _below(root: Path, *names: str) -> Path:
-    """The first of the folders that exists below ``root``."""
+    """Return the first of the folders that exists below ``root``."""
     for name in names:
         if (root / name).is_dir():
             return root / name

@@ -75,7 +75,7 @@ _CIFAR100 = _Cifar(
 
 
 def cifar10(root: Path, split: str) -> MemorySet:
-    """CIFAR-10: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
+    """Return CIFAR-10: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
 
     Below ``root``: ``cifar-10-batches-py``, ``cifar-10-batches-bin``, or an archive of either.
     """
@@ -83,7 +83,7 @@ def cifar10(root: Path, split: str) -> MemorySet:
 
 
 def cifar100(root: Path, split: str) -> MemorySet:
-    """CIFAR-100 with its 100 fine classes: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
+    """Return CIFAR-100 with its 100 fine classes: ``train`` (50,000) or ``test`` (10,000), 32 x 32.
 
     Below ``root``: ``cifar-100-python``, ``cifar-100-binary``, or an archive of either.
     """
@@ -91,7 +91,7 @@ def cifar100(root: Path, split: str) -> MemorySet:
 
 
 def stl10(root: Path, split: str) -> MemorySet:
-    """STL-10: ``train`` (5,000), ``test`` (8,000) or ``unlabeled`` (100,000, 2.8 GB in memory), 96 x 96.
+    """Return STL-10: ``train`` (5,000), ``test`` (8,000) or ``unlabeled`` (100,000, 2.8 GB in memory), 96 x 96.
 
     Below ``root``: ``stl10_binary`` or ``stl10_binary.tar.gz``.
     """
@@ -114,7 +114,7 @@ def stl10(root: Path, split: str) -> MemorySet:
 
 
 def stl10_folds(root: Path) -> list[Tensor]:
-    """The ten folds of STL-10's training set, each as positions, int64 [1000]."""
+    """Return the ten folds of STL-10's training set, each as positions, int64 [1000]."""
     where, files = _stl(root, ["fold_indices.txt", "train_y.bin"])
     try:
         folds = [np.array(line.split(), np.int64) for line in files["fold_indices.txt"].tobytes().decode().splitlines()]
@@ -142,7 +142,7 @@ def _cifar(spec: _Cifar, root: Path, split: str) -> MemorySet:
 def _binary_batches(
     spec: _Cifar, where: Path, files: dict[str, Bytes], meta: str
 ) -> tuple[tuple[str, ...], list[tuple[Bytes, Tensor]]]:
-    """Class names, and per batch the pixels, uint8 [N, 3072], and the labels."""
+    """Return class names, and per batch the pixels, uint8 [N, 3072], and the labels."""
     size, batches = spec.skip + 1 + 3072, []
     for name, data in files.items():
         if name != meta:
@@ -158,7 +158,7 @@ def _binary_batches(
 def _pickled_batches(
     spec: _Cifar, where: Path, files: dict[str, Bytes], meta: str
 ) -> tuple[tuple[str, ...], list[tuple[Bytes, Tensor]]]:
-    """The same of pickles."""
+    """Return the same of pickles."""
     described = _unpickle(where, meta, files[meta], spec.names)
     classes = described[spec.names]
     if not (isinstance(classes, list) and all(isinstance(name, str | bytes) for name in classes)):
@@ -188,7 +188,7 @@ def _stl(root: Path, wanted: list[str]) -> tuple[Path, dict[str, Bytes]]:
 
 
 def _read(root: Path, places: Sequence[tuple[str, str, list[str]]], site: str) -> tuple[Path, dict[str, Bytes]]:
-    """The wanted files of the first folder or archive that exists, in the order asked for, and where it is."""
+    """Return the wanted files of the first folder or archive that exists, in the order asked for, and where it is."""
     for folder, archive, wanted in places:
         if (root / folder).is_dir():
             return root / folder, {name: _read_file(root / folder / name, site) for name in wanted}
@@ -237,7 +237,7 @@ def _check_size(where: Path, name: str, size: int, site: str) -> None:
 
 
 def _fill(source: Any, size: int) -> Bytes:
-    """``size`` bytes of a stream, without a second copy (STL-10's unlabeled images are 2.8 GB)."""
+    """Return ``size`` bytes of a stream, without a second copy (STL-10's unlabeled images are 2.8 GB)."""
     data = np.empty(size, np.uint8)
     view, done = data.data, 0
     while done < size:
@@ -282,7 +282,7 @@ def _check_pickle(data: Bytes) -> None:
 
 
 def _text(stored: str | bytes) -> str:
-    """A string of Python 2 or 3."""
+    """Return a string of Python 2 or 3."""
     return stored.decode(errors="replace") if isinstance(stored, bytes) else stored
 
 
@@ -345,7 +345,7 @@ def _no_array(*_: object) -> object:
 
 
 def _encode(unpickler: _Unpickler, text: object, *_: object) -> bytes:
-    """Bytes of a text, which are no more in all than the file has: one text may be named many times."""
+    """Return the bytes of a text, which are no more in all than the file has: one text may be named many times."""
     if not isinstance(text, str) or len(text) > unpickler.left:
         raise DataError("it makes more bytes than it holds")
     unpickler.left -= len(text)
@@ -353,7 +353,7 @@ def _encode(unpickler: _Unpickler, text: object, *_: object) -> bytes:
 
 
 def _shown(value: object) -> str:
-    """A value in a message; a container may hold itself many times over, so that its text has no end."""
+    """Return a value in a message; a container may hold itself many times over, so that its text has no end."""
     return shown(value) if isinstance(value, str | bytes | int | float | None) else f"a {type(value).__name__}"
 
 

@@ -42,12 +42,12 @@ class FileSet(StreamedSet):
 
 
 def image_folder(folder: Path, *, short_side: int = 256) -> FileSet:
-    """All images below a folder, without labels."""
+    """Return all images below a folder, without labels."""
     return FileSet(find_images(folder), None, (), short_side=short_side)
 
 
 def class_folder(folder: Path, *, short_side: int = 0) -> FileSet:
-    """Images in one folder per class (``folder/<class>/...``), classes in alphabetical order."""
+    """Return images in one folder per class (``folder/<class>/...``), classes in alphabetical order."""
     there = [at for at in folder.iterdir() if not is_hidden(at.name)] if folder.is_dir() else []
     stray = next((at for at in there if at.suffix.lower() in IMAGE_SUFFIXES and at.is_file()), None)
     if stray:
@@ -64,7 +64,7 @@ _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "vali
 
 
 def split_folder(root: Path, split: str, read: Callable[[Path], FileSet]) -> StreamedSet:
-    """The split ``train`` or ``test`` of anyone's images, which ``read`` finds in a folder.
+    """Return the split ``train`` or ``test`` of anyone's images, which ``read`` finds in a folder.
 
     Folders ``train`` and ``test`` (or ``val``) below ``root`` are the splits.  Where there are none, all images are
     read from ``root``, and about one in ten is kept for the test: a checksum of its path below ``root`` decides, so
@@ -96,7 +96,7 @@ def _folder_called(names: Sequence[str], root: Path) -> Path | None:
 
 
 def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_side: int = 256) -> FileSet:
-    """ImageNet, labeled by synset: ``folder/<split>`` with ILSVRC's class folders, or Tiny-ImageNet's layout.
+    """Return ImageNet, labeled by synset: ``folder/<split>`` with ILSVRC's class folders, or Tiny-ImageNet's layout.
 
     The synset of an image is the last WordNet id (``n`` and eight digits) in its path below the split, or what
     ``val_annotations.txt`` says; where there is none at all (``val`` as it is unpacked), there are no labels.  With
@@ -117,7 +117,7 @@ def imagenet(folder: Path, split: str, *, hypernym: str | None = None, short_sid
 
 
 def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) -> FileSet:
-    """Public subsets of ImageNet as one set; images are enlarged to 64 pixels at most.
+    """Return public subsets of ImageNet as one set; images are enlarged to 64 pixels at most.
 
     Args:
         folders: each has folders ``train`` and ``val`` with class folders or in Tiny-ImageNet's layout, or no splits.
@@ -145,7 +145,7 @@ def imagenet_subsets(folders: Sequence[Path], split: str, *, short_side: int) ->
 
 
 def synsets(hypernym: str) -> frozenset[str]:
-    """ImageNet ids of the hyponyms of ``vehicle`` ("conveyance, transport") or ``animal`` ("mammal" or "bird")."""
+    """Return the ids of the hyponyms of ``vehicle`` ("conveyance, transport") or ``animal`` ("mammal" or "bird")."""
     folder = package_files(__package__) / "wordnet"
     known = sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
     if hypernym not in known:
@@ -155,7 +155,7 @@ def synsets(hypernym: str) -> frozenset[str]:
 
 
 def _synsets_of(at: Path) -> tuple[list[Path], list[str]]:
-    """All images below a folder, and the WordNet id of each, empty where there is none."""
+    """Return all images below a folder, and the WordNet id of each, empty where there is none."""
     files = find_images(at)
     listed = at / "val_annotations.txt"
     named = _annotations(listed, at) if listed.exists() else {}
@@ -171,7 +171,7 @@ def _require_synsets(files: Sequence[Path], keys: Sequence[str]) -> None:
 
 
 def _annotations(path: Path, folder: Path) -> dict[str, str]:
-    """File name -> synset, as Tiny-ImageNet's validation set states it."""
+    """Return a map from file name to synset, as Tiny-ImageNet's validation set states it."""
     named = {}
     for line in read_text(path).splitlines():
         fields = line.split("\t")

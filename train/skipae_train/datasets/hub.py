@@ -64,7 +64,9 @@ class HubSet(StreamedSet):
 
 
 def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> str | None:
-    """The column ``name``, which must be of a kind; without a name the only one of that kind, None if there is none."""
+    """Return the column ``name``, which must be of a kind; without a name the only one of that kind, None
+    if there is none.
+    """
     found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
     if name is None and len(found) > 1:
         raise DataError(f"{source} has several {what} columns, {', '.join(found)}: name one of them")
@@ -77,7 +79,7 @@ def _column(source: str, rows: Any, name: str | None, kind: type, what: str) -> 
 
 
 def _tells_classes(rows: Any) -> bool:
-    """Whether rows have classes, and they are not -1, as where a test is kept secret."""
+    """Return whether rows have classes, and they are not -1, as where a test is kept secret."""
     import datasets
 
     found = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -93,7 +95,8 @@ def hub(
     revision: str | None = None,
     short_side: int = 256,
 ) -> HubSet:
-    """A split of a Hub data set ``org/name``, of a folder written by ``save_to_disk``, or of Parquet or image files.
+    """Return a split of a Hub data set ``org/name``, of a folder written by ``save_to_disk``, or of
+    Parquet or image files.
 
     ``org/name/configuration`` chooses one where the set has several.
     Where there is no split ``test``, or only one whose classes are hidden, ``validation`` stands for it; where there is

@@ -44,7 +44,7 @@ class Photos(FileSet):
         self._shares: dict[int, NDArray[np.float64]] = {}
 
     def validation(self, side: int, most: int) -> Tensor:
-        """Center crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
+        """Return center crops of the held-out images, uint8 [<= most, 3, side, side]; small images are left out."""
         crops: list[Tensor] = []
         for file in self.held_out:
             pixels = load_rgb(file)
@@ -66,7 +66,7 @@ class Photos(FileSet):
 
 
 def augment_photos(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips, quarter turns, changes of color, contrast, exposure and sharpness, per sample.
+    """Apply flips, quarter turns and changes of color, contrast, exposure and sharpness, per sample.
 
     Takes and returns float32 [N, 3, S, S], RGB in [0, 1].  Saturation is raised more often than lowered:
     common photo collections are pale, and a denoiser trained on them alone fails on strong colors.  A quarter

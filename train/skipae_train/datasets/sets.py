@@ -78,12 +78,12 @@ class MemorySet:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> MemorySet:
-        """The same set on ``device``."""
+        """Return the same set on ``device``."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
 
     def subset(self, indices: Tensor) -> MemorySet:
-        """The samples at ``indices``, int64 [M]."""
+        """Return the samples at ``indices``, int64 [M]."""
         rows = indices.to(self.images.device)
         return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
 
@@ -106,7 +106,7 @@ class MemorySet:
             yield Batch(indices.cpu(), pixels.permute(0, 3, 1, 2), labels)
 
     def statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation of each channel over all pixels, in [0, 1]."""
+        """Return the mean and standard deviation of each channel over all pixels, in [0, 1]."""
         return _statistics(iter(torch.split(self.images, 1000)))
 
 
@@ -137,7 +137,7 @@ class StreamedSet(ABC):
 
     @abstractmethod
     def _name(self, row: int) -> str:
-        """The image's file, for errors."""
+        """Return the image's file, for errors."""
 
     @abstractmethod
     def _open(self, row: int) -> Image.Image:
@@ -148,7 +148,7 @@ class StreamedSet(ABC):
         return None
 
     def _rows_of(self, indices: Tensor, side: int) -> NDArray[np.int64]:
-        """Which image each sample is of, int64 [B]; crops of ``side`` pixels are wanted."""
+        """Return which image each sample is of, int64 [B]; crops of ``side`` pixels are wanted."""
         rows: NDArray[np.int64] = self._rows[indices.numpy()]
         return rows
 
@@ -157,20 +157,20 @@ class StreamedSet(ABC):
         return len(self._rows)
 
     def to(self, device: torch.device | str) -> StreamedSet:
-        """The same set with batches on ``device``."""
+        """Return the same set with batches on ``device``."""
         moved = copy.copy(self)
         moved.device = torch.device(device)
         return moved
 
     def subset(self, indices: Tensor) -> StreamedSet:
-        """The samples at ``indices``, int64 [M]; decoded images are shared."""
+        """Return the samples at ``indices``, int64 [M]; decoded images are shared."""
         part = copy.copy(self)
         part._rows = self._rows[indices.cpu().numpy()]
         part.labels = None if self.labels is None else self.labels[indices.cpu()]
         return part
 
     def scaled(self, short_side: int) -> StreamedSet:
-        """The same images scaled to another short side."""
+        """Return the same images scaled to another short side."""
         other = copy.copy(self)
         other.short_side, other._cache = short_side, {}
         return other
@@ -201,14 +201,14 @@ class StreamedSet(ABC):
             pool.shutdown(cancel_futures=True)
 
     def whole(self, position: int) -> tuple[Tensor, Tensor | None]:
-        """One scaled image, uint8 [3, H, W], and its mask as it is in the file, uint8 [H', W']."""
+        """Return one scaled image, uint8 [3, H, W], and its mask as it is in the file, uint8 [H', W']."""
         row = int(self._rows[position])
         mask = self._mask(row)
         pixels = torch.from_numpy(self._sample(row)[0]).permute(2, 0, 1)
         return pixels.to(self.device), None if mask is None else torch.from_numpy(np.array(mask)).to(self.device)
 
     def mask_pixels(self) -> Tensor:
-        """Pixels of each class in the masks, at the size of their files, int64 [K]."""
+        """Return pixels of each class in the masks, at the size of their files, int64 [K]."""
         kinds = len(self.classes)
 
         def count(row: int) -> NDArray[np.int64]:
@@ -219,7 +219,7 @@ class StreamedSet(ABC):
             return torch.from_numpy(sum(pool.map(count, self._rows.tolist()), np.zeros(kinds, np.int64)))
 
     def loaded(self, side: int | None = None) -> MemorySet:
-        """All images in memory, center crops of ``side`` (default: ``short_side``), on this set's device."""
+        """Return all images in memory, center crops of ``side`` (default: ``short_side``), on this set's device."""
         side = side or self.short_side
         if not side or self.masked:
             raise DataError("only a set of images without masks, scaled to a short side, can be loaded as a whole")
@@ -228,14 +228,14 @@ class StreamedSet(ABC):
         return MemorySet(torch.cat(parts).contiguous(), labels, self.classes)
 
     def statistics(self, most: int = 2000) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation of each channel, in [0, 1], over ``most`` images drawn with seed 0."""
+        """Return the mean and standard deviation of each channel, in [0, 1], over ``most`` images drawn with seed 0."""
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:most].tolist()
         with ThreadPoolExecutor(self.workers, "decode") as pool:
             samples = pool.map(self._sample, [int(self._rows[position]) for position in chosen])
             return _statistics(torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels, _ in samples)
 
     def _sample(self, row: int) -> tuple[Pixels, Pixels | None]:
-        """The scaled image, [H, W, 3], and its mask scaled alike, [H, W]."""
+        """Return the scaled image, [H, W, 3], and its mask scaled alike, [H, W]."""
         if row in self._cache:
             return self._cache[row]
         image, mask = self._open(row), self._mask(row)
@@ -315,7 +315,7 @@ def batch_indices(count: int, batch: int, *, seed: int = 0, epoch: int = 0, shuf
 
 
 def balanced(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """Positions of ``per_class`` random samples of each class in ``labels``, int64 [N]; sorted, int64 [M]."""
+    """Return positions of ``per_class`` random samples of each class in ``labels``, int64 [N]; sorted, int64 [M]."""
     labels = labels.cpu()
     order = permutation(len(labels), seed, Draw.LABELED)
     parts = []
@@ -347,7 +347,7 @@ def hold_out(count: int, held: int, seed: int, labels: Tensor | None = None) -> 
 
 
 def _places(view: View, epoch: int, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Top and left of each crop, int64 [B], and whether it is mirrored, bool [B]."""
+    """Return the top and left of each crop, int64 [B], and whether it is mirrored, bool [B]."""
     draws = uniforms(view.seed, epoch, indices, 3)
     if view.random:
         top = (draws[:, 0] * (height - view.crop + 1)).long()
@@ -359,7 +359,7 @@ def _places(view: View, epoch: int, indices: Tensor, height: int, width: int) ->
 
 
 def _statistics(parts: Iterator[Tensor]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation per channel of uint8 [N, 3, H, W] parts, in [0, 1]."""
+    """Return the mean and standard deviation per channel of uint8 [N, 3, H, W] parts, in [0, 1]."""
     counts = torch.zeros(3, 256, dtype=torch.int64)
     for part in parts:
         for channel in range(3):

@@ -32,7 +32,7 @@ VOC_CLASSES = sorted(name for names in COARSE.values() for name in names)
 def voc_classification(
     folder: Path, split: str, *, classes: Sequence[str] | None = None, short_side: int = 256
 ) -> FileSet:
-    """Which objects are in each image: labels int8 [N, K], 1 present, 0 absent, -1 only as difficult ones.
+    """Return which objects are in each image: labels int8 [N, K], 1 present, 0 absent, -1 only as difficult ones.
 
     ``folder`` holds ``ImageSets/Main``, ``Annotations`` and ``JPEGImages`` (``VOCdevkit/VOC2007``).  ``classes``
     default to those that have a list ``ImageSets/Main/<class>_<split>.txt``, or else to VOC's 20; objects of
@@ -64,7 +64,7 @@ def voc_classification(
 def voc_segmentation(
     folder: Path, split: str, *, classes: Sequence[str] | None = None, short_side: int = 256
 ) -> SegmentationSet:
-    """Images with masks.
+    """Return images with masks.
 
     ``folder`` holds ``ImageSets/Segmentation``, ``SegmentationClass`` and ``JPEGImages`` (``VOCdevkit/VOC2012``,
     ``CamVid-voc``).  ``classes`` default to ``classes.txt`` in it (lines ``INDEX NAME``) if there is one, or else to
@@ -79,7 +79,7 @@ def voc_segmentation(
 
 
 def mask_folder(folder: Path, split: str) -> SegmentationSet:
-    """Anyone's images with masks in VOC's layout; ``classes.txt`` must be there."""
+    """Return anyone's images with masks in VOC's layout; ``classes.txt`` must be there."""
     if not (folder / "classes.txt").exists():
         raise DataError(
             f"{folder} has no classes.txt: create it with lines 'INDEX NAME', the meaning of 0, 1, ... in the masks"
@@ -114,17 +114,19 @@ class SegmentationSet(FileSet):
         self.masks = masks
 
     def colors(self) -> list[list[int]]:
-        """Color of each class, RGB from 0 to 255, as the first mask's palette shows it; empty for gray masks."""
+        """Return the color of each class, RGB from 0 to 255, as the first mask's palette shows it;
+        empty for gray masks.
+        """
         palette = self._stored_mask(0)[2] or []
         found = [palette[k : k + 3] for k in range(0, 3 * len(self.classes), 3)] if palette else []
         return found if found and len(found[-1]) == 3 else []
 
     def _open(self, row: int) -> Image.Image:
-        """At its full size, which is the mask's."""
+        """Open an image at its full size, which is the mask's."""
         return open_rgb(self.files[row], self.files[row])
 
     def _stored_mask(self, row: int) -> tuple[str, NDArray[np.uint8], list[int] | None]:
-        """A mask's mode, values and palette."""
+        """Return a mask's mode, values and palette."""
         path = self.masks[row]
         try:
             with open_pillow(path) as image:
@@ -150,7 +152,7 @@ class SegmentationSet(FileSet):
 
 
 def _image_list(folder: Path, kind: str, split: str) -> list[str]:
-    """Names of a list's images, without suffix."""
+    """Return the names of a list's images, without suffix."""
     path = folder / "ImageSets" / kind / f"{split}.txt"
     try:
         names = read_text(path).split()
@@ -193,7 +195,7 @@ def _check_files(files: Sequence[Path], split: str) -> None:
 
 
 def _listed_classes(path: Path) -> list[str]:
-    """Class names of ``INDEX NAME`` lines, in order; empty without such a file."""
+    """Return class names of ``INDEX NAME`` lines, in order; empty without such a file."""
     if not path.exists():
         return []
     pairs = [re.fullmatch(r"(\d{1,9})\s+(.+)", line.strip()) for line in read_text(path).splitlines() if line.strip()]

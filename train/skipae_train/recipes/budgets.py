@@ -52,7 +52,7 @@ _TINY_SAMPLES = 7_000
 
 
 def cut(recipe: AnyRecipe, budget: Budget) -> AnyRecipe:
-    """The recipe at a budget."""
+    """Return the recipe at a budget."""
     changes: dict[str, Any] = {}
     if isinstance(recipe, Pretrain) and recipe.phases and budget == "day":
         changes["phases"] = tuple(replace(phase, steps=_LONG * phase.steps) for phase in recipe.phases)
@@ -128,5 +128,5 @@ def _epochs(recipe: Pretrain | Finetune | Probe, epochs: DataConfig, budget: Bud
 
 
 def _fifths(recipe: Finetune | Probe) -> int:
-    """How many fifths of its epochs a fine-tuning keeps: with few labels, one fifth would be too few steps."""
+    """Return how many fifths of its epochs a fine-tuning keeps: with few labels, one fifth would be too few steps."""
     return 3 if isinstance(recipe, Finetune) and (recipe.labeled or recipe.fold is not None) else 1

@@ -14,7 +14,7 @@ LISTS = {"animal": ("mammal mammalian", "bird"), "vehicle": ("conveyance transpo
 
 
 def read_nouns(data: Path) -> dict[str, tuple[str, list[str]]]:
-    """Offset -> (words, offsets of the direct hyponyms), of all noun synsets (format: man 5 wndb)."""
+    """Return a map from offset to (words, offsets of the direct hyponyms), of all noun synsets (format: man 5 wndb)."""
     nouns = {}
     for line in data.read_text().splitlines():
         if line.startswith("  "):  # the license
@@ -28,7 +28,7 @@ def read_nouns(data: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def hyponyms(nouns: dict[str, tuple[str, list[str]]], words: str) -> set[str]:
-    """Offsets of the only synset with exactly these words, and of all synsets below it."""
+    """Return the offsets of the only synset with exactly these words, and of all synsets below it."""
     (root,) = (offset for offset, (named, _) in nouns.items() if named == words)
     found, open_ = set(), [root]
     while open_:
