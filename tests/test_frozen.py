@@ -33,14 +33,16 @@ def test_the_hook_is_found_and_names_every_command_and_the_weights(monkeypatch: 
 
     hooks = ModuleType("PyInstaller.utils.hooks")  # as much of it as the hook uses
     hooks.collect_submodules = collect  # type: ignore[attr-defined]
-    hooks.collect_data_files = lambda package, subdir: [(package, subdir)]  # type: ignore[attr-defined]
     for name in ("PyInstaller", "PyInstaller.utils"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "PyInstaller.utils.hooks", hooks)
     hook = runpy.run_path(str(Path(folder) / "hook-skipae.py"))
     assert {f"skipae.commands.{name}" for name in COMMANDS} <= set(hook["hiddenimports"])
     assert not any("integrations" in name for name in hook["hiddenimports"])  # Ray is not for everyone
-    assert hook["datas"] == [("skipae", "weights")]
+    files = {f"{folder}/{Path(file).name}" for file, folder in hook["datas"]}
+    natural = "skipae/weights/skipae-natural"
+    assert {f"{natural}/config.json", f"{natural}/README.md", f"{natural}/onnx/model.onnx"} <= files
+    assert not any("training" in file or file.endswith(".safetensors") for file in files)
     assert settings["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"]["model_cards"] == "skipae/weights"
 
 

@@ -273,8 +273,9 @@ class _Worker:
             source = self.folder / path if content is None else content
             try:
                 with images.read_header(source, max_pixels=self.max_pixels) as opened:
-                    entry |= identify(source)  # first: a change meanwhile is noticed by resume
+                    known = identify(source)  # first: a change meanwhile is noticed by resume
                     pixels = opened.decode().rgb()
+                entry |= known
                 rows += batcher.push(entry, pixels)
             except ImageError as error:
                 rows.append((entry, error))
