@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,21 @@ def test_a_result_of_another_size_is_not_decoded_by_resume(tmp_path, monkeypatch
     monkeypatch.setattr("skipae.images.OpenedImage.decode", lambda _: pytest.fail("its pixels would take 10 GB"))
     work = plan.plan_jobs([str(tmp_path / "a.png")], f"{tmp_path}/out/", suffix="denoised", resume=True)
     assert [job.again for job in work.jobs] == [True]
+
+
+def test_a_search_does_not_open_files_that_say_they_are_empty(tmp_path, monkeypatch):
+    """As those below /proc do, of which some wait for ever."""
+    (tmp_path / "kmsg").touch()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo", "PNG")
+    opened, open_path = [], Path.open
+
+    def noted(path, *mode):
+        opened.append(path.name)
+        return open_path(path, *mode)
+
+    monkeypatch.setattr(Path, "open", noted)
+    assert [path.name for _, below in sources.find([str(tmp_path)]).trees for path in below] == ["photo"]
+    assert opened == ["photo"]
 
 
 def test_a_pattern_of_a_thousand_folders_finds_nothing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,13 +33,13 @@ def _folder() -> Path:
 
 
 def _lists() -> list[bytes]:
-    # Relative: of a name that was cut, "/" would be left.
     return [b"in/a.png\nin/b.jpg\r\n\n", b"\xef\xbb\xbfin/*.png\nin/b.jpg\n", b"in\n", b"./in/?.jpg"]
 
 
 def _read_list(data: bytes, how: str, rng: random.Random) -> bool:
     path = _folder() / "list.txt"
-    path.write_bytes(data)
+    # Not "/", "/*" or "../..", which a change may leave of a name: the whole disk would be searched.
+    path.write_bytes(re.sub(rb"(?m)^((\xef\xbb\xbf)*)[/\\]+", rb"\1", data.replace(b"..", b".")))
     before = Path.cwd()
     os.chdir(_folder())
     try:

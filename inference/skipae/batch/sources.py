@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import re
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -148,14 +149,19 @@ def _walk(folder: Path, output: Path | None, marks: tuple[str, ...], found: Foun
 
 
 def _looks_like_image(path: Path) -> bool:
-    # Not those of Path, which raise an error for links to where nobody may look.
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+    try:
+        status = path.stat()
+    except OSError:  # a broken link, or one to where nobody may look
+        status = None
+    if status is not None and not stat.S_ISREG(status.st_mode):
         return False  # opening a pipe would wait
     if images.RAW.fullmatch(path.suffix.lower()):
         return False
     # By name too, so that a damaged image is reported and not skipped.
     if path.suffix.lower() in images.SUFFIXES:
         return True
+    if status is None or not status.st_size:  # nor are those of /proc opened, some of which wait too
+        return False
     try:
         with path.open("rb") as file:
             return images.sniff(file.read(64)) is not None
