@@ -1,6 +1,7 @@
 """Speed, start-up, memory, tiling and overlap of ``skipae denoise``, each compared with a reference.
 
     python benchmarks/denoise.py [--threads 2] [speed] [start] [memory] [tiling] [overlap]
+    python benchmarks/denoise.py memory --threads 1 --precision int8 --plot memory.png
 
 Needs ``pip install -e ".[cpu,train]"``.  Rivals run interleaved with ours in one process or one loop, and the
 best of several rounds counts, because timings from different runs cannot be compared.
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +38,19 @@ Image.fromarray((restored.clip(0, 1) * 255).round().astype(np.uint8)).save(sys.a
 """
 
 
-PEAK = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+MEMORY = """
+import json, resource, subprocess, sys, time
+from pathlib import Path
+started, samples = time.monotonic(), []
+child = subprocess.Popen(sys.argv[1:])
+while child.poll() is None:
+    pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])  # 0 once it has ended
+    samples.append((time.monotonic() - started, pages * resource.getpagesize() / 2**20))
+    time.sleep(0.1)
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10, "samples": samples}))
+sys.exit(child.returncode)
 """
+"""Runs a command and prints its resident memory in MiB: the peak, and over time (Linux: ``ru_maxrss`` is in KiB)."""
 
 
 def best(rounds: int, **rivals: Callable[[], object]) -> dict[str, float]:
@@ -131,23 +142,51 @@ def start(threads: int) -> None:
     print(f"ratio {found['help'] / found['empty']:.2f}")
 
 
-def memory(threads: int) -> None:
-    """Peak memory of ``skipae denoise`` on a JPEG of 100 megapixels (Linux: ``ru_maxrss`` is in KiB)."""
+def memory(threads: int, side: int, precisions: Sequence[str], plot: Path | None) -> None:
+    """Peak memory of ``skipae denoise`` from JPEG to JPEG, beyond the image and the result, and over time."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
+    held = 3 * side**2 / 2**20
+    print(f"memory: {side**2 / 1e6:.3g} megapixels, {threads} thread(s): image and result {held:.0f} MiB each")
+    curves: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         photo, result = Path(folder, "photo.jpg"), Path(folder, "result.jpg")
-        Image.effect_noise((10_000, 10_000), 60).convert("RGB").save(photo, quality=90)
-        started = time.perf_counter()
-        command = [Path(sys.executable).with_name("skipae"), "denoise", photo, "-o", result, "--threads", str(threads)]
-        # By way of a small process: a child's peak starts at its parent's size, and ours may hold torch by now.
-        measure = [sys.executable, "-c", PEAK, *map(str, command)]
-        peak = int(subprocess.run(measure, check=True, stdout=subprocess.PIPE).stdout) / 2**20
-        seconds = time.perf_counter() - started
-        if Image.open(result).size != (10_000, 10_000):
-            raise SystemExit("the result has another size")
-    print(f"memory: 100 megapixels, peak {peak:.2f} GiB, {seconds:.0f} s")
+        Image.effect_noise((side, side), 60).convert("RGB").save(photo, quality=90)
+        for precision in precisions:
+            command = [
+                Path(sys.executable).with_name("skipae"),
+                "denoise",
+                photo,
+                "-o",
+                result,
+                "--overwrite",
+                "--quiet",
+            ]
+            command += ["--device", "cpu", "--precision", precision, "--threads", threads]
+            # By way of a small process: a child's peak starts at its parent's size, and ours may hold torch by now.
+            measure = [sys.executable, "-c", MEMORY, *map(str, command)]
+            started = time.perf_counter()
+            found = json.loads(subprocess.run(measure, check=True, stdout=subprocess.PIPE).stdout)
+            seconds = time.perf_counter() - started
+            if Image.open(result).size != (side, side):
+                raise SystemExit("the result has another size")
+            peak, beyond = found["peak"], found["peak"] - 2 * held
+            print(f"memory: {precision}: peak {peak:.0f} MiB, beyond image and result {beyond:.0f} MiB", end=" ")
+            print(f"({beyond * 2**20 / 1e9:.2f} GB), {seconds:.0f} s")
+            curves[precision] = found["samples"]
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure((6, 3), layout="constrained")
+        axes = figure.subplots()
+        for precision, samples in curves.items():
+            axes.plot(*zip(*samples, strict=True), label=precision)
+        axes.axhline(2 * held, color="0.5", linestyle="--", label="image and result")
+        axes.set(xlabel="seconds", ylabel="resident memory, MiB", ylim=(0, None), title="skipae denoise")
+        axes.legend()
+        figure.savefig(plot, dpi=110)
+        print(f"memory: plotted to {plot}")
 
 
 def tiling(threads: int) -> None:
@@ -224,12 +263,22 @@ def overlap(threads: int, count: int = 6, size: tuple[int, int] = (1200, 900)) -
 
 def main() -> None:
     """Run the parts asked for, all by default."""
-    parts = {"speed": speed, "start": start, "memory": memory, "tiling": tiling, "overlap": overlap}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="|".join(parts))
+    names = ["speed", "start", "memory", "tiling", "overlap"]
+    parser.add_argument("parts", nargs="*", choices=[[], *names], metavar="|".join(names))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", type=int, default=10_000, help="memory: side of the photo in pixels")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], help="memory: precisions to measure")
+    parser.add_argument("--plot", type=Path, help="memory: draw it over time")
     arguments = parser.parse_args()
-    for name in arguments.parts or parts:
+    parts: dict[str, Callable[[int], None]] = {
+        "speed": speed,
+        "start": start,
+        "memory": partial(memory, side=arguments.side, precisions=arguments.precision, plot=arguments.plot),
+        "tiling": tiling,
+        "overlap": overlap,
+    }
+    for name in arguments.parts or names:
         parts[name](arguments.threads)
 
 

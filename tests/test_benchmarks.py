@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -220,3 +221,41 @@ def test_spinning_and_sleeping_threads():
     pair = runpy.run_path(str(BENCHMARKS / "spinning.py"))["pair"]
     options = [model.net.graph.open().get_session_options() for model in pair("int8", 2)]
     assert [each.get_session_config_entry("session.intra_op.allow_spinning") for each in options] == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "graphs"),
+    [
+        (("--size", 96), ("skipae-natural fp32", "skipae-natural int8")),
+        (("skipae-imagenet", "--features", "--size", 64), ("skipae-imagenet fp32", "skipae-imagenet int8")),
+    ],
+)
+def test_time_by_operator(words, graphs):
+    said = run("operators.py", *words, "--runs", 2).splitlines()
+    rows = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in said)}
+    assert rows.pop("operator") == [part for graph in graphs for part in (f"{graph}: ms", "share", "nodes")]
+    del rows["---"]
+    whole = rows.pop("whole run")
+    assert next(iter(rows)) in ("Conv", "QLinearConv")  # those that take longest come first
+    for column in (0, 3):
+        milliseconds, _, nodes = zip(
+            *(cells[column : column + 3] for cells in rows.values() if cells[column]), strict=True
+        )
+        assert sum(map(int, nodes)) == int(whole[column + 2])
+        assert 0 < sum(map(float, milliseconds)) <= 1.01 * float(whole[column])
+    assert int(rows["Conv"][2]) > 5 and not rows["QLinearConv"][0] and int(rows["QLinearConv"][5]) > 5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_beyond_the_image_and_the_result(tmp_path):
+    plot = tmp_path / "memory.svg"
+    said = run(
+        "denoise.py", "memory", "--side", 400, "--threads", 1, "--precision", "fp32", "int8", "--plot", plot
+    ).splitlines()  # fmt: skip
+    assert said[0] == "memory: 0.16 megapixels, 1 thread(s): image and result 0 MiB each"
+    for line, precision in zip(said[1:3], ("fp32", "int8"), strict=True):
+        peak, beyond, gigabytes = re.findall(r"[\d.]+(?= MiB| GB)", line)
+        assert line.startswith(f"memory: {precision}: ") and 30 < float(peak) < 1000
+        assert float(beyond) == pytest.approx(float(peak) - 2 * 3 * 400**2 / 2**20, abs=1.1)
+        assert float(gigabytes) == pytest.approx(float(beyond) * 2**20 / 1e9, abs=0.01)
+    assert said[3] == f"memory: plotted to {plot}" and "<svg" in plot.read_text()
