@@ -146,7 +146,8 @@ def memory(threads: int, side: int, precisions: Sequence[str], plot: Path | None
     """Peak memory of ``skipae denoise`` from JPEG to JPEG, beyond the image and the result, and over time."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None
+    from skipae.images import read_header
+
     held = 3 * side**2 / 2**20
     print(f"memory: {side**2 / 1e6:.3g} megapixels, {threads} thread(s): image and result {held:.0f} MiB each")
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -154,23 +155,16 @@ def memory(threads: int, side: int, precisions: Sequence[str], plot: Path | None
         photo, result = Path(folder, "photo.jpg"), Path(folder, "result.jpg")
         Image.effect_noise((side, side), 60).convert("RGB").save(photo, quality=90)
         for precision in precisions:
-            command = [
-                Path(sys.executable).with_name("skipae"),
-                "denoise",
-                photo,
-                "-o",
-                result,
-                "--overwrite",
-                "--quiet",
-            ]
-            command += ["--device", "cpu", "--precision", precision, "--threads", threads]
+            options = ["--overwrite", "--quiet", "--device", "cpu", "--precision", precision, "--threads", threads]
+            command = [Path(sys.executable).with_name("skipae"), "denoise", photo, "-o", result, *options]
             # By way of a small process: a child's peak starts at its parent's size, and ours may hold torch by now.
             measure = [sys.executable, "-c", MEMORY, *map(str, command)]
             started = time.perf_counter()
             found = json.loads(subprocess.run(measure, check=True, stdout=subprocess.PIPE).stdout)
             seconds = time.perf_counter() - started
-            if Image.open(result).size != (side, side):
-                raise SystemExit("the result has another size")
+            with read_header(result) as written:
+                if written.size != (side, side):
+                    raise SystemExit("the result has another size")
             peak, beyond = found["peak"], found["peak"] - 2 * held
             print(f"memory: {precision}: peak {peak:.0f} MiB, beyond image and result {beyond:.0f} MiB", end=" ")
             print(f"({beyond * 2**20 / 1e9:.2f} GB), {seconds:.0f} s")

@@ -167,8 +167,8 @@ def test_denoisers_are_compared_file_for_file(tmp_path):
     assert rows["set"] == ["files", "noisy", "same", "nlm", "nlm - same (files ahead)"]
     assert [rows[name][0] for name in sets[1::2]] == ["3", "2", "1"]
     for name in sets[1::2]:
-        count, noisy, same, nlm, gain = rows[name]
-        assert noisy == same and "(h = " in nlm
+        count, before, same, nlm, gain = rows[name]
+        assert before == same and "(h = " in nlm
         assert float(gain.split()[0]) > 3 and gain.endswith(f"({count})")
 
 
