@@ -451,6 +451,8 @@ def test_commands_and_version() -> None:
     assert result.exit_code == 2 and "denoise" in result.stderr
     result = runner.invoke(cli.main, ["denoise", "--help"])
     assert result.exit_code == 0 and "Exit codes" in result.stdout
+    listed = runner.invoke(cli.main, ["models", "--help"], terminal_width=60).stdout
+    assert "..." not in listed and "whether they are available locally." in " ".join(listed.split())
 
 
 def test_defaults_are_those_of_the_library() -> None:
@@ -469,10 +471,17 @@ def test_outputs_are_listed_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPa
     write("a.png"), write("b.png")
     Path("c.png").touch()
     said: list[str] = []
-    monkeypatch.setattr(Console, "done", lambda self, text: said.append(re.sub(r"[\d.]+ s", "T", text)))
+    monkeypatch.setattr(Console, "done", lambda self, text: said.append(re.sub(r"[\d.]+ s\b", "T", text)))
     assert run("a.png").exit_code == 0
     assert run("a.png", "b.png", "c.png", "--resume").exit_code == 1
-    assert said == ["a.png -> a.denoised.png (T)", "1 image done, 1 left out, 1 failed (T)"]
+    assert said == ["a.png -> a.denoised.png (T)", "1 image done, 1 skipped because the output exists, 1 failed (T)"]
+    said.clear()
+    assert run("a.png", "b.png", "-o", "out/new").exit_code == 0
+    assert run("a.png", "b.png", "-o", "out/new", "--resume").exit_code == 0
+    assert said == [
+        "2 images done -> out/new (T)",
+        "nothing to do: the output of all 2 images exists; use --overwrite to write it again",
+    ]
 
 
 def test_all_of_a_folder_in_one_format(run: Run) -> None:
@@ -746,7 +755,12 @@ def test_resume_leaves_results_as_they_are(run: Run, folder: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert Path("out/a.png").read_bytes() == before
     assert tree(folder / "out") == ["a.png", "b.png"]
-    failed(run("in", "-o", "out"), 1, "in/a.png: out/a.png already exists", "in/b.png: out/b.png already exists")
+    for words in ((), ("--dry-run",)):  # said once
+        result = run("in", "-o", "out", *words)
+        failed(
+            result, 1, "2 outputs already exist, the first is out/a.png; use --overwrite to replace them, or --resume"
+        )
+        assert result.stderr.count("\n") == 1
     failed(run("in", "-o", "out", "--resume", "--overwrite"), 2, "--resume keeps existing outputs and --overwrite")
 
 

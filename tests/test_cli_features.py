@@ -743,6 +743,12 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(options, "sys", SimpleNamespace(stdout=terminal, stderr=sys.stderr))
         failed(draw("--layer", "enc1", "-o", "-"), 2, "standard output is a terminal; use -o FILE")
     failed(draw("--layer", "enc1", "-o", "a.png"), 1, "a.png already exists; use --overwrite")
+    Image.open(path).save("in/b.png")
+    assert draw("--layer", "enc1", "-o", "figures", image="in").exit_code == 0
+    assert len(names("figures")) == 3
+    several = draw("--layer", "enc1", "-o", "figures", image="in")
+    failed(several, 1, "2 outputs already exist, the first is figures/")
+    assert several.stderr.endswith("use --overwrite to replace them\n")  # and no --resume, which it has not
     failed(draw("--layer", "enc9", "-o", "d.png"), 2, "no layer 'enc9' (did you mean enc2?)")
     failed(draw("--layer", "enc1", "-o", path, "--overwrite"), 2, "would overwrite the input")
     failed(draw("--layer", "enc1", "-o", "d.png", image="none.png"), 5, "none.png: no such file")

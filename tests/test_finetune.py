@@ -1,6 +1,7 @@
 """Fine-tuning: what is taken over, what is frozen, what is measured, and what comes out of it."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import make_sets
 from skipae import from_pretrained
+from skipae.checkpoints.resolve import BUNDLED
 from skipae_train.card import _describe_run, make_card
 from skipae_train.cli import cli
 from skipae_train.data import DataError
@@ -287,9 +289,36 @@ def test_what_is_held_out_labeled_or_drawn_overlaps_by_chance_alone(data):
     assert not torch.equal(shared(0), shared(1))
 
 
+def test_the_hint_for_a_start_can_be_followed(tmp_path, data):
+    """With another variant, the paper's budget and no folder it could not."""
+    common = ["--data", str(data), "--device", "cpu", "--quiet"]
+    words = ["finetune", "cifar10-4k", "--variant", "no-shortcut+encoder-only", "--budget", "smoke", *common]
+    refused = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 2
+    found = re.search(r"'skipae-train (.*) --data DATA --out RUN' makes one", refused.output)
+    assert found is not None, refused.output
+    made = CliRunner().invoke(cli, [*found[1].split(), *common, "--out", str(tmp_path / "run")])
+    assert made.exit_code == 0, made.output
+    words.remove("--quiet")
+    done = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "out"), "--start", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert done.output.rstrip().endswith(f"skipae-train export {tmp_path / 'out'} --out FOLDER --name NAME")
+
+
+def test_a_bundled_checkpoint_that_fits_is_named(tmp_path):
+    words = ["finetune", "voc07-cls", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    fits = f"--start {BUNDLED / 'skipae-imagenet'} fits as well"
+    assert fits in CliRunner().invoke(cli, [*words, "--budget", "cpu"]).output
+    assert fits not in CliRunner().invoke(cli, words).output  # it is half as wide as the paper's
+    labels = CliRunner().invoke(cli, [*words, "--variant", "from-labels"]).output
+    assert "'skipae-train finetune imagenet-labels --data DATA --start PRETRAINED --out RUN' makes one" in labels
+
+
 def test_a_start_that_does_not_fit_is_refused(tmp_path, data, few):
     recipe = finetune_recipe("cifar10-4k", budget="smoke")
-    with pytest.raises(TrainingError, match="cifar10-4k needs the run of a pre-training by 'cifar10-4k' to start from"):
+    with pytest.raises(
+        TrainingError, match="cifar10-4k starts from a run of the recipe cifar10-4k: pass its folder as start"
+    ):
         finetune(recipe, data, tmp_path, RUN_OPTIONS)
     with pytest.raises(TrainingError, match="cifar10-4k-random does not take a start, not "):
         random = finetune_recipe("cifar10-4k", variant="random", budget="smoke")

@@ -6,6 +6,7 @@ import doctest
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -395,6 +396,21 @@ def test_public_names() -> None:
     assert set(dir(skipae)) >= {"from_pretrained", "Model", "SkipaeError", "__version__"}
     with pytest.raises(AttributeError, match="nothing"):
         _ = skipae.nothing
+
+
+@pytest.mark.parametrize(
+    ("method", "keyword", "said"),
+    [
+        ("denoise", "strenght", "'strenght' (did you mean strength?); DenoiseOptions has tile, halo, strength, luma, "),
+        ("features", "layer", "'layer' (did you mean layers?); FeatureSpec has layers, pool, "),
+        ("draw_features", "zzz", "'zzz'; DrawOptions has maps, blocks, "),
+    ],
+)
+def test_a_mistyped_keyword(method: str, keyword: str, said: str) -> None:
+    model = from_pretrained("skipae-natural", device="cpu")
+    words = ["enc1"] if method == "draw_features" else []
+    with pytest.raises(TypeError, match=re.escape(f"unexpected keyword argument {said}")):
+        getattr(model, method)(np.zeros((9, 9), np.uint8), *words, **{keyword: 1})
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import csv
 import json
+import re
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +27,7 @@ from skipae_train.photo_damage import PhotoDamage
 from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
 from skipae_train.recipes import pretrain_recipe
 from skipae_train.schedules import Cosine, Milestones, Trapezoid
-from skipae_train.trainer import Part
+from skipae_train.trainer import Part, Trainer
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
@@ -154,6 +156,32 @@ def test_a_disk_that_fills_up_keeps_the_last_state(tmp_path, photos, monkeypatch
         run(tmp_path, photos)
     assert (tmp_path / "state.pt").read_bytes() == before
     assert not list(tmp_path.glob(".skipae-*"))
+
+
+def test_the_remaining_time_leaves_out_the_warm_up(tmp_path, photos, monkeypatch, capsys):
+    compute, slow = Trainer.compute_gradients, [3.0, 0.0]
+
+    def first_slow(*arguments):
+        time.sleep(slow.pop(0) if slow else 0.01)
+        return compute(*arguments)
+
+    monkeypatch.setattr(Trainer, "compute_gradients", first_slow)
+    run(tmp_path, photos, quiet=False)
+    bars = [line for line in capsys.readouterr().err.split("\r") if "/9 [" in line]
+    assert "1/9 [00:00<?" in bars[1]  # not known yet
+    assert re.search(r" 9/9 \[00:0[012]<", bars[-1]), bars[-1]
+
+
+def test_the_run_of_another_budget_is_named(tmp_path, photos):
+    out = tmp_path / "my run"
+    run(out, photos, pretrain_recipe("natural", budget="smoke", seed=2), stop_at=1)
+    there, asked = "natural --budget smoke --seed 2", "natural --variant adam --budget cpu"
+    told = re.escape(
+        f"holds the run of 'skipae-train pretrain {there}', not of 'skipae-train pretrain {asked}': to continue it, "
+        f"use those options with --out '{out}'; for a new run, use another --out"
+    )
+    with pytest.raises(TrainingError, match=told):
+        run(out, photos, pretrain_recipe("natural", variant="adam", budget="cpu"))
 
 
 def test_the_folder_of_another_recipe_is_refused(tmp_path, photos):

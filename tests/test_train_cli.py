@@ -110,9 +110,10 @@ def test_unclipped_noise_is_the_papers_protocol(checkpoint, photos):
     assert before == pytest.approx(20 * np.log10(255 / 50), abs=0.05)
 
 
-def test_each_command_is_described_in_one_line():
-    listed = run("--help").output.partition("Commands:")[2]
-    assert "..." not in listed
+def test_each_command_is_described_in_whole_sentences():
+    for width in (60, 80):
+        listed = CliRunner().invoke(cli, ["--help"], terminal_width=width).output.partition("Commands:")[2]
+        assert "..." not in listed
     assert {line.split()[0] for line in listed.splitlines() if line.strip()} >= {"pretrain", "export", "reproduce"}
 
 
@@ -129,12 +130,22 @@ def test_recipes_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["pretrain", "nature", "--data", "{photos}", "--out", "x"], 2, "unknown recipe 'nature'; use one of"),
+        (["pretrain", "zzz", "--data", "{photos}", "--out", "x"], 2, "unknown recipe 'zzz'; use one of"),
+        (
+            ["pretrain", "imagnet", "--data", "{photos}", "--out", "x"],
+            2,
+            "'imagnet' (did you mean imagenet?); use one of",
+        ),
+        (
+            ["pretrain", "natural", "--variant", "deap", "--data", "{photos}", "--out", "x"],
+            2,
+            "unknown variant 'deap' (did you mean deep?)",
+        ),
         (["pretrain", "natural", "--data", "{empty}", "--out", "{empty}/run"], 5, "contains no images"),
         (
             ["finetune", "cifar10", "--data", "{empty}", "--out", "{empty}/x"],
             2,
-            "cifar10 needs the run of a pre-training",
+            "'skipae-train pretrain cifar10 --data DATA --out RUN' makes one; --variant random needs none",
         ),
         (["finetune", "imagenet", "--data", "{empty}", "--out", "x"], 2, "the recipe imagenet has no stage finetune"),
         (
@@ -143,7 +154,11 @@ def test_recipes_are_listed():
             "--fold is for recipes on STL-10",
         ),
         (["probe", "{empty}", "--data", "{empty}", "--out", "x"], 4, "is not the folder of a run"),
-        (["reproduce", "table9", "--data", "{empty}"], 2, "unknown result 'table9'; use one of fig2, fig3"),
+        (
+            ["reproduce", "table9", "--data", "{empty}"],
+            2,
+            "unknown result 'table9' (did you mean table5?); use one of fig2, fig3",
+        ),
         (["reproduce", "table2", "--budget", "smoke", "--data", "{empty}", "--out", "{empty}/r"], 5, "contains none"),
         (["export", "{empty}", "--out", "x", "--name", "x", "--images", "{photos}"], 4, "is not the folder of a run"),
         (

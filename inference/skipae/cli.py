@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from skipae import __version__
-from skipae.errors import SkipaeError, Stopped, UsageError
+from skipae.errors import SkipaeError, Stopped, UsageError, suggest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -42,7 +42,18 @@ COMMANDS = {
 """Name and first help line of each command."""
 
 
-class CommandGroup(click.Group):
+class UncutGroup(click.Group):
+    """A group that lists its commands with whole sentences, wrapped where click cuts them to a line."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        found = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        rows = [(name, each.get_short_help_str(10_000)) for name, each in found if each is not None and not each.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class CommandGroup(UncutGroup):
     """A group that reports every error, also usage errors, as one line on standard error, with skipae's exit codes."""
 
     program = "skipae"
@@ -133,11 +144,7 @@ class _Commands(CommandGroup):
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         """Find the command; suggest a similar name for one that does not exist."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            import difflib
-
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            context.fail(f"unknown command {args[0]!r}{hint}; use one of {', '.join(COMMANDS)}")
+            context.fail(f"unknown command {args[0]!r}{suggest(args[0], COMMANDS)}; use one of {', '.join(COMMANDS)}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

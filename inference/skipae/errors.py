@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class SkipaeError(Exception):
@@ -120,3 +120,11 @@ def _fill(message: str, arguments: Mapping[str, object], *, shell: bool) -> str:
     if not arguments:
         return message
     return message.format(**{name: _Argument(name, value, shell) for name, value in arguments.items()})
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean NAME?)`` for the known name most like one that does not exist; empty if none is."""
+    import difflib  # takes time, and only errors need it
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -30,6 +30,13 @@ class ExistsError(ImageError):
         """The error for an output."""
         return cls("{path!s} already exists; use {overwrite} to replace it", path=path, overwrite=True)
 
+    @classmethod
+    def of_several(cls, path: Path, count: int, *, resumable: bool) -> ExistsError:
+        """The error for ``count`` outputs, of which ``path`` is the first."""
+        text = "{count!s} outputs already exist, the first is {path!s}; use {overwrite} to replace them"
+        skip = ", or {resume} to skip them" if resumable else ""
+        return cls(text + skip, count=count, path=path, overwrite=True, resume=True)
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
     """Call ``write`` with a temporary file that becomes ``path`` on success and is removed on failure.

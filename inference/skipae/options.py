@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict, TypeVar
 
-from skipae.errors import UsageError
+from skipae.errors import UsageError, suggest
 from skipae_zoo import CheckpointConfig, LayerSpec
 
 AnyOptions = TypeVar("AnyOptions")
@@ -206,8 +206,19 @@ class DrawKeywords(TypedDict, total=False):
 
 
 def combine(default: AnyOptions, given: AnyOptions | None, keywords: Mapping[str, Any]) -> AnyOptions:
-    """Combine options passed as one value with keywords, which take precedence."""
+    """Combine options passed as one value with keywords, which take precedence.
+
+    Raises:
+        TypeError: an option has another name.
+    """
     chosen = default if given is None else given
+    known = [each.name for each in fields(chosen)]  # type: ignore[arg-type]
+    for name in keywords:
+        if name not in known:
+            raise TypeError(
+                f"unexpected keyword argument {name!r}{suggest(name, known)}; {type(chosen).__name__} has "
+                f"{', '.join(known)}"
+            )
     return replace(chosen, **keywords) if keywords else chosen  # type: ignore[type-var]
 
 

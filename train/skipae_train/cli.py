@@ -13,9 +13,11 @@ import click
 from skipae import __version__
 from skipae.cli import CommandGroup
 from skipae.commands.options import together
+from skipae.errors import suggest
 
 if TYPE_CHECKING:
     from skipae_train.evaluate import PsnrScore
+    from skipae_train.finetune import Finetune
     from skipae_train.machine import RunOptions
     from skipae_train.quantize import GraphKind
     from skipae_train.recipe import Budget, RecipeId
@@ -123,6 +125,13 @@ def _note(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 
+def _note_run(out: Path, run_options: RunOptions) -> None:
+    """Print where a finished run is, and how to use it."""
+    if not run_options.quiet:
+        run = shlex.quote(str(out))
+        _note(f"the run is in {out}; to export a checkpoint: skipae-train export {run} --out FOLDER --name NAME")
+
+
 def _warn_of_cpu(planned: Sequence[RecipeId], run_options: RunOptions) -> None:
     """Print how long the paper's budget takes on a CPU, before the run starts."""
     import torch
@@ -211,8 +220,7 @@ def pretrain(
     run_options = _run_options(**options)
     _warn_of_cpu([chosen.id] if chosen.id else [], run_options)
     pretrain(chosen, data, out, run_options, start=start, pairs=find_pairs(pairs, without=without) if pairs else ())
-    if not run_options.quiet:
-        _note(f"the run is in {out}; to export a checkpoint: skipae-train export {out} --out FOLDER --name NAME")
+    _note_run(out, run_options)
 
 
 @cli.command()
@@ -246,11 +254,34 @@ def finetune(
     from skipae_train.recipes import finetune_recipe
 
     chosen = finetune_recipe(recipe, variant=variant, budget=budget, seed=seed, data=other, fold=fold, lr=lr)
+    if start is None and chosen.start is not None:
+        raise click.UsageError(_how_to_start(chosen))
     run_options = _run_options(**options)
     _warn_of_cpu([chosen.id] if chosen.id else [], run_options)
     found = finetune(chosen, data, out, run_options, start=start)
     if found is not None:
         click.echo(f"{out}: {found['metric']} {found['value']:.2f} % on {found['images']} test images")
+        _note_run(out, run_options)
+
+
+def _how_to_start(recipe: Finetune) -> str:
+    """Return the message for a fine-tuning without --start: the command that makes one, and what else will do."""
+    from skipae.checkpoints.resolve import BUNDLED
+    from skipae_train.reproduce import start_of
+    from skipae_zoo import CHECKPOINTS, read_config
+
+    if recipe.id is None:
+        raise ValueError(f"{recipe.name} was not made by its name")
+    made = start_of(recipe.id)
+    further = " --start PRETRAINED" if made.kind == "finetune" else ""
+    ways = [f"'skipae-train {made.command} --data DATA{further} --out RUN' makes one"]
+    for entry in CHECKPOINTS:
+        folder = BUNDLED / entry.name
+        trained = entry.recipe == made.recipe and (folder / "model.safetensors").exists()
+        if trained and read_config(folder).architecture == recipe.architecture:
+            ways.append(f"--start {shlex.quote(str(folder))} fits as well")
+    ways.append("--variant random needs none")
+    return f"{recipe.name} starts from a run of the recipe {made.recipe}: pass its folder as --start; {'; '.join(ways)}"
 
 
 @cli.command()
@@ -307,7 +338,7 @@ def reproduce(
 
     for name in results:
         if name not in RESULTS:
-            raise click.UsageError(f"unknown result {name!r}; use one of {', '.join(RESULTS)}")
+            raise click.UsageError(f"unknown result {name!r}{suggest(name, RESULTS)}; use one of {', '.join(RESULTS)}")
     run_options, names = _run_options(**options), list(dict.fromkeys(results))
     planned = [identity for name in names for identity in list_runs(name, budget, seeds, data, pretraining)]
     _warn_of_cpu(planned, run_options)

@@ -118,11 +118,7 @@ def finetune(
         TransferError: ``start`` has another architecture.
     """
     if start is None and recipe.start is not None:
-        kind = "a pre-training" if recipe.start_kind == "pretrain" else "a fine-tuning"
-        raise RefusedError(
-            f"{recipe.name} needs the run of {kind} by {recipe.start!r} to start from; pass its folder as --start "
-            f"('skipae-train {recipe.start_kind} {recipe.start}' creates one)"
-        )
+        raise RefusedError(f"{recipe.name} starts from a run of the recipe {recipe.start}: pass its folder as start")
     if start is not None and recipe.start is None:
         raise RefusedError(f"{recipe.name} does not take a start, not {start}; omit --start")
     source, origin = (None, RANDOM) if start is None else _load_start(recipe, start)

@@ -67,6 +67,16 @@ def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str
     return plain if same else changed
 
 
+def start_of(identity: RecipeId) -> RecipeId:
+    """The run that a fine-tuning starts from, by the same variants as far as they concern it."""
+    recipe = finetune_recipe(identity.recipe, variant="+".join(identity.variants), budget=identity.budget)
+    if recipe.start is None:
+        raise ValueError(f"{recipe.name} starts from random weights")
+    if recipe.start_kind == "finetune":
+        return RecipeId(kind="finetune", recipe=recipe.start, budget=identity.budget)
+    return pretraining_of(recipe.start, "+".join(identity.variants), identity.budget, 0)
+
+
 def tuning_of_pretraining(name: str, variant: str, budget: Budget, base: str = "") -> dict[float, RecipeId]:
     """Return the tries of the learning rate of a pre-training by SGD, of an eighth of its epochs;
     {} for other optimizers.

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pickletools
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from skipae.console import first_line
 from skipae.errors import SkipaeError
 from skipae_train.earlier_runs import upgraded
 from skipae_train.errors import RefusedError, RunError
-from skipae_train.recipe import Recipe, differences
+from skipae_train.recipe import Recipe, RecipeId, differences
 from skipae_zoo import open_regular, read_text_file
 
 STATE, PREVIOUS = "state.pt", "state.pt.previous"
@@ -391,8 +392,17 @@ def check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, 
     """
     if not (out / "recipe.json").exists():
         return {}
-    wrong = differences(read_recipe(out), recipe)
+    described = read_recipe(out)
+    wrong = differences(described, recipe)
     if wrong:
+        with damage_of(out / "recipe.json"):
+            there = RecipeId.from_json(described["id"]).command if described.get("id") else ""
+        asked = recipe.id.command if recipe.id else ""
+        if there and asked and there != asked:
+            raise RefusedError(
+                f"{out} holds the run of 'skipae-train {there}', not of 'skipae-train {asked}': to continue it, use "
+                f"those options with --out {shlex.quote(str(out))}; for a new run, use another --out"
+            )
         raise RefusedError(
             f"{out} holds a run of another recipe ({', '.join(wrong[:3])}{', ...' if wrong[3:] else ''}): "
             "use another --out or remove the folder"

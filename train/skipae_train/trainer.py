@@ -176,6 +176,7 @@ def train(job: TrainingJob, out: Path, run_options: RunOptions, start: Mapping[s
         disable=run_options.quiet or not first,
         unit="step",
     )
+    begun = trainer.step
     trainer.restart_clock()
     saved_at = time.monotonic()
     alone = machine.accelerator.num_processes == 1
@@ -196,7 +197,10 @@ def train(job: TrainingJob, out: Path, run_options: RunOptions, start: Mapping[s
             trainer.update()
             stop = stop or (alone and request.came())
             trainer.losses.append(loss)
-            bar.update()
+            if trainer.step == begun + 1:
+                _forget_warm_up(bar)
+            else:
+                bar.update()
             if log is not None and (trainer.step % every == 0 or trainer.step == end):
                 trainer.averaged.eval()
                 measured = job.validate(trainer.averaged, machine)
@@ -219,6 +223,14 @@ def train(job: TrainingJob, out: Path, run_options: RunOptions, start: Mapping[s
     machine.accelerator.wait_for_everyone()
     if stop:
         raise stopped(request.number, f"stopped at step {trainer.step} of {job.steps}; the state is saved in {out}")
+
+
+def _forget_warm_up(bar: tqdm[Any]) -> None:
+    """Show the first step of a session, and begin to count for the remaining time after it: it is much slower."""
+    if not bar.disable:
+        bar.n = bar.initial = bar.last_print_n = bar.n + 1
+        bar.unpause()
+        bar.refresh()
 
 
 class Trainer:

@@ -71,3 +71,5 @@ class Work:
     """Inputs whose output already exists."""
     left_out: int = 0
     """Number of outputs of earlier runs in the folders."""
+    resumable: bool = True
+    """Whether the command has ``--resume``."""

@@ -7,20 +7,20 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipae import images
-from skipae.batch.job import STREAM, Job, Work
+from skipae.batch.job import STREAM, Failure, Job, Work
 from skipae.batch.report import Report, open_report
 from skipae.batch.sinks import Written
 from skipae.console import Console, ProgressBar, stdout_error
 from skipae.engine.session import time_limit
 from skipae.errors import ImageError, SkipaeError, UsageError
-from skipae.files import remove_parts
+from skipae.files import ExistsError, remove_parts
 from skipae.tasks.pixels import Progress
 
 if TYPE_CHECKING:
@@ -163,21 +163,54 @@ def run(
         try:
             for job in work.skipped:
                 pipeline.skip(job)
-            alike = Counter(failure.folder for failure in work.failed)
-            for failure in work.failed:
-                more = 0 if failure.folder is None else alike[failure.folder] - 1
-                pipeline.fail(failure.name, failure.error.command_line(), unread=failure.unread, more=more)
-                if failure.folder is not None:
-                    alike[failure.folder] = 0  # said once
+            for failure, line in announced(work):
+                if line:
+                    console.error(line)
+                pipeline.count_failure(failure.name, failure.error.command_line(), unread=failure.unread)
             pipeline.run(work.jobs)
         finally:
             outcome.report_failed = lines.failed
     if not alone:
-        done = outcome.done - len(work.skipped)
-        counts = {"left out": len(work.skipped), "failed": outcome.failed}
-        said = f"{done} image{'s' * (done != 1)} done" + "".join(f", {n} {what}" for what, n in counts.items() if n)
-        console.done(f"{said} ({time.perf_counter() - started:.1f} s)")
+        console.done(_summary(task, work, outcome, time.perf_counter() - started))
     return outcome
+
+
+def announced(work: Work) -> Iterator[tuple[Failure, str]]:
+    """Pair inputs that failed before any work with the line to print; it is empty if an earlier one counts them."""
+    causes = [ExistsError if isinstance(each.error, ExistsError) else each.folder for each in work.failed]
+    counts = Counter(causes)
+    for failure, cause in zip(work.failed, causes, strict=True):
+        count = 1 if cause is None else counts.pop(cause, 0)
+        line = f"{failure.name}: {failure.error.command_line()}" if count else ""
+        if count > 1 and cause is ExistsError and failure.job is not None and failure.job.target is not None:
+            line = ExistsError.of_several(failure.job.target, count, resumable=work.resumable).command_line()
+        elif count > 1:
+            line += f" (and {count - 1} more image{'s' * (count > 2)} likewise)"
+        yield failure, line
+
+
+def _summary(task: BatchTask, work: Work, outcome: Outcome, seconds: float) -> str:
+    """Return what became of several inputs, in one line."""
+    skipped = len(work.skipped)
+    done = outcome.done - skipped
+    if skipped and not done and not outcome.failed:
+        return f"nothing to do: the output of all {skipped} images exists; use --overwrite to write it again"
+    said = f"{done} image{'s' * (done != 1)} done"
+    if done and (place := _place(task, work.jobs)):
+        said += f" -> {place}"
+    if skipped:
+        said += f", {skipped} skipped because the output exists"
+    if outcome.failed:
+        said += f", {outcome.failed} failed"
+    return f"{said} ({seconds:.1f} s)"
+
+
+def _place(task: BatchTask, jobs: list[Job]) -> str:
+    """Return the folder of all outputs, or their file if they have one; empty if they have nothing in common."""
+    targets = [job.target for job in jobs if job.target is not None]
+    with suppress(ValueError):  # there is none, or they are on several drives
+        return os.path.commonpath([target.parent if task.per_file else target for target in targets])
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,14 +354,16 @@ class _Pipeline:
         self.outcome.done += 1
         self.report.add(input=job.name, output=str(job.target), status="skipped")
 
-    def fail(self, name: str, reason: str, *, unread: bool = False, more: int = 0) -> None:
-        """Count and report a failed input and mention ``more`` similar ones; -1 only counts it."""
+    def fail(self, name: str, reason: str, *, unread: bool = False) -> None:
+        """Count and report a failed input."""
+        self.console.error(f"{name}: {reason}")
+        self.count_failure(name, reason, unread=unread)
+
+    def count_failure(self, name: str, reason: str, *, unread: bool) -> None:
+        """Count a failed input, without a message."""
         self.outcome.failed += 1
         self.outcome.unread += unread
         self.task.failed(name, reason)
-        if more >= 0:
-            likewise = f" (and {more} more image{'s' * (more > 1)} likewise)" if more else ""
-            self.console.error(f"{name}: {reason}{likewise}")
         self.report.add(input=name, status="failed", error=reason)
 
     def _skip(self, job: Job, error: ImageError) -> None:

@@ -197,7 +197,7 @@ class DownloadSource(ABC):
                 if wait_for([outcome], timeout=PATIENCE).done:
                     return outcome.result()
                 if abs(self.progress() - before) < LEAST:
-                    raise ModelError(f"{self.where} is too slow for {file}: try later, or {USE_A_MIRROR}")
+                    raise ModelError(f"{self.where} is too slow for {file}: try again later, or {USE_A_MIRROR}")
         except BaseException:
             self.abandoned = True
             if thread.ident is not None:
@@ -478,7 +478,7 @@ def reason(error: Exception, source: DownloadSource, file: str) -> str:
         return f"the proxy refuses to reach {where} ({first_line(error)}): check HTTPS_PROXY and NO_PROXY"
     if status == 429:
         wait = client.retry_advice(error)
-        return f"{where} refuses more requests (429){wait}: try later, {log_in} for more, or {USE_A_MIRROR}"
+        return f"{where} refuses more requests (429){wait}: try again later, {log_in} for more, or {USE_A_MIRROR}"
     if status:
         return f"{where} answers {status} for {file}: try again later, or {USE_A_MIRROR}"
     if isinstance(error, client.transport_errors()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import threading
@@ -12,7 +11,7 @@ from zipimport import zipimporter
 
 from skipae.checkpoints.hub import Access, Hub, Mirror
 from skipae.console import redact
-from skipae.errors import ModelError
+from skipae.errors import ModelError, suggest
 from skipae_zoo import (
     CHECKPOINTS,
     DEFAULTS,
@@ -143,11 +142,9 @@ def find_folder(
             return found
     looked = f"; {MIRROR}={redact(mirror)} does not contain it" if mirror else ""
     if repo is None:
-        close = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelError(
-            f"unknown model {text!r}{hint}; use a checkpoint folder, org/name of the Hub, or one of "
-            f"{', '.join(list_models())}{looked}"
+            f"unknown model {text!r}{suggest(text, list_models())}; use a checkpoint folder, org/name of the Hub, or "
+            f"one of {', '.join(list_models())}{looked}"
         )
     published = entry.published if entry else None
     if entry and published is None and revision is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skipae.cli import UncutGroup
 from skipae.commands import options
 from skipae.console import Console, echo
 from skipae.errors import ModelError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=UncutGroup)
 def command() -> None:
     """List, fetch and check models.
 

@@ -414,15 +414,16 @@ def plan_pictures(
 
 def show(work: Work, console: Console) -> int:
     """Print the output that each input would have, for ``--dry-run``; return the exit code that is known so far."""
-    from skipae.batch.pipeline import Outcome
+    from skipae.batch.pipeline import Outcome, announced
     from skipae.console import echo
 
     for job in work.jobs:
         echo(f"{job.name} -> {'-' if job.target is None else job.target}")
     for job in work.skipped:
         console.remark(f"{job.name}: {job.target} already exists, skipped")
-    for failure in work.failed:
-        console.error(f"{failure.name}: {failure.error.command_line()}")
+    for _, line in announced(work):
+        if line:
+            console.error(line)
     unread = sum(failure.unread for failure in work.failed)
     return Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
 

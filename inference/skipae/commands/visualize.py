@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", metavar="IMAGE", shell_complete=options.complete_files)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, shell_complete=options.complete_files)
 @click.option(
     "-o",
     "--output",
     metavar="FIGURE",
     required=True,
-    help="Image file, whose extension sets the format, or a folder for a PNG named after IMAGE; - is stdout.",
+    help="Image file, whose extension sets the format, or a folder for a PNG named after each INPUT; - is stdout.",
 )
 @click.option(
     "--layer",
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @options.overwrite_option
 @options.console_options
 def command(
-    image: str,
+    inputs: tuple[str, ...],
     output: str,
     layer: str,
     maps: int,
@@ -70,14 +70,15 @@ def command(
     overwrite: bool,
     console: Console,
 ) -> int:
-    """Draw the strongest feature maps of a layer, for IMAGE as it is and corrupted, side by side.
+    """Draw the strongest feature maps of a layer, for an image as it is and corrupted, side by side.
 
-    The maps with the most energy on the clean image are shown.  Both maps of a pair have the same scale, so that
-    the effect of the corruption is visible (figures 5 and 6 of the paper).  An IMAGE whose short side exceeds 768
-    pixels is scaled to that first, unless --resize is used.
+    INPUT is an image, a folder (recursive), a glob pattern, or - for stdin; each image gets a figure.  The maps with
+    the most energy on the clean image are shown.  Both maps of a pair have the same scale, so that the effect of the
+    corruption is visible (figures 5 and 6 of the paper).  An image whose short side exceeds 768 pixels is scaled to
+    that first, unless --resize is used.
 
-    Exit codes: 0 done, 1 the figure could not be written, 2 wrong usage, 3 device not available,
-    4 model unavailable, 5 IMAGE not readable, 130 interrupted.
+    Exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 3 device not available, 4 model unavailable,
+    5 no readable input, 130 interrupted.
     """
     from skipae import images
     from skipae.batch.pipeline import Each, run
@@ -85,12 +86,14 @@ def command(
     from skipae.batch.sinks import Written, write_result
     from skipae.options import DrawOptions
 
-    work = plan_jobs([image], output, suffix="maps", extension=".png", overwrite=overwrite)
+    work = plan_jobs(inputs, output, suffix="maps", extension=".png", overwrite=overwrite)
+    work.resumable = False
     options.refuse_terminal(any(job.target is None for job in work.jobs))
     drawing = DrawOptions(maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
 
     def draw(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
         sheet = model.draw_features(picture, layer, drawing)
+        advance(1)
 
         def encode(file: BinaryIO) -> None:
             sheet.save(file, job.format or "PNG", quality=images.QUALITY)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, TypeVar, Unpack, cast
 
-from skipae.errors import SkipaeError
+from skipae.errors import SkipaeError, suggest
 from skipae_train.corruption import BlockMask, GaussianNoise
 from skipae_train.earlier_runs import split_name
 from skipae_train.finetune import Finetune
@@ -155,7 +155,9 @@ def describe(name: str) -> str:
 
 def _module(name: str) -> ModuleType:
     if name not in recipe_names():
-        raise RecipeError(f"unknown recipe {name!r}; use one of {', '.join(recipe_names())}")
+        raise RecipeError(
+            f"unknown recipe {name!r}{suggest(name, recipe_names())}; use one of {', '.join(recipe_names())}"
+        )
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
@@ -174,7 +176,10 @@ def _load(identity: RecipeId) -> Pretrain | Finetune:
         raise RecipeError(f"the recipe {name} has no stage {command}; use one of {able}")
     for change in identity.variants:
         if change not in VARIANTS:
-            raise RecipeError(f"unknown variant {change!r}; use one of {', '.join(VARIANTS)}, or A+B for both")
+            raise RecipeError(
+                f"unknown variant {change!r}{suggest(change, VARIANTS)}; use one of {', '.join(VARIANTS)}, or A+B for "
+                "both"
+            )
         found = VARIANTS[change](found)
     masked = isinstance(found, Pretrain) and found.loss == "masked"
     if masked and (found.epochs is None or not isinstance(found.corruption, BlockMask)):
