@@ -401,7 +401,7 @@ def test_public_names() -> None:
 @pytest.mark.parametrize(
     ("method", "keyword", "said"),
     [
-        ("denoise", "strengt", "'strengt' (did you mean strength?); DenoiseOptions has tile, halo, strength, luma, "),
+        ("denoise", "strong", "'strong' (did you mean strength?); DenoiseOptions has tile, halo, strength, luma, "),
         ("features", "layer", "'layer' (did you mean layers?); FeatureSpec has layers, pool, "),
         ("draw_features", "zzz", "'zzz'; DrawOptions has maps, blocks, "),
     ],
