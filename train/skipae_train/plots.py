@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,12 +29,14 @@ def grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
     return torch.cat(lines, 1)[:, :-gap, :-gap]
 
 
-def figure(width: float = 6.0, height: float = 4.0, columns: int = 1) -> tuple[Any, list[Any]]:
+def figure(
+    width: float = 6.0, height: float = 4.0, columns: int = 1, layout: Literal["constrained"] | None = "constrained"
+) -> tuple[Any, list[Any]]:
     """Return a matplotlib figure without a display, and its axes side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure((width * columns, height), layout="constrained")
+    made = Figure((width * columns, height), layout=layout)
     FigureCanvasAgg(made)
     return made, [made.add_subplot(1, columns, k + 1) for k in range(columns)]
 
@@ -44,7 +46,9 @@ def draw_curves(rows: Sequence[dict[str, str]], path: Path) -> None:
     names = [k for k in (rows[0] if rows else {}) if k not in ("step", "seconds") and any(r.get(k) for r in rows)]
     if not names:
         return
-    made, axes = figure(4.0, 3.0, len(names))
+    made, axes = figure(4.0, 3.0, len(names), layout=None)  # finding the best margins takes as long as drawing
+    width = 4.0 * len(names)
+    made.subplots_adjust(left=0.75 / width, right=1 - 0.3 / width, bottom=0.17, top=0.89, wspace=0.28)
     for axis, name in zip(axes, names, strict=True):
         points = [(int(r["step"]), float(r[name])) for r in rows if r.get(name)]
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "")
