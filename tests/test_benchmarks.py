@@ -5,6 +5,7 @@ import io
 import json
 import re
 import runpy
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -122,13 +123,24 @@ def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path
         torch.nn.init.zeros_(network.last.weight)  # the new one returns its input
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (200, 210, 3), np.uint8)
-    (tmp_path / "data").mkdir()
-    Image.fromarray(photo).save(tmp_path / "data" / "a.png")
-    table = tmp_path / "crops.csv"
-    table.write_text("name,file,left,top\n" + "".join(f"crop {k},a.png,{k},8\n" for k in range(7)))
-    given = [tmp_path / "old", tmp_path / "new", "--data", tmp_path / "data", "--crops", table, "--out", tmp_path / "s"]
+    unpacked, clone = tmp_path / "data" / "a" / "unpacked", tmp_path / "data" / "a+cloned"
+    for folder in (unpacked, clone):
+        folder.mkdir(parents=True)
+        Image.fromarray(photo).save(folder / "a.png")
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    (clone / "a.png").unlink()  # only in the history
+    table, heads = tmp_path / "crops.tsv", "name\trepository\tpath\tleft\ttop\tjpeg\n"
+    places = ["a/unpacked"] * 6 + ["a/cloned"]
+    table.write_text(heads + "".join(f"crop {k}\t{place}\ta.png\t{k}\t8\t\n" for k, place in enumerate(places)))
+    given = [tmp_path / "old", tmp_path / "new", "--clones", tmp_path / "data", "--crops", table]
+    given += ["--out", tmp_path / "s"]
     said = run("picture_sheet.py", *given)
-    assert said.split() == [str(tmp_path / "s-1.png"), str(tmp_path / "s-2.png")]
+    assert said.split() == [str(tmp_path / name) for name in ("s-1.png", "s-2.png", "s.jpg")]
+    assert (tmp_path / "s.jpg").stat().st_size < 400_000
+    with Image.open(tmp_path / "s.jpg") as small:
+        assert small.size == (88 + 6 * 196, 2 * (20 + 8 * 196))
     pages = [np.asarray(Image.open(tmp_path / f"s-{k}.png").convert("RGB")) for k in (1, 2)]
     assert [page.shape[1] for page in pages] == [88 + 6 * 196, 88 + 196]
     crop = photo[8:200, 6:198]
@@ -136,8 +148,18 @@ def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path
     assert np.array_equal(rows[0], crop) and np.array_equal(rows[2], crop)
     assert not np.array_equal(rows[1], crop) and not np.array_equal(rows[3], crop)
     assert np.array_equal(rows[4], crop[64:128, 64:128].repeat(3, 0).repeat(3, 1))
-    table.write_text("name,file,left,top\nfar,a.png,19,8\n")
-    assert "(210 x 200): choose left up to 18 and top up to 8" in run("picture_sheet.py", *given, code=1)
+    for row, message in (
+        ("far\ta/cloned\ta.png\t19\t8\t", "(210 x 200): choose left up to 18 and top up to 8"),
+        ("q\ta/cloned\ta.png\t0\t0\tbest", "the last three whole numbers"),
+        ("gone\ta/cloned\tb.png\t0\t0\t", "has no b.png"),
+        ("gone\tb/c\tb.png\t0\t0\t", "git clone https://github.com/b/c"),
+    ):
+        table.write_text(f"{heads}{row}\n")
+        assert message in run("picture_sheet.py", *given, code=1)
+    table.write_text(f"{heads}q\ta/cloned\ta.png\t0\t8\t30\n")
+    run("picture_sheet.py", *given)
+    stored = np.asarray(Image.open(tmp_path / "s-1.png").convert("RGB"))[20:212, 88:280]
+    assert not np.array_equal(stored, photo[8:200, :192])
 
 
 def test_denoisers_are_compared_file_for_file(tmp_path):

@@ -2,7 +2,8 @@
 
 ``OUT/first``, for the greater part of the run, has all photos, those of BSDS500 twice.  ``OUT/last`` has those of
 BSDS500 six times, and besides all photos at half size whose short side is of 640 pixels and more.  The photos of
-``extra`` were added for the third run: they are in ``OUT/last`` only, once and at one size.
+``extra`` were added for the third run: they are in ``OUT/last`` only, once and at one size; their names end with the
+first digits of the git hash of the version that was used.
 
 CLONES holds the source repositories as git clones (bare or not) named ``owner/name`` or ``owner+name``, and the
 folder ``BSDS500`` (with ``train`` and ``test``).  Pictures that a repository keeps only in its history are taken from
@@ -25,8 +26,8 @@ HALVED = 640
 """Least short side in pixels of photos that ``last`` has at half size too."""
 
 
-def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
-    """The file's contents, newest version first."""
+def versions(clones: Path, repository: str, path: str, blob: str = "") -> Iterator[bytes]:
+    """The file's contents, newest version first; with ``blob``, the first digits of its hash, that version alone."""
     if repository == "BSDS500":
         yield (clones / "BSDS500" / path).read_bytes()
         return
@@ -36,6 +37,9 @@ def versions(clones: Path, repository: str, path: str) -> Iterator[bytes]:
     if (clone / "repo").is_dir():
         clone = clone / "repo"
     git = ["git", "-C", str(clone)]
+    if blob:
+        yield subprocess.run([*git, "cat-file", "blob", blob], capture_output=True).stdout
+        return
     log = subprocess.run(
         [*git, "log", "--all", "--format=%H", "--diff-filter=AM", "--", path], capture_output=True, text=True
     )
@@ -74,8 +78,10 @@ def main() -> None:
         extra = row["file"].startswith("extra/")
         target = out / ("last" if extra else "first") / row["file"]
         size = int(row["width"]), int(row["height"])
+        blob = target.stem.rsplit("-", 1)[-1] if extra else ""
         try:
-            found = [Image.open(io.BytesIO(data)) for data in versions(clones, row["repository"], row["path"])]
+            contents = versions(clones, row["repository"], row["path"], blob)
+            found = [Image.open(io.BytesIO(data)) for data in contents]
         except OSError as error:
             missing.append(f"{row['file']}: {error}")
             continue
