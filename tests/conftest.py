@@ -202,6 +202,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no curves, which takes half the time of a tiny run; tests of the loop look at them."""
+    monkeypatch.setattr("skipae_train.run_log.draw_curves", lambda *_: None)
+
+
 def failed(result: Result, code: int, *lines: str) -> None:
     """Exit code, and one line on standard error that holds each text."""
     assert result.exit_code == code, result.stderr

@@ -41,6 +41,8 @@ from skipae_train.recipe import to_json
 from skipae_train.recipes import finetune_recipe, on_set, pretrain_recipe
 from skipae_train.trainer import Part, commit
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True)
 NOTES = "---\nlicense: cc0-1.0\n---\n## What it is for\n\n## What it is not for\n\n## Data and terms\n"
 

@@ -31,6 +31,8 @@ from skipae_train.trainer import Part, Trainer
 from skipae_train.wide_resnet import WideResNet
 from skipae_zoo import network_1
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):

@@ -41,6 +41,8 @@ from skipae_train.reproduce import Bench, Cell, RunProgress, duration, finetunin
 from skipae_train.tables import RESULTS
 from skipae_zoo import Architecture
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 RUN_OPTIONS = RunOptions(precision="fp32", device="cpu", quiet=True)
 
 

@@ -35,6 +35,8 @@ from skipae_train.run_folder import locked, read_recipe, read_state, save_state
 from skipae_train.run_log import RunLog
 from skipae_train.tables import RESULTS
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 NOTES = (
     "---\nlicense: cc0-1.0\n---\nFor tests only.\n\n"
     "## What it is for\n\nTests.\n\n## What it is not for\n\nUse.\n\n## Data and terms\n\nNone.\n"
