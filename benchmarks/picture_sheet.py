@@ -102,8 +102,12 @@ def load(crop: Crop, clones: Path) -> Pixels:
     return np.asarray(photo)
 
 
-def cut(crop: Crop, clones: Path) -> tuple[Pixels, tuple[slice, slice]]:
-    """The photo around a crop, and where the crop is in it; :class:`DataError` where it does not fit."""
+def cut(crop: Crop, clones: Path) -> tuple[Pixels, tuple[slice, slice], float]:
+    """The photo around a crop, where the crop is in it, and the noise of the whole photo in gray levels.
+
+    Raises:
+        DataError: the crop does not fit into the photo.
+    """
     photo = load(crop, clones)
     height, width = photo.shape[:2]
     if min(crop.left, crop.top) < 0 or crop.left + SIDE > width or crop.top + SIDE > height:
@@ -114,7 +118,7 @@ def cut(crop: Crop, clones: Path) -> tuple[Pixels, tuple[slice, slice]]:
     top, left = max(0, crop.top - MARGIN), max(0, crop.left - MARGIN)
     around = photo[top : crop.top + SIDE + MARGIN, left : crop.left + SIDE + MARGIN]
     inside = slice(crop.top - top, crop.top - top + SIDE), slice(crop.left - left, crop.left - left + SIDE)
-    return around, inside
+    return around, inside, noise_level(photo)
 
 
 def page(columns: list[tuple[str, list[Pixels]]], rows: list[str]) -> Image.Image:
@@ -179,9 +183,12 @@ def main(old: str, new: str, clones: Path, table: Path, out: Path, threads: int 
         with out.with_name(f"{out.name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["crop", "row", "noise", "color moved"])
-            for crop, (around, inside) in zip(crops, cuts, strict=True):
-                strength = max(1.0, noise_level(around))
-                pictures = [around, *(np.asarray(model.denoise(around)) for model in models), nlm(strength)(around)]
+            for crop, (around, inside, noise) in zip(crops, cuts, strict=True):
+                pictures = [
+                    around,
+                    *(np.asarray(model.denoise(around)) for model in models),
+                    nlm(max(1.0, noise))(around),
+                ]
                 found = [np.ascontiguousarray(picture[inside]) for picture in pictures]
                 mean = found[0].mean((0, 1))
                 for row, picture in zip(rows, found, strict=True):
