@@ -167,7 +167,8 @@ def test_features_in_the_precisions_that_they_have(
     for given, rows in (
         (["--device", "cpu", "--precision", "int8"], ["cpu int8 features"]),
         (["--device", "tensorrt", "--precision", "fp16"], ["tensorrt features"]),
-        (["--device", "openvino"], ["openvino features"]),
+        (["--device", "openvino"], ["openvino features", "openvino int8 features"]),
+        (["--device", "cuda"], ["cuda features"]),
     ):
         assert run(*words, *given) == 0
         found = json.loads(capsys.readouterr().out)["devices"]

@@ -349,6 +349,16 @@ def test_a_real_device_loses_no_more_by_int8_than_the_cpu() -> None:
         assert np.abs(found.astype(int) - expected).max() <= 3
         lost = np.log10(np.mean((found - smooth) ** 2) / np.mean((expected - smooth) ** 2)) * 10
         assert abs(lost) <= 0.01  # dB
+    found, expected = (
+        from_pretrained("skipae-voc12-seg", device=kind, precision="int8").segment(noisy)
+        for kind in ("openvino", "cpu")
+    )
+    assert (found == expected).mean() >= 0.99
+    vector, other = (
+        from_pretrained("skipae-imagenet", device=kind, precision="int8").features(noisy)["enc8"][0]
+        for kind in ("openvino", "cpu")
+    )
+    assert vector @ other / np.sqrt(vector @ vector * (other @ other)) >= 0.9999
 
 
 @pytest.fixture

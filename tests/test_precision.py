@@ -59,7 +59,8 @@ def test_auto_takes_int8_where_processor_device_and_checkpoint_have_it(
     monkeypatch.setattr(precision, "dot_product", lambda: "AVX-VNNI")
     assert choose_precision("auto", "cpu", with_int8) == ("int8", "the processor has AVX-VNNI")
     assert choose_precision("auto", "cpu", without) == ("fp32", "tiny has no int8 graph")
-    assert choose_precision("auto", "cuda", with_int8) == ("fp32", "int8 is for the device cpu, not cuda")
+    assert choose_precision("auto", "cuda", with_int8) == ("fp32", "int8 is for the devices cpu and openvino, not cuda")
+    assert choose_precision("auto", "openvino", with_int8) == ("int8", "the processor has AVX-VNNI")
     assert choose_precision("fp32", "cpu", with_int8).precision == "fp32"
     assert choose_precision("int8", "cuda", with_int8).precision == "int8"
     monkeypatch.setattr(precision, "dot_product", lambda: None)

@@ -56,7 +56,7 @@ RIVALS = {"ffdnet": "a graph of FFDNet's shape"}
     "precisions",
     type=click.Choice(["fp32", "int8", "fp16"]),
     multiple=True,
-    help="Precision to measure; may be repeated.  [default: fp32, and int8 on the CPU where the model has it]",
+    help="Precision to measure; may be repeated.  [default: fp32, and int8 on cpu and openvino where the model has it]",
 )
 @click.option("--size", type=click.IntRange(min=64), default=1024, show_default=True, help="Side of the large image.")
 @options.threads_option
@@ -196,7 +196,9 @@ def _rows(
 
 def _precisions(device: str, has_int8: bool) -> list[str]:
     """Return the precisions to measure by default."""
-    return ["fp32", "int8"] if has_int8 and device == "cpu" else ["fp32"]
+    from skipae.engine.precision import INT8_DEVICES
+
+    return ["fp32", "int8"] if has_int8 and device in INT8_DEVICES else ["fp32"]
 
 
 def _compare_features(best: dict[str, dict[str, Any]]) -> dict[str, Any]:

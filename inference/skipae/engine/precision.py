@@ -27,6 +27,10 @@ DOT_PRODUCTS = {
 """Flags of Linux for instructions that multiply and add bytes."""
 
 
+INT8_DEVICES = ("cpu", "openvino")
+"""Kinds of devices on which ``auto`` uses int8 if the processor is faster with it."""
+
+
 class Chosen(NamedTuple):
     """A precision, and the reason for it."""
 
@@ -72,8 +76,8 @@ def choose_precision(asked: str, kind: str, config: CheckpointConfig) -> Chosen:
         return Chosen(cast(Precision, asked), "as requested")
     if has_int8 and GRAPH not in config.files:
         return Chosen("int8", f"{config.name} has no float32 graph")
-    if kind != "cpu":
-        return Chosen("fp32", f"int8 is for the device cpu, not {kind}")
+    if kind not in INT8_DEVICES:
+        return Chosen("fp32", f"int8 is for the devices {' and '.join(INT8_DEVICES)}, not {kind}")
     if not has_int8:
         return Chosen("fp32", f"{config.name} has no int8 graph")
     found = dot_product()
