@@ -80,14 +80,15 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=METHODS, help="only this row (repeatable)")
     arguments = parser.parse_args()
     chosen = arguments.method or METHODS
-    try:
-        from skimage.restoration import inpaint_biharmonic
-    except ImportError:
-        missing = "scikit-image is not installed, which the row biharmonic needs: pip install scikit-image"
-        if arguments.method and "biharmonic" in chosen:
-            raise SystemExit(missing) from None
-        print(missing, file=sys.stderr)
-        chosen = [name for name in chosen if name != "biharmonic"]
+    if "biharmonic" in chosen:
+        try:
+            from skimage.restoration import inpaint_biharmonic
+        except ImportError:
+            missing = "scikit-image is not installed, which the row biharmonic needs: pip install scikit-image"
+            if arguments.method:
+                raise SystemExit(missing) from None
+            print(missing, file=sys.stderr)
+            chosen = [name for name in chosen if name != "biharmonic"]
     model = from_pretrained(arguments.model, device="cpu", precision="fp32")
 
     def alone(guess: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:

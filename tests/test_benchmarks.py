@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -160,6 +161,24 @@ def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path
     run("picture_sheet.py", *given)
     stored = np.asarray(Image.open(tmp_path / "s-1.png").convert("RGB"))[20:212, 88:280]
     assert not np.array_equal(stored, photo[8:200, :192])
+
+
+def test_biharmonic_inpainting_is_a_row_where_scikit_image_is_installed(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    ramp = np.arange(20, 212, 2)[:, None, None] * np.ones((1, 112, 3))
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    rows = [line.split(" ")[1] for line in run("inpaint.py", tmp_path, "--method", "Telea").splitlines()[1:]]
+    assert rows == ["method", "---", "Telea"]
+    monkeypatch.setattr(sys, "argv", ["inpaint.py", str(tmp_path), "--method", "biharmonic"])
+    with pytest.raises(SystemExit, match="pip install scikit-image"):
+        runpy.run_path(str(BENCHMARKS / "inpaint.py"), run_name="__main__")
+    filled = ModuleType("skimage.restoration")
+    monkeypatch.setattr(filled, "inpaint_biharmonic", lambda photo, mask, channel_axis: (ramp + 1) / 255, raising=False)
+    monkeypatch.setitem(sys.modules, "skimage.restoration", filled)
+    said = run("inpaint.py", tmp_path, "--method", "biharmonic").splitlines()[-1].split("|")[1:-1]
+    assert said[0].strip() == "biharmonic" and {cell.strip() for cell in said[1:]} == {"48.13"}  # by one
 
 
 def test_denoisers_are_compared_file_for_file(tmp_path):
