@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,33 @@ def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None
     with lock(path, output="out"):
         assert path.read_text().startswith(f"{os.getpid()} on ")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("call", ["open", "exists", "stat", "unlink"])
+def test_an_interrupt_after_any_call_leaves_no_lock_of_ours_and_keeps_that_of_others(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, original = tmp_path / "lock", getattr(Path, call)
+    coming = True
+
+    def interrupted(self: Path, *words: Any, **options: Any) -> Any:
+        nonlocal coming
+        value = original(self, *words, **options)
+        if coming:
+            coming = False
+            if call == "open":
+                value.close()  # as the interpreter does with what nobody has yet
+            raise KeyboardInterrupt
+        return value
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), ExitStack() as stack:
+        patch.setattr(Path, call, interrupted)
+        stack.enter_context(lock(path, output="out"))
+    assert not coming and not path.exists()
+    if call == "open":
+        with lock(path, output="out"):
+            held, coming = path.read_bytes(), True
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Path, call, interrupted)
+                lock(path, output="out").__enter__()
+            assert path.read_bytes() == held

@@ -124,36 +124,50 @@ def lock(path: Path, **argument: str) -> Iterator[None]:
         OSError: the lock file cannot be created.
     """
     (name,) = argument
-    while True:
-        file = path.open("a+b")
-        try:
+    file: IO[bytes] | None = None
+    try:  # around all of it, because a signal's exception may come after any call
+        while True:
+            file = path.open("a+b")
+            try:
+                _take(file)
+            except BlockingIOError:
+                with file:
+                    file.seek(0)
+                    holder = file.read(200).decode(errors="replace").strip() or "that has just started"
+                raise UsageError(
+                    f"{{{name}}} is being written by another run, process {{holder!s}}: "
+                    f"wait until it ends, or use another {{{name}:name}}",
+                    holder=holder,
+                    **argument,
+                ) from None
+            if _is_at(path, file):  # the previous holder may have removed it between the two calls
+                break
+            file.close()
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
+        yield
+    finally:
+        _release(path, file)
+
+
+def _release(path: Path, file: IO[bytes] | None) -> None:
+    """Remove a lock file, unless another process holds it."""
+    with suppress(OSError):
+        if file is None or file.closed:
+            file = path.open("r+b")
+        with file:
             _take(file)
-        except BlockingIOError:
-            with file:
-                file.seek(0)
-                holder = file.read(200).decode(errors="replace").strip() or "that has just started"
-            raise UsageError(
-                f"{{{name}}} is being written by another run, process {{holder!s}}: "
-                f"wait until it ends, or use another {{{name}:name}}",
-                holder=holder,
-                **argument,
-            ) from None
-        # The previous holder may have removed it between the two calls.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    with file:
-        try:
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
-            file.flush()
-            yield
-        finally:
-            if fcntl is not None:
-                path.unlink(missing_ok=True)
+            if fcntl is not None and _is_at(path, file):
+                path.unlink()
     if fcntl is None:
-        with suppress(OSError):
+        with suppress(OSError):  # another process has it open
             path.unlink()
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Return whether an open file still has its name."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def _take(file: IO[bytes]) -> None:

@@ -122,9 +122,9 @@ def check_report(folder: Path) -> None:
     assert len(inputs) == len(list((folder / "out").iterdir())), "images that are not in the report"
 
 
-def disturb(kind: jobs.Kind, *, names: list[str], count: int, seed: int, root: Path) -> Outcome:
-    """End jobs ``count`` times while they run, with each of the signals in turn."""
-    outcome = Outcome()
+def disturb(kind: jobs.Kind, *, names: list[str], count: int, seed: int, minutes: float, root: Path) -> Outcome:
+    """End jobs ``count`` times while they run, with each of the signals in turn; after ``minutes`` no further one."""
+    outcome, end = Outcome(), time.monotonic() + 60 * minutes
     folder = jobs.fresh(root)
     ended = jobs.run(kind, kind.words, folder)
     first = Undisturbed(kind.results(folder), jobs.count_files(folder), ended.seconds)
@@ -132,7 +132,7 @@ def disturb(kind: jobs.Kind, *, names: list[str], count: int, seed: int, root: P
         outcome.faults.append(f"{kind.name}: undisturbed: exit code {ended.code}\n{ended.said}")
         return outcome
     number = 0
-    while sum(outcome.hits.values()) < count:
+    while sum(outcome.hits.values()) < count and time.monotonic() < end:
         name = names[number % len(names)]
         rng = random.Random(f"{seed}/{kind.name}/{number}")
         started = time.monotonic()
@@ -153,6 +153,7 @@ def main() -> int:
     """0 without faults, else 1."""
     parser = argparse.ArgumentParser(prog="python tests/fuzz/kills.py", description=__doc__)
     parser.add_argument("--count", type=int, default=100, help="of signals for each kind of job  [default: 100]")
+    parser.add_argument("--minutes", type=float, default=1e9, help="for each kind of job at most")
     parser.add_argument("--seed", type=int, default=0)
     kinds = ["batch", "features", "pull", "training"]
     parser.add_argument("--only", action="append", choices=kinds, help="a kind of job; may be repeated")
@@ -167,7 +168,12 @@ def main() -> int:
         for name in names:
             with jobs.make(name, root, checkpoint) as kind:
                 outcome = disturb(
-                    kind, names=arguments.signal or list(SIGNALS), count=arguments.count, seed=arguments.seed, root=root
+                    kind,
+                    names=arguments.signal or list(SIGNALS),
+                    count=arguments.count,
+                    seed=arguments.seed,
+                    minutes=arguments.minutes,
+                    root=root,
                 )
             for fault in outcome.faults:
                 print(fault, end="\n\n")
