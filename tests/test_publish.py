@@ -54,6 +54,9 @@ None.
 """
 
 
+OTHER = "license: other\nlicense_name: mine\n"
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmentation checkpoint with all that is published."""
@@ -244,6 +247,12 @@ def replace_notes(old: str, new: str):
         (link_folder_out, r"assets/before-and-after\.png points outside the folder"),
         (replace_notes("license: cc-by-4.0", "tags: [a]"), "the head has no 'license'"),
         (replace_notes("license: cc-by-4.0", "license: other"), "needs a 'license_name'"),
+        (
+            replace_notes("license: cc-by-4.0", OTHER),
+            "needs a 'license_link' in the head: LICENSE or LICENSE.md for a file",
+        ),
+        (replace_notes("license: cc-by-4.0", f"{OTHER}license_link: ../x"), "or an https URL, not '../x'"),
+        (replace_notes("license: cc-by-4.0", f"{OTHER}license_link: LICENSE"), "LICENSE is missing: write the terms"),
         (replace_notes("license: cc-by-4.0", "license: [}"), "is not YAML"),
         (replace_notes("license: cc-by-4.0\ndatasets:\n", ""), "must be fields"),
         (replace_notes("## Data and terms", "## Data"), "the section '## Data and terms' is missing"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from skipae import from_pretrained
@@ -31,6 +32,9 @@ def test_it_is_whole_known_and_described(name):
     inside = {path.relative_to(folder).as_posix() for path in [*folder.glob("*.safetensors"), *folder.glob("onnx/*")]}
     assert inside == set(config.files)
     assert (folder / "README.md").read_text(encoding="utf-8") == make_card(folder)
+    data = ModelCard.load(folder / "README.md").data
+    assert (data["license_name"], data["license_link"]) == ("skipae-weights", "LICENSE.md")
+    assert (folder / "LICENSE.md").read_text(encoding="utf-8").startswith("# License of these weights")
     parity = json.loads((folder / "training" / "parity.json").read_text())
     assert parity["output"] <= TOLERANCE[parity["storage"]] and parity["features"] <= FEATURE_TOLERANCE
 

@@ -55,6 +55,10 @@ SECTIONS = ("## What it is for", "## What it is not for", "## Data and terms", "
 """Sections that a card needs to be published."""
 
 
+LICENSES = ("LICENSE", "LICENSE.md")
+"""Files of a checkpoint folder that the Hub lets ``license_link`` name."""
+
+
 class CardError(SkipaeError, ValueError):
     """A part of a card is missing; the message says how to add it."""
 
@@ -97,12 +101,12 @@ def make_card(folder: Path, repo: str | None = None) -> str:
             _files(folder, config),
         ]
     )
-    check_card(card, str(notes))
+    check_card(card, folder, str(notes))
     return card
 
 
-def check_card(card: str, source: str) -> None:
-    """Check a card without any request.
+def check_card(card: str, folder: Path, source: str) -> None:
+    """Check the card of a checkpoint folder without any request; ``source`` is named as the place of a mistake.
 
     Raises:
         CardError: the Hub would reject the card, or a part that users need is missing.
@@ -115,11 +119,27 @@ def check_card(card: str, source: str) -> None:
         raise CardError(f"{source}: the head has no 'license': add one, with 'license_name' if it is 'other'")
     if data.get("license") == "other" and not data.get("license_name"):
         raise CardError(f"{source}: the license 'other' needs a 'license_name' in the head")
+    if data.get("license") == "other":
+        _check_link(data.get("license_link"), folder, source)
     if not data.get("eval_results"):
         raise CardError(f"{source}: it has no scores: record some with skipae-train evaluate --record")
     for section in SECTIONS:
         if f"\n{section}\n" not in card:
             raise CardError(f"{source}: the section '{section}' is missing")
+
+
+def _check_link(link: object, folder: Path, source: str) -> None:
+    """Check the link to the text of a license that the Hub does not know."""
+    if link in LICENSES:
+        if not (folder / str(link)).is_file():
+            raise CardError(
+                f"{source}: the 'license_link' is {link}, but {folder / str(link)} is missing: write the terms in it"
+            )
+    elif not str(link).startswith("https://"):
+        raise CardError(
+            f"{source}: the license 'other' needs a 'license_link' in the head: {' or '.join(LICENSES)} for a file of "
+            f"the folder, or an https URL, not {link!r}"
+        )
 
 
 def measure_speed(folder: Path) -> None:

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from skipae import ModelError, SkipaeError, __version__
 from skipae.checkpoints.hub import Access, Hub, reason
 from skipae.checkpoints.resolve import find_folder
-from skipae_train.card import make_card
+from skipae_train.card import LICENSES, make_card
 from skipae_train.export import FILES, TOLERANCE, compare, session
 from skipae_train.networks import Network
 from skipae_zoo import CheckpointConfig, ConfigError, Published, find_checkpoint, read_config, sha256, verified_file
@@ -23,6 +23,7 @@ FEATURE_TOLERANCE = 0.02
 """As a share of a layer's largest value: what half precision costs a narrow layer, and no other network keeps to."""
 ALLOWED = (
     "README.md",
+    *LICENSES,
     "config.json",
     "preprocessor_config.json",
     "model.safetensors",
