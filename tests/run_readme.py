@@ -2,8 +2,9 @@
 
     PYTHON tests/run_readme.py README.md docs/images/chelsea-noisy.png
 
-Lines of skipae-train need another environment and data: tests/test_project.py only parses them.  Prints each example,
-and ends with 1 where one fails, says an error, or leaves nothing.
+Lines of skipae-train and pytest need another environment and data: tests/test_project.py parses the former.  Of lines that
+install first, the part from skipae on is run.  Prints each example, and ends with 1 where one fails, says an error, or
+leaves nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def examples(page: str) -> list[list[str]]:
         if language == "python":
             found.append([sys.executable, "-c", block])
         else:
-            found += [["bash", "-c", line] for line in block.splitlines() if line.startswith("skipae ")]
+            calls = re.findall(r"(?:^|&& \S*/)(skipae .*)$", block, re.MULTILINE)
+            found += [["bash", "-c", line] for line in calls]
     return found
 
 
@@ -41,6 +43,7 @@ def prepare(folder: Path, picture: Path) -> None:
         "holiday/1.jpg",
         "holiday/sea/2.png",
         "photos/1.jpg",
+        "docs/images/chelsea-noisy.png",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(folder / name)

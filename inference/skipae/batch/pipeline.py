@@ -194,7 +194,8 @@ def _summary(task: BatchTask, work: Work, outcome: Outcome, seconds: float) -> s
     skipped = len(work.skipped)
     done = outcome.done - skipped
     if skipped and not done and not outcome.failed:
-        return f"nothing to do: the output of all {skipped} images exists; use --overwrite to write it again"
+        text = f"nothing to do: the output of all {skipped} images exists; use {{overwrite}} to write it again"
+        return UsageError(text, overwrite=True).command_line()
     said = f"{done} image{'s' * (done != 1)} done"
     if done and (place := _place(task, work.jobs)):
         said += f" -> {place}"
