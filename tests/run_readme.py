@@ -3,8 +3,8 @@
     PYTHON tests/run_readme.py README.md docs/images/chelsea-noisy.png
 
 Lines of skipae-train and pytest need another environment and data: tests/test_project.py parses the former.  Of lines
-that install first, the part from skipae on is run.  Prints each example, and ends with 1 where one fails, says an error, or
-leaves nothing.
+that install first, the part from skipae on is run.  Prints each example, and ends with 1 where one fails, says an
+error, or leaves nothing.
 """
 
 from __future__ import annotations
