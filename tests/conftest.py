@@ -204,7 +204,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw no curves, which takes half the time of a tiny run; tests of the loop look at them."""
+    """Runs draw no curves, which takes longer than a tiny run; tests of the loop look at them."""
     monkeypatch.setattr("skipae_train.run_log.draw_curves", lambda *_: None)
 
 
