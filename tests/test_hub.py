@@ -341,12 +341,15 @@ def test_parts_of_killed_downloads_are_removed(
     server.add("someone/net", whole)
     blob = find_folder("someone/net") / MODEL
     parts = [blob.resolve().with_name(f"{blob.resolve().name}{end}.incomplete") for end in (".0123abcd", ".4567abcd")]
+    refs = blob.parents[3] / "refs"
+    parts += [refs / "main.0123abcd.tmp", refs / "main.4567abcd.tmp"]
     for part in parts:
         part.write_bytes(b"half")
-    os.utime(parts[0], (1e9, 1e9))
+    for part in parts[::2]:
+        os.utime(part, (1e9, 1e9))
     blob.write_bytes(b"damaged")  # so that it is fetched again
     same(find_folder("someone/net"), whole, MODEL)
-    assert [part.exists() for part in parts] == [False, True]
+    assert [part.exists() for part in parts] == [False, True, False, True]
 
 
 def environment(tmp_path: Path, server: HubServer) -> dict[str, str]:

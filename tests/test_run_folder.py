@@ -273,6 +273,29 @@ def test_a_state_is_on_the_disk_before_the_one_before_it_goes(run, monkeypatch):
     assert read_state(run / "state.pt").step == read_state(run / "state.pt.previous").step == 6
 
 
+@pytest.mark.parametrize("number", [1, 2, 5, -1])
+def test_a_disk_that_is_full_at_any_write_of_a_state_is_named(number, run, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, number
+
+        def write(self, data):
+            self.left -= 1
+            if self.left == 0 or (number < 0 and len(data) < 100 and bytes(data[:4]) == b"PK\x05\x06"):  # the last
+                raise OSError(28, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda values, file: save(values, Full(file)))
+    with pytest.raises(SkipaeError, match=r"cannot write .*state\.pt: No space left on device"):
+        save_state(run, read_state(run / "state.pt"))
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,12 @@ class Outcome:
     tried: int = 0
     finished: int = 0
     """Of the tried, those that needed nothing of what failed."""
-    faults: list[str] = field(default_factory=list)
+    faults: int = 0
+
+    def fault(self, text: str) -> None:
+        """Count a fault, and print it."""
+        self.faults += 1
+        print(text, end="\n\n", flush=True)
 
 
 def check(kind: jobs.Kind, ended: jobs.Ended, folder: Path, whole: jobs.Results) -> None:
@@ -107,7 +112,8 @@ def check(kind: jobs.Kind, ended: jobs.Ended, folder: Path, whole: jobs.Results)
     assert lines and all(line.startswith("skipae") for line in lines), "no line says that the disk is full"
     wrong = sorted(name for name, value in there.items() if whole.get(name) != value)
     assert not wrong, f"not as in a whole run: {wrong}"
-    left = jobs.left_over(folder)
+    # The Hub's client leaves a file of a few bytes in its cache, which a later run removes.
+    left = [name for name in jobs.left_over(folder) if "/refs/" not in name]
     assert not left, f"left over: {left}"
 
 
@@ -120,8 +126,11 @@ def try_one(kind: jobs.Kind, folder: Path, whole: jobs.Results, before: Callable
         raise AssertionError(f"{error}\n{ended.said}") from error
     if enlarge:
         subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+    jobs.age(folder)
     last = jobs.run(kind, kind.again, folder)
     assert last.code == 0 and kind.results(folder) == whole, f"then, with room: exit code {last.code}\n{last.said}"
+    left = jobs.left_over(folder)
+    assert not left, f"left over, with room: {left}"
     return ended.code
 
 
@@ -131,7 +140,7 @@ def fill(kind: jobs.Kind, root: Path, *, way: str, step: int, first: int = 1) ->
     alone = jobs.run(kind, kind.words, jobs.fresh(root))
     whole = kind.results(root / "work")
     if alone.code or not whole:
-        outcome.faults.append(f"{kind.name}: undisturbed: exit code {alone.code}\n{alone.said}")
+        outcome.fault(f"{kind.name}: undisturbed: exit code {alone.code}\n{alone.said}")
         return outcome
     while True:
         folder = jobs.fresh(root)
@@ -146,7 +155,7 @@ def fill(kind: jobs.Kind, root: Path, *, way: str, step: int, first: int = 1) ->
             code = try_one(kind, folder, whole, before, enlarge=way == "space")
         except AssertionError as error:
             code = -1
-            outcome.faults.append(f"{kind.name}, {way} {number}{' and later' if lasting else ''}: {error}")
+            outcome.fault(f"{kind.name}, {way} {number}{' and later' if lasting else ''}: {error}")
         finally:
             if way == "space":
                 subprocess.run(["umount", folder], check=True)
@@ -181,14 +190,12 @@ def main() -> int:
             with jobs.make(name, root, checkpoint, small=True) as kind:
                 for way in arguments.way or ("calls", "space"):
                     outcome = fill(kind, root, way=way, step=arguments.step, first=arguments.first)
-                    for fault in outcome.faults:
-                        print(fault, end="\n\n")
                     print(
                         f"{name:10}{way:7}{outcome.tried:5} tried, {outcome.finished} finished, "
-                        f"{len(outcome.faults)} faults",
+                        f"{outcome.faults} faults",
                         flush=True,
                     )
-                    faults += len(outcome.faults)
+                    faults += outcome.faults
     return int(faults > 0)
 
 

@@ -138,6 +138,13 @@ def left_over(folder: Path) -> list[str]:
     return sorted({str(path.relative_to(folder)) for name in LEFT for path in folder.rglob(name)})
 
 
+def age(folder: Path) -> None:
+    """Make the Hub's client's files look abandoned: until they are an hour old, another process may be writing them."""
+    for name in ("*.incomplete", "refs/*.tmp"):
+        for part in folder.rglob(name):
+            os.utime(part, (1e9, 1e9))
+
+
 def _files(folder: Path) -> Results:
     """Files below a folder, with their content."""
     found = {}
@@ -205,7 +212,7 @@ def make(name: str, root: Path, checkpoint: Path, *, small: bool = False) -> Ite
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
     elif name == "training":
-        yield training(root)
+        yield training(root, small)
     elif name == "batch":
         yield denoise(root, checkpoint, count)
     elif name == "features":
@@ -330,8 +337,8 @@ def published(folder: Path) -> Path:
     return folder
 
 
-def training(root: Path) -> Kind:
-    """A pre-training that saves its state after every step."""
+def training(root: Path, small: bool) -> Kind:
+    """A pre-training that saves its state after every step, a ``small`` one when it ends."""
     import torch
 
     import make_sets
@@ -340,7 +347,7 @@ def training(root: Path) -> Kind:
 
     data = make_sets.cifar(root / "data", train=80)
     words = ["pretrain", "cifar10-4k", "--data", str(data), "--out", "run", "--budget", "smoke", "--precision", "fp32"]
-    words += ["--device", "cpu", "--threads", "1", "--save-minutes", "0", "--quiet"]
+    words += ["--device", "cpu", "--threads", "1", "--save-minutes", "9" if small else "0", "--quiet"]
 
     def results(folder: Path) -> Results:
         run, found = folder / "run", Results()

@@ -101,7 +101,12 @@ def save_state(run: Path, state: State) -> None:
     }
 
     def write(file: BinaryIO) -> None:
-        torch.save(values, file)
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # its writer cannot end a file in which a write failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())  # before the oldest state goes
         _keep_previous(run)

@@ -237,7 +237,7 @@ class Hub(DownloadSource):
     def fetch(self, prefix: str, *, config_digest: str | None = None, extra: tuple[str, ...] = ()) -> Path:
         """Fetch, and remove what killed runs of the client left: each run writes under a name of its own."""
         folder = super().fetch(prefix, config_digest=config_digest, extra=extra)
-        for part in (folder.parents[1] / "blobs").glob("*.incomplete"):
+        for part in (*folder.parents[1].glob("blobs/*.incomplete"), *folder.parents[1].glob("refs/**/*.tmp")):
             with suppress(OSError):  # another process was faster, or the cache is read-only
                 if time.time() - part.stat().st_mtime > ABANDONED:
                     part.unlink()
