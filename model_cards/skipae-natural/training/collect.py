@@ -44,9 +44,9 @@ def versions(clones: Path, repository: str, path: str, blob: str = "") -> Iterat
         [*git, "log", "--all", "--format=%H", "--diff-filter=AM", "--", path], capture_output=True, text=True
     )
     for commit in log.stdout.split():
-        blob = subprocess.run([*git, "cat-file", "blob", f"{commit}:{path}"], capture_output=True)
-        if blob.returncode == 0:
-            yield blob.stdout
+        found = subprocess.run([*git, "cat-file", "blob", f"{commit}:{path}"], capture_output=True)
+        if found.returncode == 0:
+            yield found.stdout
 
 
 def fit(photo: Image.Image, size: tuple[int, int], *, lanczos: bool = False) -> Image.Image | None:
