@@ -57,22 +57,38 @@ def rows(name: str) -> list[list[str]]:
 def comment(name: str) -> str:
     """Return the comment on a result, with its pictures."""
     folder = FOLDER / name
-    lines = [f"## {name}: {RESULTS[name].title}", ""]
+    lines = [f'<a id="{name}"></a>', "", f"## {name}: {RESULTS[name].title}", ""]
     if (folder / "comment.md").exists():
         lines += [(folder / "comment.md").read_text(encoding="utf-8").strip(), ""]
     lines += [f"![{name}](docs/results/{name}/{path.name})\n" for path in sorted(folder.glob("*.png"))]
     return "\n".join(lines)
 
 
+def summary(name: str) -> list[str]:
+    """The line of a result in the overview: how many rows of it were run, with how many seeds, at which budget."""
+    every = [dict(zip(COLUMNS, row, strict=True)) for row in rows(name)]
+    run = [row for row in every if row["ours"] != "not run"]
+    seeds = " or ".join(sorted({row["n"] for row in run} - {""}))
+    shown = f"[{name}](#{name})" if (FOLDER / name).is_dir() else name
+    if not run:
+        return [shown, RESULTS[name].title, "not run", "", ""]
+    return [shown, RESULTS[name].title, f"{len(run)}", seeds, ", ".join(sorted({row["budget"] for row in run}))]
+
+
 def page() -> str:
     """The text of RESULTS.md."""
+
+    def table(columns: tuple[str, ...], cells: list[list[str]]) -> list[str]:
+        head = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+        return [*head, *(f"| {' | '.join(row)} |" for row in cells), ""]
+
     lines = ["# Results", "", "Written by `python docs/make_results.py` from `docs/results`.", ""]
     lines += [(FOLDER / "intro.md").read_text(encoding="utf-8").strip(), ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(row)} |" for name in RESULTS for row in rows(name)]
+    lines += table(("result", "what it shows", "values measured", "n", "budget"), [summary(name) for name in RESULTS])
     said = [comment(name) for name in RESULTS if (FOLDER / name).is_dir()]
     more = [p.read_text(encoding="utf-8").strip() for p in sorted(FOLDER.glob("*.md")) if p.name != "intro.md"]
-    return "\n".join([*lines, "", *said, "\n\n".join(more)]).rstrip() + "\n"
+    every = ["", "## All values", "", *table(COLUMNS, [row for name in RESULTS for row in rows(name)])]
+    return "\n".join([*lines, *said, "\n\n".join(more), *every]).rstrip() + "\n"
 
 
 def main() -> int:

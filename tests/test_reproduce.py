@@ -112,6 +112,9 @@ def test_the_page_of_results_shows_what_was_run(data, runs, tmp_path, monkeypatc
     line = next(line for line in page.splitlines() if line.startswith("| table2 | pre-trained with shortcuts"))
     assert f"| 80.22 ± 0.37 | **{float(found[-1]['mean']):.2f}** |" in line and "| smoke |" in line
     assert "| table3 | pre-trained with shortcuts | accuracy | 75.8 ± 0.5 | not run |" in page
+    overview = page.partition("Too small to say.")[0]
+    assert "| [table2](#table2) | CIFAR-10 with 4,000 labels, test accuracy in % | 4 | 1 | smoke |" in overview
+    assert "| table3 | STL-10, test accuracy in % over the folds | not run |" in overview
     assert "Too small to say." in page and "](docs/results/table2/figure.png)" in page
 
 
