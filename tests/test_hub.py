@@ -172,7 +172,7 @@ def test_private_and_gated(monkeypatch: pytest.MonkeyPatch, server: HubServer, w
         (404, "HEAD", CONFIG, 9, {"X_Error_Code": "EntryNotFound"}, r"does not contain config\.json: it is not"),
         (404, "HEAD", CONFIG, 9, {"X_Error_Code": "RevisionNotFound"}, "has no revision"),
         (407, "HEAD", CONFIG, 9, {}, "proxy refuses"),
-        (429, "HEAD", CONFIG, 99, {"ratelimit": '"api";r=0;t=55'}, r"\(429\), retry in 55 s: try later"),
+        (429, "HEAD", CONFIG, 99, {"ratelimit": '"api";r=0;t=55'}, r"\(429\), retry in 55 s: try again later"),
         (429, "GET", MODEL, 99, {"Retry_After": "7"}, r"\(429\), retry in 7 s"),
         (503, "HEAD", CONFIG, 99, {}, "answers 503 for config.json: try again later"),
         (502, "GET", MODEL, 99, {}, "answers 502 for onnx/model.onnx"),
@@ -605,7 +605,7 @@ def test_a_server_that_sends_its_headers_byte_by_byte_is_given_up(
     for method in ("GET", "HEAD"):
         server.fault("dribble", CONFIG, method, times=9)
     started = time.monotonic()
-    with pytest.raises(ModelError, match=r"is too slow for config\.json: try later"):
+    with pytest.raises(ModelError, match=r"is too slow for config\.json: try again later"):
         find_folder(
             "skipae-imagenet" if kind == "mirror" else "someone/net", access=Access(cache_dir=tmp_path / "cache")
         )
