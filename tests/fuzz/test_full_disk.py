@@ -12,8 +12,12 @@ import pytest
 FULL_DISK = Path(__file__).with_name("full_disk.py")
 
 
+KINDS = [("file", 2), ("batch", 13), ("features", 17), ("inpaint", 3), ("export", 3)]
+"""Jobs, and how many writes lie between those that are tried."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks up open files in /proc")
-@pytest.mark.parametrize(("kind", "step"), [("file", 2), ("batch", 13), ("features", 17), ("inpaint", 3), ("export", 3)])
+@pytest.mark.parametrize(("kind", "step"), KINDS)
 def test_a_full_disk_is_named_and_leaves_nothing_broken(kind: str, step: int) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     words = ["--only", kind, "--way", "calls", "--step", str(step), "--first", "2"]
