@@ -437,7 +437,9 @@ def test_the_precision_is_chosen_once(monkeypatch):
 
 
 def test_unknown_recipes_and_variants_are_refused_by_name():
-    with pytest.raises(RecipeError, match="unknown recipe 'cifar'; use one of camvid-seg, cifar10, "):
+    with pytest.raises(
+        RecipeError, match=r"unknown recipe 'cifar' \(did you mean cifar10\?\); use one of camvid-seg, cifar10, "
+    ):
         pretrain_recipe("cifar")
     with pytest.raises(RecipeError, match="the recipe imagenet has no stage finetune; use one of camvid-seg"):
         finetune_recipe("imagenet")
