@@ -1084,6 +1084,30 @@ def test_a_report_is_whole_when_the_disk_has_room_again(run: Run, monkeypatch: p
     assert [line["input"] for line in lines] == ["a.png", "b.png", "c.png"]
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_in_a_destructor_is_not_lost(name: str, code: int) -> None:
+    program = f"""
+import os, signal, time
+import click
+from skipae.cli import CommandGroup
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0)  # here the signal is handled
+
+@click.command()
+def work():
+    Dropped()
+    time.sleep(200)  # longer than the test waits
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+CommandGroup(commands={{"work": work}}).main(["work"])
+"""
+    result = process(code=program)
+    assert (result.returncode, result.stderr) == (code, b"skipae: error: interrupted\n")
+
+
 def test_file_size_limit(checkpoint: Path, folder: Path) -> None:
     # The nearest to a full disk without a disk.
     photo(size=(200, 200)).save("photo.png")

@@ -6,10 +6,12 @@ when the command is called.
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
@@ -76,6 +78,7 @@ class CommandGroup(UncutGroup):
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup requests
                     signal.signal(number, _stop)
+            sys.unraisablehook = _interrupt_again
         try:
             with nullcontext() if debug or not self.hides_libraries else _native_lines_hidden():
                 code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
@@ -209,6 +212,23 @@ def _stop(number: int, _: object) -> None:
     stopped = Stopped()
     stopped.exit_code = 128 + number
     raise stopped
+
+
+def _interrupt_again(dropped: Any) -> None:
+    """Interrupt once more where a signal arrived in a destructor or a callback, in which Python drops exceptions."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    number, thread = _code(dropped.exc_value) - 128, _thread.get_ident()
+
+    def later() -> None:
+        time.sleep(0.01)  # until the destructor has returned
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(thread, number)  # also ends a wait
+        else:
+            _thread.interrupt_main(signal.Signals(number))
+
+    _thread.start_new_thread(later, ())
 
 
 def _code(interrupt: BaseException | None) -> int:

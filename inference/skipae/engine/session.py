@@ -263,26 +263,30 @@ def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list
         return run(options)
     found: list[Any] = []
     errors: list[BaseException] = []
-    done = threading.Event()
+    ended: list[bool] = []
+    # Not an Event, which is Python code: a signal in the midst of it can leave its lock closed for ever.
+    done = threading.Lock()
+    done.acquire()
 
     def job() -> None:
         try:
             found.extend(run(options))
         except BaseException as error:
             errors.append(error)
-        done.set()
+        ended.append(True)
+        done.release()
 
     if _runner is None:
         _runner = _Runner()
         _runner.start()
     _runner.jobs.put(job)
     try:
-        while not done.wait(min(_LONGEST_WAIT, max(0.0, _deadline - time.monotonic()))):
+        while not done.acquire(timeout=min(_LONGEST_WAIT, max(0.0, _deadline - time.monotonic()))):
             if time.monotonic() >= _deadline:
                 raise TimeoutError("the run was stopped because it took too long")
     except BaseException:
         options.terminate = True
-        if not done.wait(_ENDING):
+        if not ended and not done.acquire(timeout=_ENDING):
             _runner = None  # abandoned: a node that never ends
         raise
     if errors:
