@@ -44,9 +44,10 @@ SMOKE_MODEL = base64.b64decode(
 Made by ``smoke_model()`` in tests/test_inference_runtime.py, which checks that these are its bytes."""
 
 
-SPINNING = True
+SPINNING = False
 """Whether threads without work wait in a loop, as in ONNX Runtime by default, instead of sleeping.  It saves the time
-to wake them but takes a core from other programs; ``benchmarks/spinning.py`` compares both."""
+to wake them but takes a core from other programs; sleeping is as fast on an idle machine and faster beside a busy core
+(``benchmarks/spinning.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
