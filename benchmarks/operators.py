@@ -40,9 +40,9 @@ class Profile:
     """One run of a graph."""
 
     milliseconds: float
-    """Of the whole run."""
+    """Duration of the whole run."""
     operators: dict[str, Operators]
-    """By type of operator."""
+    """What each type of operator takes."""
 
 
 class Profiled:

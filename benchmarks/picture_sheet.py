@@ -43,7 +43,7 @@ COLUMNS = 6
 LABEL = 88
 GAP = 4
 MOST_BYTES = 400_000
-"""Of the JPEG for the documentation."""
+"""Size limit of the JPEG for the documentation."""
 
 
 class Crop(NamedTuple):

@@ -29,7 +29,7 @@ SETTLE = 0.2
 """Seconds between runs, after which the threads of the run before have stopped spinning."""
 
 Seconds = tuple[float, float]
-"""Of the clock and of the CPU."""
+"""Wall-clock time and CPU time of a run."""
 
 
 def pair(precision: str, threads: int) -> tuple[Model, Model]:

@@ -62,7 +62,7 @@ class CommandGroup(UncutGroup):
     arguments: Sequence[str] = ()
     """The arguments of the call."""
     hides_libraries = True
-    """Whether lines that native libraries write to standard error by themselves are hidden, except by ``--debug``."""
+    """True if what native libraries print on standard error is hidden; ``--debug`` shows it."""
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -78,9 +78,9 @@ class CommandGroup(UncutGroup):
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup requests
                     signal.signal(number, _stop)
-            sys.unraisablehook = _interrupt_again
         try:
-            with nullcontext() if debug or not self.hides_libraries else _native_lines_hidden():
+            hidden = nullcontext() if debug or not self.hides_libraries else _native_lines_hidden()
+            with _no_signal_lost(), hidden:
                 code = super().main(args=self.arguments, prog_name=prog_name or self.program, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
@@ -214,21 +214,31 @@ def _stop(number: int, _: object) -> None:
     raise stopped
 
 
-def _interrupt_again(dropped: Any) -> None:
-    """Interrupt once more where a signal arrived in a destructor or a callback, in which Python drops exceptions."""
-    if not isinstance(dropped.exc_value, KeyboardInterrupt):
-        sys.__unraisablehook__(dropped)
-        return
-    number, thread = _code(dropped.exc_value) - 128, _thread.get_ident()
+@contextmanager
+def _no_signal_lost() -> Iterator[None]:
+    """Interrupt again if a signal arrived in a destructor or a callback, in which Python drops exceptions."""
+    before = sys.unraisablehook
 
-    def later() -> None:
-        time.sleep(0.01)  # until the destructor has returned
-        if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(thread, number)  # also ends a wait
-        else:
-            _thread.interrupt_main(signal.Signals(number))
+    def hook(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            before(dropped)
+            return
+        number, thread = _code(dropped.exc_value) - 128, _thread.get_ident()
 
-    _thread.start_new_thread(later, ())
+        def later() -> None:
+            time.sleep(0.01)  # until the destructor has returned
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(thread, number)  # also ends a wait
+            else:
+                _thread.interrupt_main(signal.Signals(number))
+
+        _thread.start_new_thread(later, ())
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _code(interrupt: BaseException | None) -> int:

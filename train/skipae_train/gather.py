@@ -18,7 +18,7 @@ from skipae_train.run_folder import write_csv
 NEAR = 8
 """Bits of 63 in which the hashes of one picture differ at most; those of two pictures differ in 31 on average."""
 _COLUMNS = ("source", "sha256", "file", "left out because it")
-"""Of ``gathered.tsv``."""
+"""Columns of ``gathered.tsv``."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def poses(pixels: Pixels) -> list[Pixels]:
 
 
 def noise_level(pixels: Pixels) -> float:
-    """Return standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
+    """Return the standard deviation of white noise in gray levels, by the smoothest tenth of blocks of 16 x 16 pixels.
 
     Clipped blocks are skipped; 0 if there are no others.
     """

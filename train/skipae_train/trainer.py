@@ -246,7 +246,7 @@ class Trainer:
         self.optimizers = _optimizers(recipe, self.network, job.slower)
         self.step, self.seconds, self.lr = 0, 0.0, 0.0
         self.losses: list[float] = []
-        """Of the steps since the last line of the log."""
+        """Losses of the steps since the last line of the log."""
         self._model: nn.Module | None = None
         self._frozen: Collection[str] = ()
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

@@ -92,7 +92,7 @@ class FeatureTask(BatchTask):
         self._shards = Shards(shard_size)
         self._failures: list[tuple[Taken, ImageError]] = []
         self._known: dict[str, dict[str, Any]] = {}
-        """Of images that are being read, by name: what identifies their content."""
+        """What :func:`identify` returned for each image that is being read, by name."""
 
     def load(self) -> None:
         """Load the model."""

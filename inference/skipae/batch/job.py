@@ -72,4 +72,4 @@ class Work:
     left_out: int = 0
     """Number of outputs of earlier runs in the folders."""
     resumable: bool = True
-    """Whether the command can skip inputs whose output exists."""
+    """True if the command can skip inputs whose output exists."""

@@ -45,9 +45,8 @@ Made by ``smoke_model()`` in tests/test_inference_runtime.py, which checks that 
 
 
 SPINNING = False
-"""Whether threads without work wait in a loop, as in ONNX Runtime by default, instead of sleeping.  It saves the time
-to wake them but takes a core from other programs; sleeping is as fast on an idle machine and faster beside a busy core
-(``benchmarks/spinning.py``)."""
+"""True lets threads without work wait in a loop (spin), ONNX Runtime's default, which takes a core from other
+programs; False lets them sleep: as fast on an idle machine, faster beside a busy core (``benchmarks/spinning.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
