@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from skipae_train.machine import RunOptions
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
+from skipae_train.run_folder import load_state
 from skipae_zoo import Architecture, network_1, network_2
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -113,6 +115,49 @@ def test_the_bake_off_trains_measures_and_continues(tmp_path):
     assert "| deep+residual |" in said and (tmp_path / "out" / "bakeoff.png").exists()
     refused = run("bakeoff.py", *options, "--minutes", 1, "--variants", "base", code=2)
     assert "is a run of 0.02 minutes, not 1: give another --runs" in refused
+
+
+def test_fine_tuning_compares_masks_and_rates_of_the_encoder_and_continues(tmp_path):
+    data, options = make_sets.cifar(tmp_path / "data"), RunOptions(precision="fp32", device="cpu", quiet=True)
+    for name, variant in (("with", ""), ("without", "no-shortcut")):
+        pretrain(pretrain_recipe("cifar10-4k", variant=variant, budget="smoke"), data, tmp_path / name, options)
+    given: list[object] = ["--data", data, "--with", tmp_path / "with", "--without", tmp_path / "without"]
+    given += ["--budget", "smoke", "--frozen", 1, "--epochs", 1, "--threads", 1, "--seeds", 1]
+    given += ["--out", tmp_path / "out", "--runs", tmp_path / "runs"]
+    run("finetuning.py", *given, "--experiment", "masks")
+    states = {path: path.read_bytes() for path in tmp_path.glob("runs/masks/*/state.pt")}
+    assert len(states) == 8
+    said = run("finetuning.py", *given)
+    assert all(path.read_bytes() == before for path, before in states.items())
+    assert "| pre-trained with shortcuts |" in said and "the same for all seeds" in said
+
+    def recipe(folder: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / "runs" / folder / "recipe.json").read_text())
+        return found
+
+    for weights in ("random", "random-he", "no-shortcut", "shortcuts"):
+        masked, clean = (recipe(f"masks/{weights}-{setting}-seed0") for setting in ("masks", "none"))
+        assert masked["corruption"]["kind"] == "small" and clean["corruption"] is None
+        assert {masked["freeze"], clean["freeze"]} == {0} and masked["lr"] == clean["lr"] == 2e-3
+    assert recipe("masks/random-he-masks-seed0")["init"] == "he"
+
+    def encoder(folder: str) -> torch.Tensor:
+        weights, _ = load_state(tmp_path / "runs" / "encoder-rate" / folder)
+        return torch.cat([v.flatten() for k, v in weights.items() if k.startswith("encoder.") and "conv" in k])
+
+    start = torch.cat(
+        [v.flatten() for k, v in load_state(tmp_path / "with")[0].items() if k.startswith("encoder.") and "conv" in k]
+    )
+    moved = [float((encoder(f"shortcuts-{rate}-seed0") - start).abs().max()) for rate in ("0", "1e-05", "0.002")]
+    assert moved[0] == 0 and 0 < moved[1] < 1e-4 < moved[2]
+    table = (tmp_path / "out" / "encoder-rate.csv").read_text().splitlines()
+    rates = list(csv.DictReader(table))
+    assert len(rates) == 10 and all(0 <= float(row["held out, head alone"]) <= 100 for row in rates)
+    heads = {(row["row"], row["held out, head alone"], row["loss, head alone"]) for row in rates}
+    assert len(heads) == 2  # until then, the runs of a row are the same
+    assert (tmp_path / "out" / "masks.png").exists() and (tmp_path / "out" / "encoder-rate.png").exists()
+    refused = run("finetuning.py", *given, "--with", tmp_path / "with", "--seeds", 3, code=2)
+    assert "--with is given 2 times: give one run for all seeds, or 3" in refused
 
 
 def test_the_picture_sheet_has_the_crops_of_both_checkpoints_and_of_nlm(tmp_path):
