@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import skipae_train.gather
 from skipae_train.cli import cli
 from skipae_train.data import DataError, load_rgb
-from skipae_train.gather import NEAR, gather, noise_level, perceptual_hash
+from skipae_train.gather import NEAR, gather, gather_pairs, noise_level, perceptual_hash
 from skipae_train.pairs import find_pairs, load_pair
 
 
@@ -101,3 +102,36 @@ def test_pairs_of_both_layouts_are_gathered_without_test_pictures_and_cameras_to
         cli, [*given[:4], str(tmp_path / "new"), *given[5:], "--pairs", "--without-camera", "C3"]
     )
     assert unknown.exit_code == 5 and "no pairs of the camera C3: choose from A1, B2, S6" in unknown.output
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_an_interrupted_run_leaves_a_list_of_what_it_wrote(tmp_path, monkeypatch, pairs):
+    source, known = tmp_path / "source", tmp_path / "known"
+    for folder in (source, known):
+        folder.mkdir()
+    Image.fromarray(photo(9)).save(known / "known.png")
+    for seed, name in enumerate(("a", "b", "c", "d")):
+        pixels = photo(9 if name == "b" else seed)
+        if pairs:
+            Image.fromarray(pixels).save(source / f"A1_5_100_{name}_1_mean.png")
+            Image.fromarray(noisy(pixels, 5)).save(source / f"A1_5_100_{name}_1_real.png")
+        else:
+            Image.fromarray(pixels).save(source / f"{name}.png")
+    run = gather_pairs if pairs else gather
+    assert run([source], tmp_path / "whole", [known]) == 3
+    save, left = skipae_train.gather.save_picture, [None] * (3 if pairs else 1)
+
+    def interrupted(*arguments, **options):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        save(*arguments, **options)
+
+    monkeypatch.setattr(skipae_train.gather, "save_picture", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # at c, in a pair after the noisy photo
+        run([source], tmp_path / "part", [known])
+    lines = (tmp_path / "whole" / "gathered.tsv").read_bytes().splitlines(keepends=True)
+    assert (tmp_path / "part" / "gathered.tsv").read_bytes() == b"".join(lines[:4])
+    listed = {line.split(b"\t")[2].decode() for line in lines[1:4]} - {""}
+    written = {file.name.replace("_mean.", "_real.") for file in (tmp_path / "part").glob("*.png")}
+    assert len(listed) == 2 and written <= listed

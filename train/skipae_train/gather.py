@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from skipae.errors import ImageError
 from skipae_train.data import DataError, Pixels, find_images, load_rgb
 from skipae_train.pairs import find_pairs, load_pair
 from skipae_train.plots import save_picture
-from skipae_train.run_folder import write_csv
 
 NEAR = 8
 """Bits of 63 in which the hashes of one picture differ at most; those of two pictures differ in 31 on average."""
@@ -76,14 +77,13 @@ def gather(
 
     Left out: small or noisy photos, copies of one another, and pictures of ``test_sets``, found by a perceptual hash in
     all flips and quarter turns (not if they were cropped a lot).  ``gathered.tsv`` lists every photo with its SHA-256
-    and what became of it.
+    and what became of it, also after an interrupt.
 
     Raises:
         DataError: a folder holds no images, or ``out`` is not empty.
     """
     known = _begin(out, test_sets)
     count = 0
-    table: list[dict[str, str]] = []
     for source in sources:
         for file in find_images(source):
             name, reason = "", ""
@@ -96,11 +96,11 @@ def gather(
                 count += 1
                 name = f"{count:05}-{file.stem}.png"
                 known.append((perceptual_hash(pixels), f"is a copy of {file}"))
+            _list(out, source, file, name, reason)
+            if name:
                 save_picture(_shrunk(pixels, rules), out / name, compress_level=1)
             else:
                 notify(f"{file} {reason}")
-            table.append(_entry(source, file, name, reason))
-    write_csv(out / "gathered.tsv", _COLUMNS, table, delimiter="\t")
     return count
 
 
@@ -129,7 +129,6 @@ def gather_pairs(
         raise DataError(f"there are no pairs of the camera {unknown[0]}: choose from {cameras}")
     known = _begin(out, test_sets)
     count = 0
-    table: list[dict[str, str]] = []
     for source, pair in found:
         name, reason = "", ""
         try:
@@ -144,23 +143,32 @@ def gather_pairs(
         if not reason:
             count += 1
             name = f"{pair.camera}_{pair.scene}_{count:04}_real.png"
+        _list(out, source, pair.noisy, name, reason)
+        if name:
             save_picture(noisy, out / name, compress_level=1)
             save_picture(clean, out / name.replace("_real.", "_mean."), compress_level=1)
         else:
             notify(f"{pair.noisy} {reason}")
-        table.append(_entry(source, pair.noisy, name, reason))
-    write_csv(out / "gathered.tsv", _COLUMNS, table, delimiter="\t")
     return count
 
 
-def _entry(source: Path, file: Path, name: str, reason: str) -> dict[str, str]:
-    """Return a line of ``gathered.tsv``."""
+def _list(out: Path, source: Path, file: Path, name: str, reason: str) -> None:
+    """Add a line to ``gathered.tsv``, before the picture is written: an interrupted run leaves no unlisted pictures."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return dict(zip(_COLUMNS, (file.relative_to(source).as_posix(), digest, name, reason), strict=True))
+    _add_line(out, (file.relative_to(source).as_posix(), digest, name, reason))
+
+
+def _add_line(out: Path, values: Sequence[str]) -> None:
+    table = out / "gathered.tsv"
+    try:
+        with table.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter="\t").writerow(values)
+    except OSError as error:
+        raise ImageError(f"cannot write {table}: {error.strerror or error}") from error
 
 
 def _begin(out: Path, test_sets: Sequence[Path]) -> list[tuple[Pixels, str]]:
-    """Make the folder; hashes of the pictures that are kept out, with what they are."""
+    """Make the folder and the table's heading; return hashes of the pictures to keep out, with what they are."""
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out} is not empty: choose a new folder")
     known = []
@@ -168,6 +176,7 @@ def _begin(out: Path, test_sets: Sequence[Path]) -> list[tuple[Pixels, str]]:
         for file in find_images(folder):
             known.append((perceptual_hash(load_rgb(file)), f"is {file.name} of the test set {folder.name}"))
     out.mkdir(parents=True, exist_ok=True)
+    _add_line(out, _COLUMNS)
     return known
 
 
