@@ -134,7 +134,7 @@ def command(
     if against is not None:
         restored = {row: found for row, found in best.items() if "seconds_per_megapixel" in found}
         result["against"] = {"rival": against} | {
-            ratio: {row: found[seconds] / best[against][seconds] for row, found in restored.items()}
+            ratio: {row: _ratio(found[seconds], best[against][seconds]) for row, found in restored.items()}
             for ratio, seconds in (("ratio", "seconds_per_megapixel"), ("cpu_ratio", "cpu_seconds_per_megapixel"))
         }
     if features:
@@ -205,14 +205,20 @@ def _compare_features(best: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return how many times as fast as the first row of features each of them is, by the side of the images."""
     rows = {row: found for row, found in best.items() if _speed(FEATURE_SIDES[0]) in found}
     first = next(iter(rows))
-    ratio, cpu_ratio = (
-        {
-            row: {str(side): (found[key(side)] / rows[first][key(side)]) ** power for side in FEATURE_SIDES}
-            for row, found in rows.items()
-        }
-        for key, power in ((_speed, 1), (_busy, -1))
-    )
+    ratio = {
+        row: {str(side): _ratio(found[_speed(side)], rows[first][_speed(side)]) for side in FEATURE_SIDES}
+        for row, found in rows.items()
+    }
+    cpu_ratio = {
+        row: {str(side): _ratio(rows[first][_busy(side)], found[_busy(side)]) for side in FEATURE_SIDES}
+        for row, found in rows.items()
+    }
     return {"model": DEFAULTS["features"], "reference": first, "ratio": ratio, "cpu_ratio": cpu_ratio}
+
+
+def _ratio(one: float, other: float) -> float | None:
+    """Return a ratio; None where ``other`` is 0 because Windows counts processor time in steps of 16 ms."""
+    return one / other if other else None
 
 
 def _table(result: dict[str, Any]) -> list[str]:
@@ -271,7 +277,12 @@ def _run(words: list[str], *expected: int) -> str:
 
     An unexpected exit code ends this process with the same code.
     """
-    done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        errors: int | None = sys.stderr.fileno()  # descriptor 2 leads nowhere while native libraries are hidden
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
+        errors = None
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
     if done.returncode not in (0, *expected):
         raise click.exceptions.Exit(done.returncode)  # it has printed the reason
     return done.stdout
