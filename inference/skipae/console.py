@@ -30,7 +30,7 @@ class NoProgressBar:
     """A progress bar that is not shown."""
 
     def update(self, images: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Console:
@@ -58,7 +58,7 @@ class Console:
         self._bar: Any = None
 
     def say(self, text: str) -> None:
-        """A loss, or a remark about an input."""
+        """Write a loss, or a remark about an input."""
         self._line(f"skipae: {text}")
 
     def remark(self, text: str) -> None:

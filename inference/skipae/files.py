@@ -27,12 +27,12 @@ class ExistsError(ImageError):
 
     @classmethod
     def of(cls, path: Path | None) -> ExistsError:
-        """The error for an output."""
+        """Return the error for an output."""
         return cls("{path!s} already exists; use {overwrite} to replace it", path=path, overwrite=True)
 
     @classmethod
     def of_several(cls, path: Path, count: int, *, resumable: bool) -> ExistsError:
-        """The error for ``count`` outputs, of which ``path`` is the first."""
+        """Return the error for ``count`` outputs, of which ``path`` is the first."""
         text = "{count!s} outputs already exist, the first is {path!s}; use {overwrite} to replace them"
         skip = ", or {resume} to skip them" if resumable else ""
         return cls(text + skip, count=count, path=path, overwrite=True, resume=True)
@@ -191,7 +191,7 @@ def _take(file: IO[bytes]) -> None:
 
 @contextmanager
 def _part(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file, locked so that :func:`remove_parts` of another process leaves it; at the end it is removed.
+    """Open a new file, locked so that :func:`remove_parts` of another process leaves it; at the end it is removed.
 
     A signal's exception may come after any call.  So the name is known before there is a file, and nothing is called
     before it is removed.

@@ -88,7 +88,7 @@ class FeatureSpec:
     pool: str = "avg"
     """``avg``, ``max``, ``spatial:N`` (averages in a grid of N x N), or ``none``."""
     l2: bool = False
-    """Whether to scale each feature vector to Euclidean length 1."""
+    """True if each feature vector is scaled to Euclidean length 1."""
     dtype: str = "float32"
     """``float32`` or ``float16``."""
     resize: int | None = None

@@ -16,7 +16,8 @@ from skipae.errors import SkipaeError
 Pixels = NDArray[np.uint8]
 _MOST_TEXT = 256 << 20
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of Pillow's: of others, one would start Ghostscript for a file that says it is PostScript, whatever its name."""
+"""Formats of Pillow that are read.  Another would start Ghostscript for a file that says it is PostScript, whatever
+its name."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
 
 

@@ -37,12 +37,12 @@ class PsnrScore:
     before: float
     after: float
     std: float
-    """Of ``after``, between the pictures."""
+    """Standard deviation of ``after`` between the pictures."""
     command: str
     """``skipae-train`` arguments that measure it again."""
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return f"{self.label}: {self.before:.2f} -> {self.after:.2f} dB over {self.images} images"
 
 
@@ -60,7 +60,7 @@ class MaskScore:
     """``skipae-train`` arguments that measure it again."""
 
     def __str__(self) -> str:
-        """A line for each class, and the means, for people."""
+        """Return a line for each class, and the means, for people."""
         width = max(map(len, self.classes))
         lines = [
             f"{name:<{width}}  {'no pixels' if share is None else f'{share:.2f} %'}"

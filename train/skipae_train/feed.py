@@ -29,7 +29,7 @@ _SPLITS: dict[str, dict[Purpose, str]] = {
     "camvid": {"test": "val"},
     "masks": {"test": "val"},
 }
-"""Where a split is not called ``train`` or ``test``."""
+"""Names of splits by set and purpose, where they are not ``train`` or ``test``."""
 
 
 def open_set(epochs: DataConfig, data: Path, purpose: Purpose) -> ImageSet:

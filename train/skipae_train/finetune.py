@@ -60,7 +60,7 @@ class Finetune(Recipe):
     start: str | None
     """Recipe of the run whose weights are taken; None for random weights."""
     start_kind: Stage = "pretrain"
-    """Whether that run is a pre-training, or (``imagenet-labels``) the training of a classifier."""
+    """Kind of that run: a pre-training, or (``imagenet-labels``) the training of a classifier."""
     transfer: tuple[NetworkPart, ...] = ("encoder",)
     """What is taken over; with the decoder for one of the three initializations of figure 4."""
     schedule: Schedule = Milestones((0.3, 0.6, 0.8), 0.2)
@@ -70,19 +70,19 @@ class Finetune(Recipe):
     old_share: float = 1.0
     """Factor on the learning rate of the layers that are taken over."""
     balance: float = 0.0
-    """How much more rare classes count in the loss of a segmenter: a pixel's weight is its class's share of all pixels
+    """Extra weight of rare classes in the loss of a segmenter: a pixel's weight is its class's share of all pixels
     to the power of minus this, in units of the mean over pixels, 3 at most."""
     corruption: GaussianNoise | BlockMask | None = None
-    """Of a half of the training samples (supplement B); None for clean images alone."""
+    """Corruption of a half of the training samples (supplement B); None for clean images alone."""
     labeled: int = 0
     """Images to train on, equally many of each class; 0 for all."""
     fold: int | None = None
-    """Which of STL-10's ten folds to train on; None for all images."""
+    """Number of the fold of STL-10 to train on, 0 to 9; None for all images."""
     validation: int = 0
     """Images cut from the training set to watch the progress with: of those not trained on where there are enough, else
     of those to train on, a tenth of them at most."""
     tuning: bool = False
-    """Whether the run is a try that others are chosen by: ``validation`` images, a fifth at most, are cut from those
+    """True if the run is a try that others are chosen by: ``validation`` images, a fifth at most, are cut from those
     to train on, so that no label more is used, and it is measured on them; the test set stays unread."""
     crops: int = 1
     """Random crops whose scores are averaged at the test; 1 for the center crop."""
@@ -199,7 +199,7 @@ def _load_start(recipe: Finetune, start: Path) -> tuple[Network, dict[str, str]]
 
 
 def load_finetuned(run: Path) -> tuple[Classifier | Segmenter, dict[str, Any]]:
-    """The network of a fine-tuning run's folder, with its averaged weights if it keeps them, and its recipe as JSON."""
+    """Return the network of a fine-tuning run's folder, averaged if it keeps averages, and its recipe as JSON."""
     weights, recipe = load_state(run)
     with damage_of(run / STATE):
         bias = [value for name, value in weights.items() if name.startswith("head.") and name.endswith(".bias")][-1]
@@ -212,13 +212,13 @@ def load_finetuned(run: Path) -> tuple[Classifier | Segmenter, dict[str, Any]]:
 
 
 def load_network(run: Path) -> tuple[Network, dict[str, Any]]:
-    """The network of a run folder of either kind."""
+    """Return the network of a run folder of either kind, and its recipe as JSON."""
     loaded: tuple[Network, dict[str, Any]] = load_finetuned(run) if "head" in read_recipe(run) else load_run(run)
     return loaded
 
 
 def build(recipe: Finetune, classes: int) -> Classifier | Segmenter:
-    """The network of a recipe."""
+    """Return the network of a recipe."""
     return _network(recipe.architecture, classes, recipe.head, recipe.epochs.crop, recipe.mean, recipe.std)
 
 
@@ -281,14 +281,14 @@ class _FinetuneJob(TrainingJob):
 
 
 def balanced_weights(pixels: Tensor, balance: float) -> Tensor:
-    """Weights float32 [K] of classes that have so many ``pixels``, [K]; see :attr:`Finetune.balance`."""
+    """Return the weights, float32 [K], of classes that have so many ``pixels``, [K]; see :attr:`Finetune.balance`."""
     shares = pixels.double() / pixels.sum()
     weights = shares.clamp(min=1e-9) ** -balance
     return (weights / (shares * weights).sum()).clamp(max=3).float()
 
 
 def split_train(recipe: Finetune, images: ImageSet, data: Path) -> tuple[Tensor, Tensor]:
-    """Positions in the training set to train on and to watch the progress with, int64.
+    """Return positions in the training set to train on and to watch the progress with, int64.
 
     The latter are taken from what the fold or ``labeled`` leaves over; in a try, or where that is too little, they are
     cut off.
@@ -352,7 +352,7 @@ def evaluate(network: nn.Module, images: ImageSet, recipe: Finetune, machine: Ma
 
 
 def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -> dict[str, Any]:
-    """Mean intersection over union on whole images, at the size of their masks, from one confusion matrix."""
+    """Measure the mean intersection over union on whole images, at the size of their masks, by one confusion matrix."""
     from skipae_train.metrics import confusion, mean_iou
 
     count = len(images.classes)
@@ -373,6 +373,6 @@ def _evaluate_masks(network: nn.Module, images: StreamedSet, machine: Machine) -
 
 
 def _by_name(classes: Sequence[str], each: Tensor) -> dict[str, float | None]:
-    """Shares, float [K], in percent; None for a class that does not occur."""
+    """Return shares, float [K], in percent by class; None for a class that does not occur."""
     shares = zip(classes, each.tolist(), strict=True)
     return {name: None if math.isnan(share) else 100 * share for name, share in shares}

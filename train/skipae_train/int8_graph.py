@@ -191,7 +191,7 @@ class Graph:
         self.weights[node.input[2]] = (self.weights[node.input[2]] * factor + shift).astype(np.float32)
 
     def _tapped(self) -> Iterator[NodeProto]:
-        """Outputs that other nodes take get a name of their own inside the graph."""
+        """Give outputs that other nodes take a name of their own inside the graph."""
         users = self.consumers()
         inner = {
             name: f"{name}.inner"
@@ -254,7 +254,7 @@ class Graph:
                 yield node
 
     def _weave(self, x: str, y: str, channels: int) -> Iterator[NodeProto]:
-        """Depth to space (2 x 2, DCR) of [N, 4C, H, W] by blocks of 2C values."""
+        """Yield depth to space (2 x 2, DCR) of [N, 4C, H, W] by blocks of 2C values."""
         self.weights["zero"], self.weights["two"] = np.zeros(1, np.int64), np.full(1, 2, np.int64)
         self.weights[f"{y}.phased"] = np.array([0, 0, 0, 2, 2 * channels], np.int64)
         self.weights[f"{y}.channels"] = np.array([channels], np.int64)
@@ -274,7 +274,7 @@ class Graph:
         made: set[str] = set()
 
         def size(stride: int) -> Iterator[NodeProto]:
-            """Height and width of a tensor with this total stride."""
+            """Yield the nodes of height and width of a tensor with this total stride."""
             if "size.1" not in made:
                 made.add("size.1")
                 yield _node("Shape", [self.image], "size.1", start=2, end=4)
@@ -561,7 +561,7 @@ class _Writer:
         return node.op_type == "Relu" and node.input[0] in self.rounded
 
     def _cut(self, node: NodeProto) -> None:
-        """ReLU of integers."""
+        """Add a ReLU of integers."""
         x, y = node.input[0], node.output[0]
         self._pair(x)
         self.paired.add(y)
@@ -570,7 +570,7 @@ class _Writer:
         self.result.nodes.append(_node("DequantizeLinear", [f"{y}.int8", *rest], f"{y}.rounded"))
 
     def _tap(self, node: NodeProto) -> None:
-        """An output, its channels in the units that they had before they were balanced."""
+        """Add an output, its channels in the units that they had before they were balanced."""
         x, y = node.input[0], node.output[0]
         scales = self.scales.get(x)
         if not self.in_int8.get(x, False):
@@ -610,7 +610,7 @@ class _Writer:
         return f"{name}.rounded"
 
     def _convolution(self, node: NodeProto, old: NodeProto) -> None:
-        """A convolution in int8."""
+        """Add a convolution in int8."""
         name = node.output[0]
         integers, scale, bias = self.integers[name]
         bias = bias.astype(np.float64)
@@ -649,7 +649,7 @@ class _Writer:
 
 
 def _sources(nodes: dict[str, NodeProto], node: NodeProto) -> Iterator[str]:
-    """The tensors that a node takes, and those that these are moved from."""
+    """Yield the tensors that a node takes, and those that these are moved from."""
     for name in node.input:
         yield name
         while nodes[name].op_type in _MOVES:
@@ -696,7 +696,7 @@ def _leads_to_convolution(name: str, users: dict[str, list[NodeProto]], nodes: d
 
 
 def _in_int8(graph: Graph, kept: frozenset[str]) -> dict[str, bool]:
-    """Whether each tensor is computed in int8."""
+    """Return whether each tensor is computed in int8."""
     nodes, users = graph.activations(), _inner_users(graph)
     found: dict[str, bool] = {}
 
@@ -708,7 +708,7 @@ def _in_int8(graph: Graph, kept: frozenset[str]) -> dict[str, bool]:
                 found[name] = found.get(node.input[0], False)
 
     def takers(name: str) -> Iterator[str]:
-        """Convolutions and additions that take this tensor."""
+        """Yield the convolutions and additions that take this tensor."""
         for user in users.get(name, []):
             if user.op_type == "Conv" or _joins(user, nodes):
                 yield user.output[0]

@@ -20,7 +20,7 @@ class StopRequest:
 
     def __init__(self, announce: bool = True) -> None:
         self.number: int | None = None
-        """Of the signal that came."""
+        """Number of the signal that came; None before."""
         self._announce = announce
         self._before: dict[int, Any] = {}
 

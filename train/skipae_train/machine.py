@@ -62,7 +62,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run computes."""
+    """The device that a run computes on."""
 
     accelerator: Accelerator
     precision: str

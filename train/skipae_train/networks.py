@@ -24,9 +24,9 @@ Init = Literal["normal", "he"]
 NetworkPart = Literal["encoder", "decoder"]
 WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 ARCHITECTURE_FIELDS = tuple(field.name for field in dataclasses.fields(Architecture))
-"""What must agree between networks that share encoder and decoder."""
+"""Fields that must agree between networks that share encoder and decoder."""
 _OF_DECODER = ("shortcuts", "topology", "refine")
-"""Those that networks which share only the encoder may have otherwise."""
+"""Fields in which networks that share only the encoder may differ."""
 
 
 class TransferError(SkipaeError, ValueError):
@@ -222,7 +222,7 @@ class Network(nn.Module):
         return dict(zip(self.encoder, found, strict=True))
 
     def _add_decoder(self, first: int) -> None:
-        """The deconvolutions from ``dec{first}`` on; ``dec1`` gives the pixels, without batch norm."""
+        """Add the deconvolutions from ``dec{first}`` on; ``dec1`` gives the pixels, without batch norm."""
         for number, layer in enumerate(self.architecture.layers, start=1):
             if number >= first:
                 shape = (layer.kernel, layer.stride, layer.kernel // 2)
@@ -338,7 +338,7 @@ class Classifier(Network):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """That of the crop for ``fc``, else None."""
+        """Height and width of the crop for ``fc``, else None."""
         return (self.crop, self.crop) if self.crop is not None and self.head_config.kind == "fc" else None
 
     def forward(self, image: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def figure(
 
 
 def draw_curves(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Loss and measurements over steps, one panel each, as PNG."""
+    """Draw loss and measurements over steps, one panel each, as PNG."""
     names = [k for k in (rows[0] if rows else {}) if k not in ("step", "seconds") and any(r.get(k) for r in rows)]
     if not names:
         return

@@ -40,7 +40,7 @@ class Phase:
     crop: int
     batch: int
     freeze_norm: bool = False
-    """Whether batch norm uses, and keeps, the statistics it has, as it will at inference."""
+    """True if batch norm uses, and keeps, the statistics it has, as it will at inference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +321,7 @@ def center_crops(images: ImageSet, crop: int) -> Tensor:
 def restored_batches(
     network: nn.Module, clean: Tensor, corruption: Corruption, machine: Machine
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of (clean, corrupted, restored), float32 in [0, 1], of uint8 [N, 3, H, W]; always corrupted alike."""
+    """Yield batches (clean, corrupted, restored), float32 in [0, 1], of uint8 [N, 3, H, W]; always corrupted alike."""
     for number, images in enumerate(torch.split(clean, max(1, 2**18 // clean[0, 0].numel()))):
         target = images.to(machine.device).float() / 255
         generator = torch.Generator(machine.device).manual_seed(number)

@@ -202,7 +202,7 @@ def _test(probes: Probes, images: ImageSet, machine: Machine) -> list[dict[str, 
 
 
 def write_probes(stem: Path, networks: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """``stem.csv`` and, as figure 3, ``stem.png``: both scores by layer, a curve per network."""
+    """Write ``stem.csv`` and, as figure 3, ``stem.png``: both scores by layer, a curve per network."""
     lines = [{"network": name, **row} for name, rows in networks.items() for row in rows]
     write_csv(stem.with_suffix(".csv"), ["network", "layer", "accuracy", "psnr"], lines)
     made, axes = figure(5.0, 3.6, 2)

@@ -20,7 +20,8 @@ STAGED = Path("model_cards")
 """Folder of the repository that holds what is published."""
 WEIGHTS, MODEL, FEATURES = FILES
 FEATURE_TOLERANCE = 0.02
-"""As a share of a layer's largest value: what half precision costs a narrow layer, and no other network keeps to."""
+"""Largest difference allowed, as a share of a layer's largest value: half precision costs a narrow layer less, and
+other weights make more."""
 ALLOWED = (
     "README.md",
     *LICENSES,

@@ -79,7 +79,7 @@ _SAFE = 63
 _CROPS = 1.2
 """Share of the allowed loss up to which layers are not kept in float32: crops lose more than the photos of the gate."""
 _SIDE = 128
-"""Of the crops to calibrate and choose on."""
+"""Side of the crops to calibrate and choose on, in pixels."""
 _CALIBRATED, _TRIED, _COMPARED = 96, 24, 200
 """Images that labels and features are calibrated on, chosen by, and compared on, at most."""
 
@@ -114,7 +114,7 @@ class PsnrLoss:
         return None
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         rows = zip(self.sigmas, self.float_psnr, self.int8_psnr, strict=True)
         each = ", ".join(f"sigma {s:g}: {a:.3f} -> {b:.3f} dB" for s, a, b in rows)
         return f"{each} on {self.images} photos"
@@ -146,7 +146,7 @@ class LabelLoss:
         return None
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         said = f"{self.agreement:.2%} of the classes are the same on {self.images} images"
         if self.metric is None:
             return said
@@ -175,7 +175,7 @@ class FeatureLoss:
         return None
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         layer = min(self.cosine, key=self.cosine.__getitem__)
         return (
             f"cosine similarity of at least {self.cosine[layer]:.4f} ({layer}), {self.neighbors:.1%} of the "
@@ -401,7 +401,7 @@ def _psnr(model: onnx.ModelProto | Path, trials: Iterable[tuple[float, NDArray[n
 
 
 def _gate(folder: Path, config: CheckpointConfig, model: onnx.ModelProto, files: Sequence[Path]) -> PsnrLoss:
-    """The loss on whole photos, against the file as it is."""
+    """Return the loss on whole photos, against the file as it is."""
 
     def trials() -> Iterator[tuple[float, NDArray[np.uint8], Float]]:
         for file in files:

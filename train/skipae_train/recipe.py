@@ -36,7 +36,7 @@ class RecipeId:
     lr: float | None = None
     """Another learning rate than the recipe's."""
     tuning: bool = False
-    """Whether the run is a try, measured on held-out labels, that a learning rate is chosen by; no command makes it."""
+    """True if the run is a try, measured on held-out labels, that a learning rate is chosen by; no command makes it."""
     after: tuple[str, ...] = ()
     """Variants of the pre-training that a fine-tuning starts from, besides those of its own."""
 
@@ -153,7 +153,7 @@ def differences(described: Mapping[str, Any], recipe: Recipe) -> list[str]:
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a recipe by name, those of its parts as ``epochs.count``."""
+    """Yield the values of a recipe by name, those of its parts as ``epochs.count``."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")

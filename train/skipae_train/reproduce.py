@@ -52,7 +52,7 @@ class Planned:
     label: str
     """What a progress bar calls it: ``no-shortcut, seed 0``."""
     operations: float | None
-    """Of its training; None where it is not known how many images its set has."""
+    """Floating-point operations of its training; None where it is not known how many images its set has."""
 
 
 def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str = "") -> RecipeId:
@@ -68,7 +68,7 @@ def pretraining_of(name: str, variant: str, budget: Budget, seed: int, base: str
 
 
 def start_of(identity: RecipeId) -> RecipeId:
-    """The run that a fine-tuning starts from, by the same variants as far as they concern it."""
+    """Return the run that a fine-tuning starts from, by the same variants as far as they concern it."""
     recipe = finetune_recipe(identity.recipe, variant="+".join(identity.variants), budget=identity.budget)
     if recipe.start is None:
         raise ValueError(f"{recipe.name} starts from random weights")
@@ -322,7 +322,7 @@ class Bench:
 
     @cached_property
     def machine(self) -> Machine:
-        """Where everything is computed."""
+        """The device that everything is computed on."""
         return self.run_options.machine()
 
     def folder(self, name: str) -> Path:

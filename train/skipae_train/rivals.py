@@ -19,7 +19,7 @@ Denoiser = Callable[[Pixels], Pixels]
 NLM_H = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50)
 """Strengths of non-local means that are tried."""
 FFDNET_CHANNELS = (13, *[96] * 11, 12)
-"""Of the inputs and outputs of FFDNet's convolutions."""
+"""Channels of the inputs and outputs of FFDNet's convolutions."""
 FFDNET_SIGMA = (3, 5, 10, 15, 20, 25, 35, 50)
 """Noise levels passed to FFDNet."""
 

@@ -75,7 +75,7 @@ class State:
     precision: str | None
     """``fp32`` or ``bf16``; None in runs of early versions, which did not keep it."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps since the last line of the log, whose next line has their mean; none in runs of early versions."""
+    """Losses of the steps since the last line of the log, whose next line has their mean; empty in early runs."""
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that are tested and exported."""
@@ -426,7 +426,7 @@ def check_run(recipe: Recipe, out: Path, start: Mapping[str, str]) -> dict[str, 
 def check_data(
     out: Path, environment: Mapping[str, Any], facts: Mapping[str, str], preprocessing: Mapping[str, Any]
 ) -> None:
-    """:class:`RefusedError` if the run in ``out`` saw other images or classes than these."""
+    """Raise :class:`RefusedError` if the run in ``out`` saw other images or classes than these."""
     before = read_preprocessing(out)
     changes = [
         f"{name}: {then} there, {now} now"

@@ -14,7 +14,7 @@ class Cosine:
     floor: float = 0.005
 
     def __call__(self, step: int, steps: int) -> float:
-        """Factor on the learning rate at ``step`` of ``steps``."""
+        """Return the factor on the learning rate at ``step`` of ``steps``."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, steps - self.warmup)
@@ -32,7 +32,7 @@ class Trapezoid:
     cooldown: float
 
     def __call__(self, step: int, steps: int) -> float:
-        """Factor on the learning rate at ``step`` of ``steps``."""
+        """Return the factor on the learning rate at ``step`` of ``steps``."""
         return min(1.0, (step + 1) / self.warmup, (steps - step) / (self.cooldown * steps))
 
 
@@ -44,7 +44,7 @@ class Milestones:
     factor: float = 0.1
 
     def __call__(self, step: int, steps: int) -> float:
-        """Factor on the learning rate at ``step`` of ``steps``."""
+        """Return the factor on the learning rate at ``step`` of ``steps``."""
         return self.factor ** sum(step >= share * steps for share in self.at)
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Measure = Literal["value", "animal", "vehicle", "complete", "psnr", "kernels"]
-"""Of a fine-tuned network: ``value``, its metric on the test set in percent, or the mean over the classes that are
-animals, vehicles, or complete in the public part of VOC 2012.  Of a pre-trained one: ``psnr`` in dB on test images,
-``kernels``, the root mean square of its kernels x 1000."""
+"""What is measured.  A fine-tuned network has ``value``, its metric on the test set in percent, or the mean over the
+classes that are animals, vehicles, or complete in the public part of VOC 2012.  A pre-trained one has ``psnr``, in dB
+on test images, and ``kernels``, the root mean square of its kernels x 1000."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Column:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the pre-trained network is measured."""
+        """True if the pre-trained network is measured."""
         return self.measure in ("psnr", "kernels")
 
 
@@ -38,7 +38,7 @@ class Row:
     without: tuple[Measure, ...] = ()
     """What cannot be measured of it."""
     tuned: bool = False
-    """Whether its learning rates are the best of several, of fine-tuning and, by SGD, of pre-training; where the table
+    """True if its learning rates are the best of several, of fine-tuning and, by SGD, of pre-training; where the table
     says so, that of fine-tuning is for every row."""
 
 
@@ -49,7 +49,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     tuned: bool = False
-    """Whether fine-tuning takes, in every row, the best learning rate of equally many tries."""
+    """True if fine-tuning takes, in every row, the best learning rate of equally many tries."""
 
     def paper(self, row: Row, column: int) -> str:
         """Return the paper's number in a cell, empty where it has none."""

@@ -60,7 +60,7 @@ class Part:
     device: torch.device
 
     def following(self) -> Iterator[Part]:
-        """This part and those that its process computes after it, without end."""
+        """Yield this part and those that its process computes after it, without end."""
         for number in count(self.step * self.turns + self.turn):
             step, turn = divmod(number, self.turns)
             yield replace(self, step=step, turn=turn)

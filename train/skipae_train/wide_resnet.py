@@ -50,7 +50,7 @@ class Block(nn.Module):
     """Batch norm, ReLU and a convolution or deconvolution, twice; its input is added, projected where sizes differ."""
 
     def __init__(self, channels: int, width: int, stride: int, *, mirrored: bool) -> None:
-        """``mirrored``: deconvolutions from ``width`` back to ``channels`` instead of convolutions the other way."""
+        """Create it; if ``mirrored``, deconvolutions go from ``width`` back to ``channels``."""
         super().__init__()
         kind = nn.ConvTranspose2d if mirrored else nn.Conv2d
         first, last = (width, channels) if mirrored else (channels, width)
@@ -62,7 +62,7 @@ class Block(nn.Module):
         self.project = kind(first, last, 1, stride, bias=False) if first != last or stride > 1 else None
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """Deconvolutions give an output of height and width ``size``."""
+        """Return the sum; that of deconvolutions has height and width ``size``."""
         active = torch.relu(self.norm1(x))
         inner = torch.relu(self.norm2(self.conv1(active)))
         if size is None:

@@ -75,12 +75,12 @@ class Architecture:
     """``symmetric``: every second convolution's output is added to its mirror's, and the input to the
     output.  ``input-output``: the latter alone (the paper's "without shortcut").  ``none``: neither."""
     topology: Topology = "pre"
-    """Where a symmetric shortcut joins: ``pre`` adds raw convolution outputs, before batch norm and ReLU
+    """Place where a symmetric shortcut joins: ``pre`` adds raw convolution outputs, before batch norm and ReLU
     (figure 1b, pre-activation); ``post`` adds the outputs of both ReLUs."""
     widths: tuple[int, ...] = ()
     """Channels of each stage instead of n, 2n, 4n, 8n; the first is n.  ``network-1`` only, like the fields below."""
     residual: bool = False
-    """Whether pairs of layers that change neither size nor channels are residual units: what goes into the first is
+    """True if pairs of layers that change neither size nor channels are residual units: what goes into the first is
     added to what comes out of the second's ReLU, in the encoder and at its mirror in the decoder."""
     refine: int = 0
     """Further deconvolutions of stride 1 after each one of stride 2, for a decoder deeper than the encoder."""
@@ -224,7 +224,7 @@ class Architecture:
         )
 
     def _convolutions(self) -> Iterator[tuple[int, int, int]]:
-        """(output channels, kernel, stride) of each encoder convolution (supplement A, table 1)."""
+        """Yield (output channels, kernel, stride) of each encoder convolution (supplement A, table 1)."""
         n = self.n
         if self.network == "network-1":
             for stage, count in enumerate(self.m):

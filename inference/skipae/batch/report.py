@@ -27,7 +27,7 @@ class Report:
         self._complain = complain
         self._unwritten = bytearray()
         self.failed = False
-        """Whether lines are missing."""
+        """True if lines are missing."""
 
     def add(self, **entry: object) -> None:
         """Add a line."""

@@ -51,7 +51,7 @@ programs; False lets them sleep: as fast on an idle machine, faster beside a bus
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a session runs."""
+    """The place where a session runs."""
 
     kind: str
     """``cpu``, ``cuda``, ``openvino`` or another of :data:`skipae.engine.providers.PROVIDERS`."""
@@ -63,7 +63,7 @@ class Device:
     """Precision of the computation."""
 
     def __str__(self) -> str:
-        """As it is asked for, with the threads where they matter."""
+        """Return the name by which it is chosen, with the threads where they matter."""
         if self.kind in ("cpu", "openvino"):
             return f"{self.kind} ({self.threads} thread{'s' if self.threads > 1 else ''})"
         return f"{self.kind}:{self.index}" if self.kind in PROVIDERS and PROVIDERS[self.kind].numbered else self.kind

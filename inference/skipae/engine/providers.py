@@ -66,7 +66,7 @@ class Provider:
     half: Settings = field(default_factory=dict)
     """Further options for float16; empty if it is not supported."""
     numbered: bool = False
-    """Whether ``kind:1`` is a second device."""
+    """True if ``kind:1`` is a second device."""
     plugin: str = ""
     """Module of the package that adds it to ONNX Runtime as a plugin."""
 
@@ -99,7 +99,7 @@ PROVIDERS = {
         Provider("webgpu", "WebGpuExecutionProvider", "webgpu", plugin="onnxruntime_ep_webgpu"),
     )
 }
-"""By kind."""
+"""The providers by kind."""
 
 ELSEWHERE = ("azure",)
 """Kinds of providers that send images to another machine."""

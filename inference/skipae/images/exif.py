@@ -45,9 +45,9 @@ class Tag:
     data: bytes
     """All of its values, in the file's byte order."""
     place: int = 0
-    """Where they are in the file."""
+    """Offset of the values in the file."""
     entry: int = 0
-    """Where the tag itself is in the file."""
+    """Offset of the tag itself in the file."""
 
     def values(self, order: str, most: int = _MOST_NUMBERS) -> tuple[int, ...]:
         """Return whole numbers; empty for another type.
@@ -72,11 +72,11 @@ class Directory:
     """The tags of one picture, or of a part of what is said of it."""
 
     tags: dict[int, Tag]
-    """Those whose values are in the file."""
+    """Tags whose values are in the file, by number."""
     following: int = 0
-    """Where the next directory is, or 0."""
+    """Offset of the next directory, or 0."""
     link: int = 0
-    """Where that is written."""
+    """Offset at which ``following`` is written."""
 
 
 _Tree = tuple[list[Tag], dict[int, "_Tree"]]
@@ -87,7 +87,7 @@ class Reader:
     """Directories of a TIFF file, or of EXIF data, which has the same structure."""
 
     def __init__(self, file: IO[bytes], start: int = 0) -> None:
-        """Args: ``start`` is where offsets count from.  :class:`ValueError` where there is no such structure."""
+        """Read the head; offsets count from ``start``.  :class:`ValueError` where there is no such structure."""
         self._file = file
         self._start = start
         head = self.read(0, 16, short=True)
@@ -97,7 +97,7 @@ class Reader:
         """``<`` or ``>``."""
         self.is_big = b"+" in head[2:4]
         self.first = self._number(head[8:16] if self.is_big else head[4:8])
-        """Where the first directory is."""
+        """Offset of the first directory."""
         self._left = _MOST_VALUES
 
     def read(self, at: int, length: int, *, short: bool = False) -> bytes:
@@ -346,13 +346,13 @@ class _Patch:
         self.start = start
 
     def set(self, directory: Directory, number: int, value: int) -> None:
-        """Another number for one that is a SHORT or a LONG."""
+        """Set another number for one that is a SHORT or a LONG."""
         tag = directory.tags.get(number)
         if tag is not None and tag.count == 1 and tag.type in (3, 4):
             struct.pack_into(f"{self.order}{'HI'[tag.type - 3]}", self.data, self.start + tag.place, value)
 
     def swap(self, directory: Directory, pairs: tuple[tuple[int, int], ...]) -> None:
-        """The values of two tags, with their types."""
+        """Swap the values of two tags, with their types."""
         for one, other in pairs:
             if one in directory.tags and other in directory.tags:
                 first, second = directory.tags[one], directory.tags[other]

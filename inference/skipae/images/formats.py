@@ -25,7 +25,7 @@ class Format:
     suffixes: tuple[str, ...]
     """Extensions of file names, lower case."""
     is_head: Callable[[bytes], bool]
-    """Whether a file that begins with these 64 bytes is one."""
+    """Returns whether a file that begins with these 64 bytes has this format."""
     read: Callable[[IO[bytes]], pillow.Opened]
     write: Callable[[BinaryIO, Image.Image, Metadata, pillow.Quality | None], list[Loss]]
     """Writes what Pillow has a mode for: file, image, metadata that it carries, quality."""

@@ -50,7 +50,7 @@ def boxes(file: IO[bytes], name: bytes) -> list[bytes]:
 
 
 def take_colors(file: IO[bytes], metadata: Metadata) -> None:
-    """Colors that the container describes, as a PNG would, unless there is a profile or they are sRGB's."""
+    """Add the colors that the container describes, as in a PNG, unless there is a profile or they are sRGB's."""
     colors = boxes(file, b"colr")
     codes = next((box[5:8:2] for box in colors if box[:4] == b"nclx"), SRGB_CODES[0])
     if codes not in SRGB_CODES and not any(box[:4] in (b"prof", b"rICC") for box in colors):
@@ -101,7 +101,7 @@ def note_rest(file: IO[bytes], metadata: Metadata, applied: tuple[bytes, ...] = 
 
 
 def _top(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and length of the boxes that a file consists of; what follows the last one is not a box."""
+    """Yield kind, place and length of the boxes that a file consists of; what follows the last one is not a box."""
     place, size = 0, file.seek(0, io.SEEK_END)
     while place < size:
         file.seek(place)
@@ -195,7 +195,7 @@ def _of_items(meta: dict[bytes, bytes], name: str, applied: tuple[bytes, ...]) -
 
 
 def _children(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of boxes that follow each other."""
+    """Yield kind and content of boxes that follow each other."""
     at = 0
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")

@@ -50,7 +50,7 @@ class _Header:
     tables: list[int] = field(default_factory=list)
     """Number of each channel's quantization table."""
     scan: int = 0
-    """Where the pixels begin."""
+    """Offset at which the pixels begin."""
 
     def with_start(self, marker: int, start: bytes) -> list[bytes]:
         """Return the contents after ``start``."""

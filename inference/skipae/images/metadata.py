@@ -44,7 +44,7 @@ class Loss:
     """The same as one line of text."""
 
     def __str__(self) -> str:
-        """The message."""
+        """Return the message."""
         return self.message
 
 
@@ -64,7 +64,7 @@ class Metadata:
     segments: list[tuple[int, bytes]] = field(default_factory=list)
     """Markers and content of further application segments of a JPEG, extended XMP data too."""
     iptc: bytes | None = None
-    """From a TIFF; that of a JPEG is in ``photoshop``."""
+    """IPTC data of a TIFF; that of a JPEG is in ``photoshop``."""
     photoshop: bytes | None = None
     """Photoshop's resources, from a JPEG (APP13) or TIFF."""
     subsampling: str | None = None

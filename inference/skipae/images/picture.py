@@ -33,7 +33,7 @@ class Picture(Raster):
     """Changes and omissions when the file was read, one line each."""
 
     def __repr__(self) -> str:
-        """Size, kind of pixels and format."""
+        """Return size, kind of pixels and format."""
         width, height = self.size
         alpha = " with alpha" if self.alpha is not None else ""
         return f"<skipae.Picture {width} x {height}, {self.bits}-bit {self.kind}{alpha}, from {self.metadata.format}>"
@@ -112,7 +112,7 @@ class Picture(Raster):
         return colors.copy() if self.alpha is None else np.dstack([colors, np.asarray(self.alpha)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """:meth:`to_array`, for numpy."""
+        """Return :meth:`to_array`, for numpy."""
         pixels = self.to_array()
         return pixels if dtype is None else pixels.astype(dtype)
 

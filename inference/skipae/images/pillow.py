@@ -197,7 +197,7 @@ class Ranges(io.RawIOBase):
     """A file that consists of parts of another, so that a library does not see the rest."""
 
     def __init__(self, file: IO[bytes], ranges: list[tuple[int, int]]) -> None:
-        """Args: ``ranges`` are beginnings and ends in ``file``, in order."""
+        """Join ``ranges``, beginnings and ends in ``file``, in order."""
         self._file = file
         self._ranges = ranges
         self._starts = [0]

@@ -48,23 +48,23 @@ class _Layout:
     chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
     """All but those that the decoder needs."""
     needed: list[tuple[int, int]] = field(default_factory=list)
-    """Where those begin and end."""
+    """Beginnings and ends of the chunks that the decoder needs."""
     damaged: list[bytes] = field(default_factory=list)
     frames: int = 1
     """Pictures of an animation, with the one that is shown instead of it."""
     end: int = 0
-    """Where the last chunk ends; 0 where it is not there."""
+    """Offset at which the last chunk ends; 0 where it is not there."""
     left: int = _MOST_INFLATED
     """Bytes that metadata may still grow to."""
 
     @property
     def is_deep(self) -> bool:
-        """Whether Pillow would truncate it."""
+        """True if Pillow would truncate the pixels."""
         return self.depth == 16 and (self.color != 0 or self.has_clear_color)
 
     @property
     def keeps_kind(self) -> bool:
-        """Whether a PNG that is written has the same kind of pixels."""
+        """True if a PNG that is written has the same kind of pixels."""
         return self.color != 3 and self.depth >= 8 and not self.has_clear_color
 
 
@@ -298,7 +298,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each chunk's kind, and the whole of it."""
+    """Yield each chunk's kind, and the whole of it."""
     place = 8
     while place < len(png):
         length, kind = struct.unpack_from(">I4s", png, place)

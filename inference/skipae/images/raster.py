@@ -48,7 +48,7 @@ class Raster:
 
     @property
     def is_deep(self) -> bool:
-        """Whether Pillow has no mode for it: 16 bits, and more than one channel."""
+        """True if Pillow has no mode for it: 16 bits, and more than one channel."""
         return self.bits == 16 and (self.kind != "gray" or self.alpha is not None)
 
     def restore(self, restore: Callable[[NDArray[Any]], NDArray[Any]]) -> None:

@@ -48,7 +48,7 @@ class OpenedImage:
         self.size = opened.size
 
     def __enter__(self) -> OpenedImage:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

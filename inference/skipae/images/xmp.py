@@ -50,7 +50,7 @@ class Corrected:
     promised: list[str] = field(default_factory=list)
     """What it spoke of, each once, in words for people."""
     is_corrected: bool = True
-    """Whether that was taken out, which is impossible in data that is not XML."""
+    """True if that was taken out, which is impossible in data that is not XML."""
 
 
 def correct(xmp: bytes, *, extended: bool = False) -> Corrected:
@@ -123,7 +123,7 @@ class _Finder:
         """Depth of the element that is cut."""
         self.begin, self.promise = 0, ""
         self.empty_until = 0
-        """Where it ends, if it has no content."""
+        """Offset at which the element ends, if it has no content."""
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.namespace_prefixes = True
         self.parser.StartElementHandler = self.start
@@ -132,7 +132,7 @@ class _Finder:
         self.parser.EndNamespaceDeclHandler = lambda prefix: self.names[prefix or ""].pop()
 
     def run(self) -> None:
-        """All of the data."""
+        """Parse all of the data."""
         self.parser.Parse(self.xmp, True)
 
     def what(self, uri: str, name: str) -> str | None:

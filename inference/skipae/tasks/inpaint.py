@@ -50,18 +50,19 @@ CELL = 384
 """Holes are filled in cells of so many pixels a side, each with what is around it."""
 
 TENSION = 1.0
-"""Of the plate, per pixel squared: 0 overshoots in wide holes, a large one gives plain diffusion."""
+"""Tension of the plate, per pixel squared: 0 overshoots in wide holes, a large one gives plain diffusion."""
 
 STEPS = 80
-"""Of conjugate gradients; more change the PSNR by less than 0.01 dB in holes of up to 32 pixels."""
+"""Steps of conjugate gradients; more change the PSNR by less than 0.01 dB in holes of up to 32 pixels."""
 
 _SHIFTS = tuple(
     (distance * down, distance * right)
     for distance in (9, 13, 21, 31)
     for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 )
-"""Where holes are tried out, in pixels from the real ones.  One place, and a near one: several, or farther ones, say
-less about the hole (their pixels differ more from its surroundings), and gave 0.2 dB less in single small holes."""
+"""Distances, in pixels, from real holes to where they are tried out.  One place, and a near one: several, or farther
+ones, say less about the hole (their pixels differ more from its surroundings), and gave 0.2 dB less in single small
+holes."""
 
 
 def inpaint(
@@ -418,7 +419,7 @@ def _moved(mask: Mask, step: int, axis: int) -> Mask:
 
 
 def _cells(mask: Mask) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of what is masked, cell by cell."""
+    """Yield rows and columns of what is masked, cell by cell."""
     height, width = mask.shape
     for top in range(0, height, CELL):
         for left in range(0, width, CELL):

@@ -92,7 +92,7 @@ def krige(guess: Floats, hole: Mask, inside: tuple[slice, slice], grid: tuple[in
 
 
 def _tiles(hole: Mask, inside: tuple[slice, slice], grid: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Top and left of the tiles whose squares have a pixel of the hole inside; they may begin before the window."""
+    """Yield top and left of tiles whose squares have a pixel of the hole inside; they may begin before the window."""
     rows, columns = inside
     found = np.argwhere(hole[inside]) + np.array([rows.start, columns.start]) - np.array(grid)
     steps = [(down, right) for down in (-OVERLAP, OVERLAP) for right in (-OVERLAP, OVERLAP)]

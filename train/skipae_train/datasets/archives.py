@@ -324,7 +324,7 @@ class _Uint8:
             raise DataError(f"it holds an array of type {_shown(kind)}, not of bytes (u1)")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order, fields and flags, which bytes have none of."""
+        """Ignore byte order, fields and flags, which bytes have none of."""
 
 
 class _Array:
@@ -373,7 +373,7 @@ def _check_split(split: str, allowed: tuple[str, ...]) -> str:
 
 
 def _check_labels(where: Path, name: str, labels: Tensor, images: int, classes: int, site: str, first: int = 0) -> None:
-    """One label per image, each in [0, classes); ``first`` is what the file calls class 0."""
+    """Check that there is one label per image, each in [0, classes); ``first`` is what the file calls class 0."""
     if labels.ndim != 1 or len(labels) != images:
         raise _damaged(where, name, f"it has {len(labels)} labels for {images} images", site)
     low, high = int(labels.min()), int(labels.max())

@@ -74,7 +74,7 @@ class MemorySet:
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def to(self, device: torch.device | str) -> MemorySet:
@@ -88,7 +88,7 @@ class MemorySet:
         return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
 
     def batches(self, positions: Sequence[Tensor], view: View, *, epoch: int = 0) -> Iterator[Batch]:
-        """One batch for each tensor of positions; ``epoch`` selects the random places and flips."""
+        """Yield one batch for each tensor of positions; ``epoch`` selects the random places and flips."""
         height, width = self.images.shape[-2:]
         if view.crop > min(height, width):
             raise DataError(f"a crop of {view.crop} does not fit images of {height} x {width}: lower the crop")
@@ -153,7 +153,7 @@ class StreamedSet(ABC):
         return rows
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self._rows)
 
     def to(self, device: torch.device | str) -> StreamedSet:
@@ -176,7 +176,7 @@ class StreamedSet(ABC):
         return other
 
     def batches(self, positions: Iterable[Tensor], view: View, *, epoch: int = 0) -> Generator[Batch, None, None]:
-        """One batch for each tensor of positions; ``epoch`` selects the random places and flips."""
+        """Yield one batch for each tensor of positions; ``epoch`` selects the random places and flips."""
         pending: deque[tuple[Tensor, Pixels, Pixels | None, list[Future[None]]]] = deque()
         waiting = iter(positions)
         pool = ThreadPoolExecutor(self.workers, "decode")

@@ -36,12 +36,12 @@ class RecipeError(SkipaeError, ValueError):
 
 
 def recipe_names() -> list[str]:
-    """The recipes that exist, as ``skipae-train pretrain`` and ``finetune`` take them."""
+    """Return the names of the recipes, as ``skipae-train pretrain`` and ``finetune`` take them."""
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "budgets")
 
 
 def pretrain_recipe(name: str, *, variant: str = "", **keywords: Unpack[PretrainKeywords]) -> Pretrain:
-    """The pre-training of a recipe.
+    """Return the pre-training of a recipe.
 
     Args:
         name: the recipe's, see :func:`recipe_names`.
@@ -56,7 +56,7 @@ def pretrain_recipe(name: str, *, variant: str = "", **keywords: Unpack[Pretrain
 
 
 def finetune_recipe(name: str, *, variant: str = "", **keywords: Unpack[FinetuneKeywords]) -> Finetune:
-    """The fine-tuning of a recipe.
+    """Return the fine-tuning of a recipe.
 
     Args:
         name: the recipe's, see :func:`recipe_names`.
@@ -72,12 +72,12 @@ def finetune_recipe(name: str, *, variant: str = "", **keywords: Unpack[Finetune
 
 
 def split_variant(variant: str) -> tuple[str, ...]:
-    """The names of a variant as the command line takes it, ``no-shortcut+half``."""
+    """Return the names of a variant as the command line takes it, ``no-shortcut+half``."""
     return tuple(variant.split("+")) if variant else ()
 
 
 def load_recipe(identity: RecipeId) -> Pretrain | Finetune:
-    """The recipe that has an identity; :class:`RecipeError` where there is none."""
+    """Return the recipe that has an identity; :class:`RecipeError` where there is none."""
     recipe: Any = _load(identity)
     if identity.data is not None:
         recipe = on_set(recipe, identity.data)
@@ -97,7 +97,7 @@ def load_recipe(identity: RecipeId) -> Pretrain | Finetune:
 
 
 def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
-    """A recipe on another set than its own, ``data`` as :func:`skipae_train.datasets.load` names it.
+    """Return a recipe on another set than its own, ``data`` as :func:`skipae_train.datasets.load` names it.
 
     Images of any size are scaled as the recipe's are; if those have one size, so that a crop is 7/8 of the short side.
     A classifier learns one class an image, but on ``voc07`` several labels, and from all images with a label.
@@ -115,12 +115,12 @@ def on_set(recipe: AnyRecipe, data: str) -> AnyRecipe:
 
 
 def has(name: str, part: str) -> bool:
-    """Whether a recipe has the part ``PRETRAIN`` or ``FINETUNE``."""
+    """Return whether a recipe has the part ``PRETRAIN`` or ``FINETUNE``."""
     return hasattr(_module(name), part)
 
 
 def identity_of(described: Mapping[str, Any]) -> RecipeId | None:
-    """The identity of a run, from its ``recipe.json``; None where the recipe was written or changed in Python.
+    """Return the identity of a run, from its ``recipe.json``; None where the recipe was written or changed in Python.
 
     Runs of versions that did not write it have the one, if any, whose recipe is the same today.
     """
@@ -168,7 +168,7 @@ def _checked(recipe: Pretrain | Finetune, kind: type[AnyRecipe]) -> AnyRecipe:
 
 
 def _load(identity: RecipeId) -> Pretrain | Finetune:
-    """A recipe with its variants, cut to its budget."""
+    """Return a recipe with its variants, cut to its budget."""
     name, command = identity.recipe, identity.kind
     found = getattr(_module(name), command.upper(), None)
     if not isinstance(found, Pretrain if command == "pretrain" else Finetune):
@@ -201,13 +201,13 @@ def _network(**changes: Any) -> Change:
 
 
 def _context_encoder(recipe: AnyRecipe) -> AnyRecipe:
-    """The Context Encoder of table 4: one big block, a loss on it alone, no shortcut at all."""
+    """Make the Context Encoder of table 4: one big block, a loss on it alone, no shortcut at all."""
     changed: AnyRecipe = _corrupted(BlockMask("big"))(_network(shortcuts="none")(recipe))
     return replace(changed, loss="masked") if isinstance(changed, Pretrain) else changed
 
 
 def _corrupted(corruption: GaussianNoise | BlockMask) -> Change:
-    """Another corruption in pre-training; a mask's fill is the mean color."""
+    """Return a change to another corruption in pre-training; a mask's fill is the mean color."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if not isinstance(recipe, Pretrain):
@@ -219,7 +219,7 @@ def _corrupted(corruption: GaussianNoise | BlockMask) -> Change:
 
 
 def _shorter(by: int) -> Change:
-    """Pre-training of fewer epochs."""
+    """Return a change to a pre-training of ``by`` times fewer epochs."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if not isinstance(recipe, Pretrain) or recipe.epochs is None:
@@ -230,15 +230,15 @@ def _shorter(by: int) -> Change:
 
 
 def _wide_resnet(recipe: AnyRecipe) -> AnyRecipe:
-    """The encoder of supplement C in pre-training: WRN-16-8, whose 11 million weights are nearest below Network-1's 14.
+    """Take the encoder of supplement C in pre-training: WRN-16-8.
 
-    The paper does not say which it took.
+    Its 11 million weights are nearest below Network-1's 14.  The paper does not say which it took.
     """
     return replace(recipe, architecture=WideResNet(16, 8), init="he") if isinstance(recipe, Pretrain) else recipe
 
 
 def _modern(recipe: AnyRecipe) -> AnyRecipe:
-    """Beyond the paper: warm-up and cosine, averaged weights and flips in both phases.
+    """Add what is newer than the paper: warm-up and cosine, averaged weights and flips in both phases.
 
     Pre-training learns from corruptions of several strengths, fine-tuning lasts twice as long and, on photos, sees them
     at several scales; segmentation counts rare classes more.
@@ -264,7 +264,7 @@ def _modern(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _wider(*factors: float) -> Change:
-    """Network-1 with the channels of its stages multiplied."""
+    """Return a change that multiplies the channels of Network-1's stages."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         shape = recipe.architecture
@@ -278,7 +278,7 @@ def _wider(*factors: float) -> Change:
 
 
 def _deeper(recipe: AnyRecipe) -> AnyRecipe:
-    """Network-1 with one more convolution in each of its stages."""
+    """Add one more convolution to each of Network-1's stages."""
     if isinstance(recipe.architecture, WideResNet) or not recipe.architecture.m:
         raise RecipeError(f"{recipe.name} has no Network-1, whose stages this variant makes longer")
     longer: AnyRecipe = _network(m=tuple(count + bool(count) for count in recipe.architecture.m))(recipe)
@@ -286,7 +286,7 @@ def _deeper(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _on_photos(**changes: Any) -> Change:
-    """Other fields of a pre-training on photos."""
+    """Return a change of fields of a pre-training on photos."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         if not isinstance(recipe, Pretrain):
@@ -299,7 +299,7 @@ def _on_photos(**changes: Any) -> Change:
 
 
 def _large_patches(recipe: AnyRecipe) -> AnyRecipe:
-    """Crops half as large again, as many pixels a step."""
+    """Make crops half as large again, with as many pixels a step."""
     if not isinstance(recipe, Pretrain):
         return recipe
     phases = tuple(replace(p, crop=p.crop * 3 // 2, batch=max(1, round(p.batch * 4 / 9))) for p in recipe.phases)
