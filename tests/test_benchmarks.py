@@ -70,6 +70,45 @@ def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
     assert said.count("chosen by the held-out images") == 3
 
 
+def test_linear_probes_of_other_features(tmp_path, monkeypatch):
+    data = make_sets.everything(tmp_path / "data")
+    torch.manual_seed(0)
+    network = AutoEncoder(network_1((1, 1, 0, 0), 4, topology="post"), init="he")
+    export(network, tmp_path / "same", name="same", fill=(0.5, 0.5, 0.5), halo_images=[])
+    graph = tmp_path / "same" / "onnx" / "features.onnx"
+
+    def hog(image, pixels_per_cell, cells_per_block, channel_axis):
+        assert image.shape == (40, 40, 3) and cells_per_block == (2, 2) and channel_axis == 2
+        return image[: 40 // pixels_per_cell[0], 0, 0]
+
+    feature = ModuleType("skimage.feature")
+    monkeypatch.setattr(feature, "hog", hog, raising=False)
+    monkeypatch.setitem(sys.modules, "skimage", ModuleType("skimage"))
+    monkeypatch.setitem(sys.modules, "skimage.feature", feature)
+    common = ["--set", "voc07", "--data", data, "--steps", 3]
+    said = run(
+        "linear_probe.py", tmp_path / "same", "--hog", "--rival", f"all={graph}", "--rival", f"one={graph}:enc2",
+        *common, "--side", 40, "--out", tmp_path / "x.csv",
+    )  # fmt: skip
+    rows: dict[str, list[list[str]]] = {}
+    for name, *row in csv.reader((tmp_path / "x.csv").read_text().splitlines()[1:]):
+        rows.setdefault(name, []).append(row)
+    assert list(rows) == ["raw pixels", "HOG", "all", "one", "same", "same, random weights"]
+    assert [row[:3] for row in rows["HOG"]] == [["cells of 8", "", "5"], ["cells of 16", "", "2"]]
+    assert [row[:3] for row in rows["all"]] == [row[:3] for row in rows["same"]]  # the same network
+    assert [float(row[4]) for row in rows["all"]] == pytest.approx([float(row[4]) for row in rows["same"]], abs=1)
+    assert rows["one"] == [row for row in rows["all"] if row[0] == "enc2"]
+    assert "HOG: " in said and said.count("chosen by the held-out images") == 6
+    for words, message in (
+        (["--side", 16, "--hog"], "16 is too small for --hog; use 32 or more"),
+        (["--side", 40, "--rival", graph], "use NAME=FILE.onnx[:VALUE,...]"),
+        (["--side", 40, "--rival", f"one={graph}:enc2,enc99"], "has no value enc99"),
+    ):
+        assert message in run("linear_probe.py", *common, *words, code=2)
+    monkeypatch.setitem(sys.modules, "skimage.feature", None)
+    assert "pip install scikit-image" in run("linear_probe.py", *common, "--side", 40, "--hog", code=2)
+
+
 def test_the_report_of_a_gpu_with_the_cpu_in_its_place(tmp_path):
     said = run("gpu.py", "--out", tmp_path / "report", "--device", "cpu", "--quick")
     assert said.strip() == str(tmp_path / "report" / "report.md")
