@@ -3,12 +3,14 @@
     python benchmarks/denoisers.py measure OpenCV-NLM --data DATA --out nlm.json
     python benchmarks/denoisers.py measure skipae-natural --data DATA --out old.json
     python benchmarks/denoisers.py measure ./new --data DATA --out new.json
-    python benchmarks/denoisers.py compare nlm.json old.json new.json
+    python benchmarks/denoisers.py measure ffdnet_color_clip.pth --data DATA --out ffdnet-clip.json
+    python benchmarks/denoisers.py compare nlm.json ffdnet-clip.json old.json new.json
 
 ``measure`` writes the PSNR in dB of every file.  A checkpoint (a name or a folder) is run by ``skipae denoise`` with
-its default options.  ``OpenCV-NLM`` is non-local means at the one strength h that is best for the whole set, a choice
-that no user can make.  ``compare`` prints the means of the sets and on how many files the last denoiser is better than
-each of the others.  Needs ``pip install -e ".[cpu,train]" opencv-python-headless``.
+its default options.  ``OpenCV-NLM`` is non-local means at the one strength h that is best for the whole set.  A file of
+weights, ``ffdnet_color.pth`` or ``ffdnet_color_clip.pth`` of its authors, is FFDNet at the one noise level that is best
+for the set.  No user can make these choices.  ``compare`` prints the means of the sets and on how many files the last
+denoiser is better than each of the others.  Needs ``pip install -e ".[cpu,train]" opencv-python-headless``.
 
 DATA contains, as far as ``--set`` asks for them:
 
@@ -31,7 +33,7 @@ from skipae.errors import SkipaeError
 from skipae_train.data import DataError
 from skipae_train.evaluate import best_setting, gaussian_files, score_files
 from skipae_train.pairs import find_pairs
-from skipae_train.rivals import NLM_H, nlm
+from skipae_train.rivals import FFDNET_SIGMA, NLM_H, Denoiser, FFDNet, nlm
 from skipae_train.run_folder import read_json, write_json
 
 RIVAL = "OpenCV-NLM"
@@ -51,6 +53,16 @@ def set_files(name: str, data: Path, work: Path) -> list[tuple[Path, Path]]:
         return gaussian_files(data / "denoise" / "BSDS500" / "val", GAUSSIAN[name], work)
     folder, cameras = CAMERAS[name]
     return [(pair.clean, pair.noisy) for pair in find_pairs(data / folder, cameras=cameras)]
+
+
+def rival_settings(denoiser: str) -> dict[str, Denoiser]:
+    """Another denoiser at all of its strengths; {} for a checkpoint."""
+    if denoiser == RIVAL:
+        return {f"h = {h}": nlm(h) for h in NLM_H}
+    if denoiser.endswith(".pth"):
+        network = FFDNet(Path(denoiser))
+        return {f"level {level}": network.at(level) for level in FFDNET_SIGMA}
+    return {}
 
 
 @click.group(help=__doc__)
@@ -77,16 +89,17 @@ def measure(
     threads: int | None,
     out: Path,
 ) -> None:
-    """Measure DENOISER, a checkpoint or OpenCV-NLM, and write the PSNR of each file."""
+    """Measure DENOISER, a checkpoint, OpenCV-NLM or FFDNet's weights, and write the PSNR of each file."""
     found: dict[str, Any] = read_json(out, dict) if out.exists() else {"denoiser": denoiser, "sets": {}}
     try:
         if found["denoiser"] != denoiser:
             raise DataError(f"{out} has scores of {found['denoiser']}: give another --out")
+        settings = rival_settings(denoiser)
         for name in sets:
             with tempfile.TemporaryDirectory() as work:
                 pairs = set_files(name, data, Path(work))[::every]
-                if denoiser == RIVAL:
-                    setting, scores = best_setting({f"h = {h}": nlm(h) for h in NLM_H}, pairs)
+                if settings:
+                    setting, scores = best_setting(settings, pairs)
                 else:
                     setting, scores = precision, score_files(denoiser, pairs, threads, precision)
             files = [clean.relative_to(data).as_posix() for clean, _ in pairs]
@@ -122,7 +135,7 @@ def compare(scores: tuple[Path, ...]) -> None:
         cells = [name, str(len(files)), f"{np.mean([before[file] for file in files]):.2f}"]
         for key, values in table.items():
             setting = measured[key][name]["setting"]
-            cells.append(f"{values.mean():.2f}" + (f" ({setting})" if setting.startswith("h =") else ""))
+            cells.append(f"{values.mean():.2f}" + (f" ({setting})" if setting.startswith(("h =", "level")) else ""))
         for key in others:
             gain = table[last] - table[key]
             cells.append(f"{gain.mean():+.2f} ({(gain > 0).sum()})")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import runpy
@@ -24,6 +25,7 @@ from skipae_train.machine import RunOptions
 from skipae_train.networks import AutoEncoder
 from skipae_train.pretrain import pretrain
 from skipae_train.recipes import pretrain_recipe
+from skipae_train.rivals import FFDNET_CHANNELS
 from skipae_train.run_folder import load_state
 from skipae_zoo import Architecture, network_1, network_2
 
@@ -284,6 +286,16 @@ def test_denoisers_are_compared_file_for_file(tmp_path):
     sets = [word for name in ("PolyU", "PolyU, Canon80D", "BSDS500 val, sigma 5") for word in ("--set", name)]
     for denoiser, name in ((tmp_path / "same", "same"), ("OpenCV-NLM", "nlm")):
         run("denoisers.py", "measure", denoiser, "--data", tmp_path / "data", *sets, "--out", tmp_path / f"{name}.json")
+    sizes = list(itertools.pairwise(FFDNET_CHANNELS))
+    weights = {f"model.{2 * k}.weight": torch.zeros(after, before, 3, 3) for k, (before, after) in enumerate(sizes)}
+    biases = {f"model.{2 * k}.bias": torch.full((after,), 101 / 255) for k, (_, after) in enumerate(sizes)}
+    torch.save(weights | biases, tmp_path / "ffdnet.pth")  # always 101, which is one more than the photos
+    run(
+        "denoisers.py", "measure", tmp_path / "ffdnet.pth", "--data", tmp_path / "data", "--set", "PolyU",
+        "--out", tmp_path / "ffdnet.json",
+    )  # fmt: skip
+    said = run("denoisers.py", "compare", tmp_path / "same.json", tmp_path / "ffdnet.json")
+    assert "| 48.13 (level 3) |" in said
     found = json.loads((tmp_path / "same.json").read_text())["sets"]["PolyU, Canon80D"]
     assert found["files"] == [f"polyu-real-noise/Canon80D_wall_{k}_mean.png" for k in (1, 2)]
     assert found["before"] == found["after"]
