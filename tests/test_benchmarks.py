@@ -383,6 +383,17 @@ def test_time_by_operator(words, graphs):
     assert int(rows["Conv"][2]) > 5 and not rows["QLinearConv"][0] and int(rows["QLinearConv"][5]) > 5
 
 
+def test_weaving_by_rows_changes_no_value():
+    said = run("operators.py", "--by-rows", "--size", 61, "--runs", 1).splitlines()  # blocks at the border are cut
+    assert [cell.strip() for cell in said[0].split("|")][8] == "skipae-natural fp32 by rows: ms"
+    (woven,) = (line.split("|") for line in said if line.startswith("| DepthToSpace "))
+    assert int(woven[4]) == 2 and not woven[10].strip()
+    found = re.fullmatch(
+        r"skipae-natural fp32 by rows: ([\d.]+) of the processor time, values differ by (\S+)", said[-1]
+    )
+    assert found is not None and float(found[1]) > 0 and float(found[2]) < 1e-6
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_beyond_the_image_and_the_result(tmp_path):
     plot = tmp_path / "memory.svg"
