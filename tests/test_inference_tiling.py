@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,20 @@ def test_not_finite_values_are_refused() -> None:
 
     with pytest.raises(ImageError, match="not finite"):
         restore(broken, np.zeros((8, 8), np.uint8), Tiling(2, 4, 10**6))
+
+
+def test_the_output_of_a_window_is_freed_before_the_next_one_runs() -> None:
+    outputs: list[weakref.ref[Any]] = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert all(output() is None for output in outputs)
+        found = batch.copy()
+        outputs.append(weakref.ref(found))
+        return found
+
+    pixels = np.random.default_rng(0).random((60, 50, 3), np.float32)
+    assert np.array_equal(restore(run, pixels, Tiling(2, 4, 10**6, tile=20)), pixels)
+    assert len(outputs) > 9
 
 
 def test_progress_ends_at_one(run: tiling.Run) -> None:

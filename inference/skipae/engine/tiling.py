@@ -300,6 +300,7 @@ def _sweep(
             if not np.isfinite(found[kept].sum()):
                 raise ImageError(NOT_FINITE)
             result[first_row:end_row, first_column:end_column] = finish(source[kept], found[kept])
+            del found  # before the next window's output takes memory
             done += 1
             if progress is not None:
                 progress(done / windows.count)
