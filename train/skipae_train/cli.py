@@ -167,7 +167,7 @@ def recipes(recipe: str | None) -> None:
         return
     for name, result in RESULTS.items():
         click.echo(f"{name:<7} {', '.join(result.recipes)}: {result.title}")
-    click.echo(f"{'natural':<7} natural, natural-more, natural-real: the bundled denoiser, no result of the paper")
+    click.echo(f"{'natural':<7} natural, natural-more, natural-real, natural-fast: for photos, not in the paper")
 
 
 @cli.command()
