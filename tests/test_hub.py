@@ -31,7 +31,6 @@ from skipae.checkpoints.resolve import find_folder
 from skipae.console import one_line, redact, to_json
 from skipae.engine.onnx_subgraph import has_external_data
 from skipae.files import PART
-from skipae.worker import Call
 from skipae_zoo import CHECKPOINTS, MAX_TEXT, NamedCheckpoint, Published, sha256
 
 CONFIG, MODEL, FEATURES = "config.json", "onnx/model.onnx", "onnx/features.onnx"
@@ -619,18 +618,15 @@ def test_a_download_that_is_interrupted_removes_its_file(
     server.mirror[f"skipae-imagenet/{CONFIG}"] = (whole / CONFIG).read_bytes()
     server.fault("drip", CONFIG)
     monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
-    monkeypatch.setattr(hub, "GRACE", 60.0)  # a busy machine takes longer
-    cache, seen, wait = tmp_path / "cache", [], Call.wait
+    cache, seen = tmp_path / "cache", []
 
-    def interrupt(call: Call[Path], seconds: float) -> bool:
-        if seconds != hub.PATIENCE:
-            return wait(call, seconds)
+    def interrupt(*_: object, **__: object) -> None:
         while not (parts := list(cache.rglob(PART))):
             time.sleep(0.01)
         seen.extend(parts)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Call, "wait", interrupt)
+    monkeypatch.setattr(hub, "wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         find_folder("skipae-imagenet", access=Access(cache_dir=cache))
     assert seen and not list(cache.rglob(PART))

@@ -8,9 +8,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from skipae import images
@@ -22,7 +22,6 @@ from skipae.engine.session import time_limit
 from skipae.errors import ImageError, SkipaeError, UsageError
 from skipae.files import ExistsError, remove_parts
 from skipae.tasks.pixels import Progress
-from skipae.worker import Call, Worker
 
 if TYPE_CHECKING:
     from skipae.model import Model
@@ -54,13 +53,13 @@ class BatchTask(ABC):
     """What a command does to each image; only :meth:`process` must be overridden."""
 
     per_file = True
-    """True if each job's output is a file of its own."""
+    """Whether each job's output is a file of its own."""
 
     def load(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Prepare; called once, and only if there is an image."""
 
     def prepare(self, job: Job) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Do what must be done before an image is read, in the thread that reads it."""
+        """Called before an image is read, in the thread that reads it."""
 
     @abstractmethod
     def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
@@ -75,7 +74,7 @@ class BatchTask(ABC):
         return None
 
     def failed(self, name: str, reason: str) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Record an input that failed; also called before :meth:`load`."""
+        """Called for each input that failed, also before :meth:`load`."""
 
     def trim(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Free memory after a large image."""
@@ -228,7 +227,7 @@ class _Writing:
     """Outputs on their way to their files."""
 
     jobs: list[Job]
-    call: Call[list[Written | ImageError]]
+    future: Future[list[Written | ImageError]]
 
 
 class _Pipeline:
@@ -263,7 +262,7 @@ class _Pipeline:
         """Images that the task holds and that are not written yet."""
 
     def run(self, jobs: list[Job]) -> None:
-        """Process all jobs, in order."""
+        """All jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
         if self.task.per_file:
@@ -274,7 +273,9 @@ class _Pipeline:
             self._alone(jobs[0])
             return
         before = self.outcome.done
-        with Worker("skipae-decode") as decoder, Worker("skipae-encode") as encoder:
+        with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
+            for pool in (decoder, encoder):
+                pool.submit(int).result()  # starts the thread now: one interrupted while starting is not joined
             try:
                 self._overlapped(jobs, decoder, encoder)
                 self._finish()
@@ -291,9 +292,9 @@ class _Pipeline:
                     stop.args = (UsageError(text, resume=True).command_line(),)
                 raise
 
-    def _overlapped(self, jobs: list[Job], decoder: Worker, encoder: Worker) -> None:
-        coming: Call[images.Picture | images.OpenedImage] | None
-        coming = decoder.submit(partial(self._read, jobs[0], wait_if_large=True))
+    def _overlapped(self, jobs: list[Job], decoder: ThreadPoolExecutor, encoder: ThreadPoolExecutor) -> None:
+        coming: Future[images.Picture | images.OpenedImage] | None
+        coming = decoder.submit(self._read, jobs[0], wait_if_large=True)
         for k, job in enumerate(jobs):
             if self.stopped(len(jobs) - k):
                 return
@@ -314,7 +315,7 @@ class _Pipeline:
             if large:
                 self._finish()
             elif following is not None:
-                coming = decoder.submit(partial(self._read, following, wait_if_large=True))
+                coming = decoder.submit(self._read, following, wait_if_large=True)
             try:
                 picture = opened.decode() if isinstance(opened, images.OpenedImage) else opened
             except ImageError as error:
@@ -437,7 +438,7 @@ class _Pipeline:
     def _finish(self) -> None:
         """Wait for the last outputs to be written, and report them."""
         if self.writing is not None:
-            found = _results(self.writing.jobs, self.writing.call.result)  # awaited again after an interrupt
+            found = _results(self.writing.jobs, self.writing.future.result)  # awaited again after an interrupt
             jobs, self.writing = self.writing.jobs, None
             self._settle(jobs, found)
 

@@ -15,6 +15,8 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,6 @@ from skipae.checkpoints import client
 from skipae.console import first_line, redact
 from skipae.errors import ModelError
 from skipae.files import remove_parts, replace_file
-from skipae.worker import Call
 from skipae_zoo import MAX_TEXT, ConfigError, read_config, sha256
 
 log = logging.getLogger("skipae")
@@ -68,15 +69,15 @@ class Access:
     cache_dir: str | os.PathLike[str] | None = None
     """Folder of the Hub's cache; None takes the Hub client's own (``HF_HUB_CACHE``, ``HF_HOME``)."""
     token: str | bool | None = None
-    """Token for private and gated repositories; None uses that of ``hf auth login`` or ``HF_TOKEN``, False none."""
+    """For private and gated repositories; None uses that of ``hf auth login`` or ``HF_TOKEN``, False none."""
     local_files_only: bool = False
-    """True if no request is made, as with ``HF_HUB_OFFLINE=1``."""
+    """Make no request, as with ``HF_HUB_OFFLINE=1``."""
     notify: Callable[[str], None] | None = None
-    """Function that receives a line about each download; by default it goes to the log "skipae"."""
+    """Called with a line about each download; by default it goes to the log "skipae"."""
 
     @property
     def offline(self) -> bool:
-        """True if requests are forbidden."""
+        """Whether requests are forbidden."""
         from huggingface_hub import constants
 
         return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
@@ -123,7 +124,7 @@ class DownloadSource(ABC):
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[object]:
-        """Return the lock of the process that replaces damaged files."""
+        """Held by the process that replaces damaged files."""
 
     def pin(self, folder: Path) -> None:  # noqa: B027 - a mirror has nothing to pin
         """Take further files from the same commit as those in ``folder``."""
@@ -180,20 +181,27 @@ class DownloadSource(ABC):
 
     def _download(self, file: str) -> Path:
         """Download a file within a limit of time, in another thread, which ends with this one."""
-        call = Call(partial(self.download, file))
-        thread = Thread(target=call.run, name="skipae-download", daemon=True)
+        outcome: Future[Path] = Future()
+
+        def download() -> None:
+            try:
+                outcome.set_result(self.download(file))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        thread = Thread(target=download, name="skipae-download", daemon=True)
         try:
             thread.start()
-            size = self.progress()
-            while not call.wait(PATIENCE):
-                before, size = size, self.progress()
-                if abs(size - before) < LEAST:
+            while True:
+                before = self.progress()
+                if wait_for([outcome], timeout=PATIENCE).done:
+                    return outcome.result()
+                if abs(self.progress() - before) < LEAST:
                     raise ModelError(f"{self.where} is too slow for {file}: try again later, or {USE_A_MIRROR}")
-            return call.result()
         except BaseException:
             self.abandoned = True
             if thread.ident is not None:
-                call.wait(GRACE)  # it removes the file that it writes
+                thread.join(GRACE)  # it removes the file that it writes
             raise
 
 
@@ -236,7 +244,7 @@ class Hub(DownloadSource):
         return folder
 
     def pin(self, folder: Path) -> None:
-        """Take further files from the commit that the cache's folder is named by."""
+        """The cache's folders are named by their commit."""
         self.revision = folder.name
 
     def progress(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from skipae.console import first_line
@@ -17,7 +19,6 @@ from skipae.engine.device import Device, create_session, is_out_of_memory, load_
 from skipae.engine.onnx_subgraph import cut, has_external_data
 from skipae.engine.providers import find_provider
 from skipae.errors import DeviceError, ModelError
-from skipae.worker import Worker
 from skipae_zoo import FEATURES, INPUT, QUANTIZED_FEATURES, CheckpointConfig, ConfigError, verified_file
 
 if TYPE_CHECKING:
@@ -221,9 +222,22 @@ class _Bound:
         return found
 
 
-_runner: Worker | None = None
-"""Runs graphs for the main thread, which could not handle signals while running one itself."""
+class _Runner(threading.Thread):
+    """A thread that runs graphs for the main thread, which could not handle signals while running one itself."""
 
+    def __init__(self) -> None:
+        super().__init__(name="skipae-run", daemon=True)
+        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Run jobs as they arrive; they do not raise."""
+        while True:
+            job = self.jobs.get()
+            job()
+            del job  # and the arrays that it refers to
+
+
+_runner: _Runner | None = None
 _deadline = math.inf
 _ENDING = 5.0
 """Seconds that a graph gets to stop after a request, which it checks between nodes."""
@@ -247,19 +261,41 @@ def _interruptible(run: Callable[[Any], list[Any]], options: Any = None) -> list
         options = load_runtime().RunOptions()
     if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
         return run(options)
+    found: list[Any] = []
+    errors: list[BaseException] = []
+    ended: list[bool] = []
+    # Not an Event, which is Python code: a signal in the midst of it can leave its lock closed for ever.
+    done = threading.Lock()
+    done.acquire()
+
+    def job() -> None:
+        try:
+            found.extend(run(options))
+        except BaseException as error:
+            errors.append(error)
+        ended.append(True)
+        done.release()
+
     if _runner is None:
-        _runner = Worker("skipae-run")
-    call = _runner.submit(lambda: run(options))
+        _runner = _Runner()
+        _runner.start()
+    _runner.jobs.put(job)
     try:
-        while not call.wait(_deadline - time.monotonic()):
+        while not done.acquire(timeout=min(_LONGEST_WAIT, max(0.0, _deadline - time.monotonic()))):
             if time.monotonic() >= _deadline:
                 raise TimeoutError("the run was stopped because it took too long")
     except BaseException:
         options.terminate = True
-        if not call.wait(_ENDING):
+        if not ended and not done.acquire(timeout=_ENDING):
             _runner = None  # abandoned: a node that never ends
         raise
-    return call.result()
+    if errors:
+        raise errors.pop()
+    return found
+
+
+_LONGEST_WAIT = 0.2 if sys.platform == "win32" else 60.0
+"""Seconds after which the main thread checks for signals, which do not interrupt a wait on Windows."""
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
