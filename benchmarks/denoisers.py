@@ -33,7 +33,7 @@ from skipae.errors import SkipaeError
 from skipae_train.data import DataError
 from skipae_train.evaluate import best_setting, gaussian_files, score_files
 from skipae_train.pairs import find_pairs
-from skipae_train.rivals import FFDNET_SIGMA, NLM_H, Denoiser, FFDNet, nlm
+from skipae_train.rivals import Denoiser, ffdnet_settings, nlm_settings
 from skipae_train.run_folder import read_json, write_json
 
 RIVAL = "OpenCV-NLM"
@@ -58,11 +58,8 @@ def set_files(name: str, data: Path, work: Path) -> list[tuple[Path, Path]]:
 def rival_settings(denoiser: str) -> dict[str, Denoiser]:
     """Another denoiser at all of its strengths; {} for a checkpoint."""
     if denoiser == RIVAL:
-        return {f"h = {h}": nlm(h) for h in NLM_H}
-    if denoiser.endswith(".pth"):
-        network = FFDNet(Path(denoiser))
-        return {f"level {level}": network.at(level) for level in FFDNET_SIGMA}
-    return {}
+        return nlm_settings()
+    return ffdnet_settings(Path(denoiser)) if denoiser.endswith(".pth") else {}
 
 
 @click.group(help=__doc__)
@@ -135,7 +132,7 @@ def compare(scores: tuple[Path, ...]) -> None:
         cells = [name, str(len(files)), f"{np.mean([before[file] for file in files]):.2f}"]
         for key, values in table.items():
             setting = measured[key][name]["setting"]
-            cells.append(f"{values.mean():.2f}" + (f" ({setting})" if setting.startswith(("h =", "level")) else ""))
+            cells.append(f"{values.mean():.2f}" + (f" ({setting})" if "=" in setting else ""))
         for key in others:
             gain = table[last] - table[key]
             cells.append(f"{gain.mean():+.2f} ({(gain > 0).sum()})")

@@ -46,10 +46,10 @@ from skipae_train.tables import HE, PLAIN, RANDOM, SKIP
 Experiment = Literal["masks", "encoder-rate"]
 EXPERIMENTS: tuple[Experiment, ...] = ("encoder-rate", "masks")
 VARIANTS = {RANDOM: "random", HE: "random-he", PLAIN: "no-shortcut", SKIP: ""}
-"""Of the recipe ``cifar10-4k``, by the label of their row."""
+"""Variants of the recipe ``cifar10-4k``, by the label of their row."""
 MASKED = ("masks", "none")
 RATES = (0.0, 2e-3, 1e-4, 5e-4, 1e-5)
-"""Of the encoder, in the order of the runs."""
+"""Learning rates of the encoder, in the order of the runs."""
 EVERY = 10
 """Epochs between measurements on held-out images, unless the frozen ones are not a multiple of it."""
 HELD_OUT = 5
@@ -62,7 +62,7 @@ class Run:
     """A fine-tuning."""
 
     label: str
-    """Of :data:`VARIANTS`."""
+    """Label of its row, a key of :data:`VARIANTS`."""
     setting: str
     """What it is compared at: whether there are masks, or the encoder's rate."""
     recipe: Finetune
@@ -263,7 +263,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs with all layers.  [default: the recipe's, 120]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of all runs."
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Precision of all runs."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/finetuning"), show_default=True)
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/finetuning"), show_default=True)

@@ -295,7 +295,7 @@ def test_denoisers_are_compared_file_for_file(tmp_path):
         "--out", tmp_path / "ffdnet.json",
     )  # fmt: skip
     said = run("denoisers.py", "compare", tmp_path / "same.json", tmp_path / "ffdnet.json")
-    assert "| 48.13 (level 3) |" in said
+    assert "| 48.13 (sigma = 3) |" in said
     found = json.loads((tmp_path / "same.json").read_text())["sets"]["PolyU, Canon80D"]
     assert found["files"] == [f"polyu-real-noise/Canon80D_wall_{k}_mean.png" for k in (1, 2)]
     assert found["before"] == found["after"]

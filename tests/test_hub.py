@@ -667,7 +667,7 @@ def test_the_password_of_a_mirror_is_used_and_not_shown(
 ) -> None:
     for name in (CONFIG, MODEL, FEATURES, "README.md"):
         server.mirror[f"skipae-imagenet/{name}"] = (whole / name).read_bytes()
-    for password in ("s3cret", "s3@cret"):
+    for password in ("hiddencret", "hidden@cret"):
         monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url.replace('//', f'//me:{password}@')}/mirror")
         shown = [run("models", "pull", "skipae-imagenet"), run("models", "info", "skipae-stl10"), run("doctor")]
         assert [result.exit_code for result in shown[:2]] == [0, 0]
@@ -675,9 +675,9 @@ def test_the_password_of_a_mirror_is_used_and_not_shown(
         shown += [run("models", "pull", "skipae-imagenet", "--debug"), run("models", "pull", "skipae-stl10", "--debug")]
         assert [result.exit_code for result in shown[3:]] == [4, 4]
         text = "".join(result.output for result in shown)
-        assert server.url in text and "s3" not in text and "cret" not in text
+        assert server.url in text and "hidden" not in text and "cret" not in text
         assert Path(shown[0].stdout.strip()).is_dir()  # a folder of the cache, named after the mirror
-    credentials = base64.b64encode(b"me:s3@cret").decode()
+    credentials = base64.b64encode(b"me:hidden@cret").decode()
     assert server.authorizations[-1] == f"Basic {credentials}"
 
 

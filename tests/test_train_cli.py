@@ -225,7 +225,7 @@ def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
         gain[found[1]] = float(found[3]) - float(found[2])
     assert next(iter(gain)) == "camera noise, A1 files"
     assert "OpenCV NLM, h = " in nlm and gain[list(gain)[1]] > 5  # smooth pictures
-    assert "FFDNet, sigma " in ffdnet and gain[list(gain)[2]] < -5  # these weights make all pixels gray
+    assert "FFDNet, sigma = " in ffdnet and gain[list(gain)[2]] < -5  # these weights make all pixels gray
     (recorded,) = json.loads((checkpoint / "training" / "metrics.json").read_text())[-1:]
     assert recorded["set"] == "mine" and recorded["command"].endswith("--pairs DIR --camera A1 --through-files")
     clean = run("evaluate", checkpoint, "--clean", pairs, "--sigma", 20, "--through-files")

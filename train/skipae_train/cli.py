@@ -632,12 +632,11 @@ def _through_files(
 
     from skipae_train.evaluate import best_setting, gaussian_files, score_files
     from skipae_train.pairs import find_pairs
-    from skipae_train.rivals import FFDNET_SIGMA, NLM_H, FFDNet, nlm
+    from skipae_train.rivals import ffdnet_settings, nlm_settings
 
-    rivals = {"OpenCV NLM": {f"h = {h}": nlm(h) for h in NLM_H}}
+    rivals = {"OpenCV NLM": nlm_settings()}
     if ffdnet is not None:
-        network = FFDNet(ffdnet)
-        rivals["FFDNet"] = {f"sigma {level}": network.at(level) for level in FFDNET_SIGMA}
+        rivals["FFDNet"] = ffdnet_settings(ffdnet)
     scores = []
     name = Path(checkpoint).name
     with tempfile.TemporaryDirectory() as folder:

@@ -39,6 +39,17 @@ def nlm(h: float) -> Denoiser:
     )
 
 
+def nlm_settings() -> dict[str, Denoiser]:
+    """Return non-local means at every strength that is tried, weakest first, by the name of the setting."""
+    return {f"h = {h}": nlm(h) for h in NLM_H}
+
+
+def ffdnet_settings(weights: Path) -> dict[str, Denoiser]:
+    """Return FFDNet at every noise level that is tried, lowest first, by the name of the setting."""
+    network = FFDNet(weights)
+    return {f"sigma = {level}": network.at(level) for level in FFDNET_SIGMA}
+
+
 def ffdnet_graph() -> onnx.ModelProto:
     """Return an ONNX graph of FFDNet's shape for color with random weights, to measure its speed with.
 
