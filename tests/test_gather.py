@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import skipae_train.gather
 from skipae_train.cli import cli
 from skipae_train.data import DataError, load_rgb
 from skipae_train.gather import NEAR, gather, gather_pairs, noise_level, perceptual_hash
 from skipae_train.pairs import find_pairs, load_pair
+from skipae_train.plots import save_picture
 
 
 def photo(seed, size=(240, 200)):
@@ -119,15 +119,16 @@ def test_an_interrupted_run_leaves_a_list_of_what_it_wrote(tmp_path, monkeypatch
             Image.fromarray(pixels).save(source / f"{name}.png")
     run = gather_pairs if pairs else gather
     assert run([source], tmp_path / "whole", [known]) == 3
-    save, left = skipae_train.gather.save_picture, [None] * (3 if pairs else 1)
+    left = 3 if pairs else 1
 
     def interrupted(*arguments, **options):
+        nonlocal left
         if not left:
             raise KeyboardInterrupt
-        left.pop()
-        save(*arguments, **options)
+        left -= 1
+        save_picture(*arguments, **options)
 
-    monkeypatch.setattr(skipae_train.gather, "save_picture", interrupted)
+    monkeypatch.setattr("skipae_train.gather.save_picture", interrupted)
     with pytest.raises(KeyboardInterrupt):  # at c, in a pair after the noisy photo
         run([source], tmp_path / "part", [known])
     lines = (tmp_path / "whole" / "gathered.tsv").read_bytes().splitlines(keepends=True)

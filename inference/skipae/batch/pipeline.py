@@ -53,13 +53,13 @@ class BatchTask(ABC):
     """What a command does to each image; only :meth:`process` must be overridden."""
 
     per_file = True
-    """Whether each job's output is a file of its own."""
+    """True if each job's output is a file of its own."""
 
     def load(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Prepare; called once, and only if there is an image."""
 
     def prepare(self, job: Job) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Called before an image is read, in the thread that reads it."""
+        """Do what must be done before an image is read, in the thread that reads it."""
 
     @abstractmethod
     def process(self, job: Job, picture: images.Picture, advance: Progress) -> Ready | None:
@@ -74,7 +74,7 @@ class BatchTask(ABC):
         return None
 
     def failed(self, name: str, reason: str) -> None:  # noqa: B027 - nothing to do, unless a task says so
-        """Called for each input that failed, also before :meth:`load`."""
+        """Record an input that failed; also called before :meth:`load`."""
 
     def trim(self) -> None:  # noqa: B027 - nothing to do, unless a task says so
         """Free memory after a large image."""
@@ -262,7 +262,7 @@ class _Pipeline:
         """Images that the task holds and that are not written yet."""
 
     def run(self, jobs: list[Job]) -> None:
-        """All jobs, in order."""
+        """Process all jobs, in order."""
         if not jobs or self.stopped(len(jobs)):
             return
         if self.task.per_file:
