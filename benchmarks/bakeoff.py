@@ -122,6 +122,11 @@ def run(
     if not plan.exists():
         write_json(plan, {"minutes": minutes, "seconds": seconds_per_step(recipe, photos, real, run_options)})
     planned = json.loads(plan.read_text())
+    if planned["minutes"] != minutes:
+        raise click.UsageError(
+            f"{folder} is a run of {planned['minutes']:g} minutes, not {minutes:g}: give another --runs, or the same "
+            "--minutes"
+        )
     recipe = fitted(recipe, planned["seconds"], planned["minutes"])
     click.echo(f"{label}: {recipe.steps} steps in about {planned['minutes']:g} minutes", err=True)
     pretrain(recipe, photos, folder / "run", replace(run_options, title=label), pairs=real)

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skipae_train.camera_noise import CameraNoise
-from skipae_train.data import DataError, load_rgb
-from skipae_train.pairs import Pair, find_pairs
+from skipae_train.data import DataError
+from skipae_train.pairs import Pair, find_pairs, load_pair
 
 SIDE = 128
 LEVELS = 8
@@ -42,8 +42,10 @@ Row = dict[str, str | float]
 
 def crops(pair: Pair, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Clean and noisy crops spread over a pair, float32 [3, SIDE, SIDE] in [0, 1]."""
-    clean, noisy = (torch.from_numpy(load_rgb(f)).permute(2, 0, 1) / 255 for f in (pair.clean, pair.noisy))
+    clean, noisy = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 for pixels in load_pair(pair.clean, pair.noisy))
     height, width = clean.shape[1:]
+    if min(height, width) < SIDE:
+        raise DataError(f"{pair.noisy} is {width} x {height} pixels, at least {SIDE} x {SIDE} are needed: leave it out")
     for number in range(most):
         top = (height - SIDE) * (2 * number + 1) // (2 * most) // 8 * 8
         left = (width - SIDE) * (2 * number + 1) // (2 * most) // 8 * 8

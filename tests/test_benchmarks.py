@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,8 +61,9 @@ def test_linear_probes_of_every_layer(data_set, recipe, tmp_path):
         "--out", tmp_path / "x.csv", "--steps", 3, "--record",
     )  # fmt: skip
     record_scores(tmp_path / "run", "toy set", [restored])  # of either kind, in either order
+    record_scores(tmp_path / "run", "toy set", [replace(restored, command="skipae-train evaluate --precision int8")])
     recorded = json.loads((tmp_path / "run" / "training" / "metrics.json").read_text())
-    assert [row["set"] for row in recorded] == [data_set, "toy set"]
+    assert [row["set"] for row in recorded] == [data_set, "toy set", "toy set"]
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     layers = len(network.architecture.layers)
     expected = ["raw pixels"] + ["run"] * 2 * layers + ["run, random weights"] * 2 * layers
@@ -154,8 +156,11 @@ def test_the_bake_off_trains_measures_and_continues(tmp_path):
         int(row["steps"]) > 1 and 5 < float(row["psnr25"]) < 60 and float(row["pairs"]) > 5 for row in rows.values()
     )
     assert "| deep+residual |" in said and (tmp_path / "out" / "bakeoff.png").exists()
-    refused = run("bakeoff.py", *options, "--minutes", 1, "--variants", "base", code=2)
-    assert "is a run of 0.02 minutes, not 1: give another --runs" in refused
+    for stopped in (False, True):
+        if stopped:
+            (tmp_path / "runs" / "base" / "bakeoff.json").unlink()
+        refused = run("bakeoff.py", *options, "--minutes", 1, "--variants", "base", code=2)
+        assert "is a run of 0.02 minutes, not 1: give another --runs" in refused
 
 
 def test_fine_tuning_compares_masks_and_rates_of_the_encoder_and_continues(tmp_path):

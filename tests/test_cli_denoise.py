@@ -30,6 +30,7 @@ from skipae import Model, cli, from_pretrained, images, open_image
 from skipae.batch import pipeline as batch
 from skipae.batch import plan as plans
 from skipae.batch import report
+from skipae.batch.feature_task import FeatureTask
 from skipae.batch.job import Work
 from skipae.batch.plan import plan_jobs
 from skipae.checkpoints import resolve
@@ -44,10 +45,10 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(checkpoint: Path, folder: Path) -> Run:
-    """Run ``skipae denoise`` with the tiny model on one thread of the CPU."""
+    """Run a command, ``skipae denoise`` unless another is named, with the tiny model on one thread of the CPU."""
 
-    def invoke(*arguments: object, device: str = "cpu", **options: Any) -> Result:
-        words = ["denoise", "--model", str(checkpoint), "--device", device, "--threads", "1"]
+    def invoke(*arguments: object, device: str = "cpu", command: str = "denoise", **options: Any) -> Result:
+        words = [command, "--model", str(checkpoint), "--device", device, "--threads", "1"]
         return CliRunner().invoke(cli.main, words + [str(word) for word in arguments], **options)
 
     return invoke
@@ -166,6 +167,14 @@ def test_names_of_variables_that_are_empty(run: Run, folder: Path) -> None:
     write("photo.png")
     failed(run(""), 2, "an input is empty")
     failed(run("photo.png", "-o", ""), 2, "-o is empty")
+    text = "is empty (unset shell variable?)"
+    failed(run("photo.png", "-o", "", command="features"), 2, f"-o {text}")
+    failed(run("photo.png", "--mask", "", command="inpaint"), 2, f"--mask {text}")
+    failed(run("photo.png", "--list", ""), 2, f"--list {text}")
+    failed(run("photo.png", "--report", ""), 2, f"--report {text}")
+    failed(run("photo.png", "--model", ""), 4, f"the model's name {text}; use a checkpoint's name or folder")
+    for words in (["models", "pull", "skipae-natural", "--to", ""], ["export", "--darktable", "-o", ""]):
+        failed(CliRunner().invoke(cli.main, words), 2, f"{words[-2]} {text}")
     assert tree(folder) == ["photo.png"]
 
 
@@ -297,9 +306,9 @@ def test_a_tile_that_does_not_suit_one_image(run: Run, folder: Path) -> None:
     for name, side in (("a", 4), ("b", 90), ("c", 4)):
         Image.new("RGB", (side, side)).save(write(f"x/{name}.png"))
     result = run("x", "-o", "out", "--tile", 5, "--report", "r.jsonl")
-    assert result.exit_code == 1 and "x/b.png: tile is 5 pixels, but" in result.stderr
+    assert result.exit_code == 1 and "x/b.png: --tile 5 is too small" in result.stderr
     assert tree(folder / "out") == ["a.png", "c.png"] and len(Path("r.jsonl").read_text().splitlines()) == 3
-    failed(run("x/b.png", "-o", "b.png", "--tile", 5), 2, "tile is 5 pixels, but")
+    failed(run("x/b.png", "-o", "b.png", "--tile", 5), 2, "--tile 5 is too small")
 
 
 def huge_png() -> bytes:
@@ -433,7 +442,10 @@ def test_full_disk(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["photo.png", "--quality", "0"], "'--quality': '0' is not a whole number from 1 to 100 or keep"),
         (["photo.png", "--quality", "high"], "'high' is not a whole number from 1 to 100 or keep"),
         (["photo.png", "--nonsense"], "No such option"),
-        (["photo.png", "--tile", "4"], "tile is 4 pixels, but a halo of 4 and a stride of 2 need at least 11"),
+        (
+            ["photo.png", "--tile", "4"],
+            "--tile 4 is too small for a halo of 4 and a stride of 2; use 11 or",
+        ),
         (["photo.png", "--report", "photo.png"], "--report photo.png is also an input or an output"),
         (["photo.png", "--report", "no/such/folder.jsonl"], "cannot be written"),
     ],
@@ -591,8 +603,12 @@ def test_a_name_that_is_too_long(run: Run) -> None:
 
 def test_closed_standard_streams(checkpoint: Path, folder: Path) -> None:
     write("a.png")
-    command = f"{sys.executable} -m skipae denoise - --model {checkpoint} --quiet"
-    for words, code, told in (("-o - < a.png >&-", 1, "cannot write to standard output"), ("-o x.png <&-", 5, "input")):
+    command = f"{sys.executable} -m skipae denoise --model {checkpoint} --quiet"
+    for words, code, told in (
+        ("- -o - < a.png >&-", 1, "cannot write to standard output"),
+        ("- -o x.png <&-", 5, "input"),
+        ("--list - <&-", 2, "--list - cannot be read: standard input is closed"),
+    ):
         found = subprocess.run(["sh", "-c", f"{command} {words}"], capture_output=True, text=True)
         assert found.returncode == code and told in found.stderr and len(found.stderr.splitlines()) == 1
 
@@ -634,6 +650,24 @@ def test_an_interrupt_leaves_nothing(run: Run, folder: Path, monkeypatch: pytest
         ("b.png", "done"),
         ("c.png", "done"),
     ]
+
+
+def test_an_interrupt_names_resume_only_where_it_continues(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ``--overwrite``, ``--resume`` would keep the old outputs; ``skipae visualize`` does not have it."""
+    names = [str(write(name)) for name in ("a.png", "b.png")]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images.Picture, "restore", interrupted)
+    monkeypatch.setattr(Model, "draw_features", interrupted)
+    monkeypatch.setattr(FeatureTask, "process", interrupted)
+    text = "skipae: error: interrupted: 0 of 2 images are done"
+    assert run(*names).stderr == f"{text}; use --resume to continue\n"
+    assert run(*names, "--overwrite").stderr == f"{text}\n"
+    assert run(*names, "-o", "f", command="features").stderr == f"{text}; use --resume to continue\n"
+    assert run(*names, "-o", "f", "--overwrite", command="features").stderr == f"{text}\n"
+    assert run(*names, "-o", "v", "--layer", "enc1", command="visualize").stderr == f"{text}\n"
 
 
 def test_memory_that_one_image_exhausts(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1015,7 +1049,7 @@ def test_standard_output_on_a_full_disk(checkpoint: Path, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("reason", ["Broken pipe", "No space left on device"])
+@pytest.mark.parametrize("reason", ["Broken pipe", "No space left on device", "it is closed"])
 def test_nothing_is_computed_that_cannot_be_printed(classifier: Path, folder: Path, reason: str) -> None:
     names = [str(write(f"{k}.png", k)) for k in range(6)]
     if reason == "Broken pipe":
@@ -1023,10 +1057,11 @@ def test_nothing_is_computed_that_cannot_be_printed(classifier: Path, folder: Pa
         os.close(read)
     else:
         output = os.open("/dev/full", os.O_WRONLY)
+    start = ["sh", "-c", 'exec "$@" >&-', "sh"] if reason == "it is closed" else []
     words = ["classify", *names, "--model", str(classifier), "--device", "cpu", "--report", "r.jsonl"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
-        [sys.executable, "-m", "skipae", *words],
+        [*start, sys.executable, "-m", "skipae", *words],
         stdout=output,
         stderr=subprocess.PIPE,
         env=environment,

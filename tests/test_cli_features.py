@@ -411,6 +411,25 @@ def test_overwrite(run: Run, checkpoint: Path) -> None:
     check(checkpoint, stored(["enc1"]), paths, layers="enc1")
 
 
+def test_overwrite_keeps_the_old_features_until_there_are_new_ones(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(2)
+    assert run("in", "-o", "out").exit_code == run("in", "-o", "one.npz").exit_code == 0
+    Path("bad.png").write_text("not an image")
+    before = tree(folder)
+    for output in ("out", "one.npz"):
+        failed(run("bad.png", "-o", output, "--overwrite"), 5, "bad.png: is not a supported image")
+        assert tree(folder) == before
+
+    def fails(*_: object) -> None:
+        raise DeviceError("the GPU is gone")
+
+    monkeypatch.setattr(features.Extractor, "run", fails)
+    failed(run("in", "-o", "out", "--overwrite", "--batch-size", 1), 3, "the GPU is gone", "the GPU is gone")
+    assert tree(folder) == before
+
+
 def write_manifest(*lines: object, path: str = "out/_manifest.jsonl") -> None:
     Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -689,7 +708,7 @@ def test_layers(checkpoint: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert (
         json.loads(CliRunner().invoke(cli.main, ["layers", "skipae-natural", "--json"]).stdout)["default_layer"]
-        == "enc4"
+        == "enc6"
     )
 
     failed(CliRunner().invoke(cli.main, ["layers", "--size", "0x3"]), 2, "'0x3' is not a size in pixels")
@@ -757,6 +776,25 @@ def test_visualize(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPat
         assert draw("--layer", "enc1", "-o", f"{name}.png", "--overwrite", *words).exit_code == 0
     small, same, whole = (np.asarray(Image.open(f"{name}.png")) for name in ("small", "same", "whole"))
     assert np.array_equal(small, same) and np.array_equal(whole, sheets["a"])
+
+
+def test_figures_of_narrow_images_and_in_every_format(checkpoint: Path, folder: Path) -> None:
+    def draw(image: str, output: str) -> Result:
+        words = ["--model", str(checkpoint), "--device", "cpu", "--threads", "1", "--layer", "enc1", "--maps", "1"]
+        return CliRunner().invoke(cli.main, ["visualize", image, "-o", output, *words])
+
+    photos(1, (4, 30))
+    for extension, format in (("heic", "HEIC"), ("webp", "WEBP"), ("gif", "GIF"), ("tif", "TIFF")):
+        assert draw("in/000.png", f"v.{extension}").exit_code == 0
+        assert skipae.open_image(f"v.{extension}").metadata.format == format
+    Image.new("RGB", (3000, 2), "teal").save("wide.png")
+    assert draw("wide.png", "wide.figure.png").exit_code == 0
+    Image.new("RGB", (8, 200), "teal").save("tall.png")
+    failed(draw("tall.png", "tall.webp"), 1, "tall.png: cannot be written as WEBP: ")
+    Image.new("RGB", (2, 4000), "teal").save("in/b.png")  # beside another image, which is drawn
+    Image.new("RGB", (30, 4), "teal").save("in/c.png")
+    failed(draw("in", "figures"), 1, "in/b.png: is 2 x 4000 pixels, too narrow for a figure: cut out the part that")
+    assert names("figures") == ["000.png", "c.png"]
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def stl(tmp_path):
     for split in ("train", "test"):
         (folder / f"{split}_y.bin").write_bytes(bytes([1, 10, 3, 4, 5]))
     (folder / "class_names.txt").write_text("\n".join(f"c{i}" for i in range(10)))
-    (folder / "fold_indices.txt").write_text("0 2 \n4 1 \n")
+    (folder / "fold_indices.txt").write_text("0 2 \n4 1 \n" * 5)
     return tmp_path, images
 
 
@@ -280,7 +280,7 @@ def test_stl10(stl):
     train, unlabeled = load("stl10", root, "train"), load("stl10", root, "unlabeled")
     np.testing.assert_array_equal(train.images, images)
     assert train.labels.tolist() == [0, 9, 2, 3, 4] and unlabeled.labels is None
-    assert [fold.tolist() for fold in stl10_folds(root)] == [[0, 2], [4, 1]]
+    assert [fold.tolist() for fold in stl10_folds(root)] == [[0, 2], [4, 1]] * 5
     fold = train.subset(stl10_folds(root)[1])
     assert fold.labels.tolist() == [4, 9]
     (batch,) = unlabeled.batches(batch_indices(5, 5, shuffle=False), View(96))
@@ -293,7 +293,10 @@ def test_damaged_stl10(stl):
     (folder / "train_y.bin").write_bytes(bytes([1, 2, 0, 4, 5]))
     with pytest.raises(DataError, match=r"train_y.bin .*label 0 is out of range 1\.\.10"):
         load("stl10", root, "train")
-    (folder / "fold_indices.txt").write_text("0 2 \n4 5 \n")
+    (folder / "fold_indices.txt").write_text("0 2 \n4 1 \n")
+    with pytest.raises(DataError, match=r"fold_indices.txt .*it has 2 folds instead of 10"):
+        stl10_folds(root)
+    (folder / "fold_indices.txt").write_text("0 2 \n4 5 \n" * 5)
     with pytest.raises(DataError, match=r"fold_indices.txt .*past the 5 images"):
         stl10_folds(root)
     (folder / "test_X.bin").write_bytes(bytes(3 * 96 * 96 + 1))

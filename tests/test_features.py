@@ -324,6 +324,18 @@ def test_a_pickled_model_has_features(model: Model) -> None:
     np.testing.assert_array_equal(copy.features(image)["enc2"], expected)
 
 
+def test_a_relative_folder_is_that_of_the_moment_of_loading(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photos(1, (8, 8))[0]
+    monkeypatch.chdir(checkpoint.parent)
+    model = from_pretrained(Path(checkpoint.name), device="cpu")
+    data = pickle.dumps(model)
+    monkeypatch.chdir(tmp_path)
+    assert model.folder == checkpoint
+    np.testing.assert_array_equal(model.features(image)["enc2"], pickle.loads(data).features(image)["enc2"])
+
+
 def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
     from sklearn.base import clone
     from sklearn.linear_model import LogisticRegression
@@ -361,6 +373,11 @@ def test_scikit_learn_transformer(checkpoint: Path, tmp_path: Path) -> None:
         FeatureExtractor(str(checkpoint), layers="enc3").fit(paths)
     with pytest.raises(UsageError, match="X must be a list or an array of images, not str"):
         extractor.transform(paths[0])
+    one = images[0]
+    with pytest.raises(UsageError, match=r"X is one image \[H, W, C\]; pass \[X\] for one, or an array \[N, H, W, C\]"):
+        extractor.transform(one)
+    np.testing.assert_array_equal(extractor.transform([one]), extractor.transform(one[None]))
+    assert extractor.transform(np.stack([one[..., 0]] * 2)).shape == (2, 16)  # [N, H, W]
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

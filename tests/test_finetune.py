@@ -137,14 +137,22 @@ def test_a_segmenter_can_start_from_the_labels_of_imagenet(tmp_path, data, image
         finetune(finetune_recipe("voc12-seg", budget="smoke"), data, tmp_path / "x", RUN_OPTIONS, start=labels)
 
 
-def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, imagenet):
+def test_masks_are_scored_by_class_as_users_run_the_segmenter(tmp_path, data, imagenet, monkeypatch):
     run, made = tmp_path / "run", tmp_path / "made"
     recipe = finetune_recipe("voc12-seg", variant="modern", budget="smoke")
     inside = finetune(recipe, data, run, RUN_OPTIONS, start=imagenet)
     export_run(run, made, name="seg", halo_images=None)
     masks = data / "VOCdevkit" / "VOC2012"
     record = ("--record", "VOC 2012 val")
+    opened = []
+
+    def opening(*args, **options):
+        opened.append(options)
+        return from_pretrained(*args, **options)
+
+    monkeypatch.setattr("skipae.from_pretrained", opening)
     done = CliRunner().invoke(cli, ["evaluate", str(made), "--masks", str(masks), *record])
+    assert [options["precision"] for options in opened] == ["fp32"]  # not what the processor is fastest in
     *lines, mean = done.output.strip().splitlines()
     assert len(lines) == 21 and lines[4] == "boat         no pixels"
     (row,) = json.loads((made / "training" / "metrics.json").read_text())

@@ -91,7 +91,7 @@ def test_pairs_of_both_layouts_are_gathered_without_test_pictures_and_cameras_to
     assert done.exit_code == 0 and "1 pairs" in done.output
     (pair,) = find_pairs(out)
     assert (pair.camera, pair.scene) == ("A1", "desk")
-    clean, real = load_pair(pair)
+    clean, real = load_pair(pair.clean, pair.noisy)
     assert np.array_equal(clean, photo(0)) and np.array_equal(real, noisy(photo(0), 5))
     rows = list(csv.reader((out / "gathered.tsv").read_text().splitlines(), delimiter="\t"))[1:]
     reasons = {row[0].rpartition("/")[2]: row[3] for row in rows if row[3]}

@@ -322,6 +322,51 @@ def test_mirror_by_http(monkeypatch: pytest.MonkeyPatch, server: HubServer, whol
         find_folder("skipae-stl10")
 
 
+@pytest.mark.parametrize("missing", ["README.md", "LICENSE.md"])
+@pytest.mark.parametrize("kind", ["mirror", "hub"])
+def test_pull_takes_the_card_and_the_license_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, tmp_path: Path, kind: str, missing: str
+) -> None:
+    name, (there,) = "someone/net", {"README.md", "LICENSE.md"} - {missing}
+    net = shutil.copytree(whole, tmp_path / "net")
+    (net / "README.md").write_text("the card")
+    (net / "LICENSE.md").write_text("the terms")
+    (net / missing).unlink()
+    if kind == "hub":
+        server.add(name, net)
+    else:
+        monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+        server.mirror = {f"{name}/{file}": (net / file).read_bytes() for file in (CONFIG, MODEL, FEATURES, there)}
+
+    def pull(to: str) -> None:
+        pulled = run("models", "pull", name, "--to", to, "--quiet")
+        assert (pulled.exit_code, pulled.stderr) == (0, "")
+        same(tmp_path / to / name, net, CONFIG, MODEL, FEATURES, there)
+        assert not (tmp_path / to / name / missing).exists()
+
+    pull("first")
+    pull("again")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    server.take_requests()
+    pull("offline")
+    assert server.take_requests() == []
+    if kind == "mirror":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub.Mirror, "_receive", raising(client.broken_connections()[0]("refused")))
+        pull("unreachable")
+
+
+def test_weights_that_are_missing_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path
+) -> None:
+    server.mirror = {f"someone/net/{file}": (whole / file).read_bytes() for file in (CONFIG, MODEL)}
+    monkeypatch.setenv("SKIPAE_MIRROR", f"{server.url}/mirror")
+    with pytest.raises(ModelError, match=rf"does not contain {FEATURES}"):
+        find_folder("someone/net")
+    with pytest.raises(ModelError, match=rf"{FEATURES} of http.* is not in .*, and requests are forbidden"):
+        find_folder("someone/net", access=Access(local_files_only=True))
+
+
 def test_parts_of_killed_downloads_are_removed(
     monkeypatch: pytest.MonkeyPatch, server: HubServer, whole: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,16 @@ def test_parts_of_killed_runs_are_removed_and_those_of_live_ones_kept(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".skipae-link.part", "mine"]
 
 
+def test_a_folder_that_may_not_be_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.12, ``Path.exists`` raises the error."""
+
+    def refuse(path: Path, **_: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert flaw_of_folder(Path("private/out")) == "Permission denied"
+
+
 def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with lock(path, output="out"):

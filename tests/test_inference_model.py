@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -413,6 +414,39 @@ def test_a_mistyped_keyword(method: str, keyword: str, said: str) -> None:
         getattr(model, method)(np.zeros((9, 9), np.uint8), *words, **{keyword: 1})
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("denoise", {"strength": "0.5"}, "strength must be from 0 to 1, not '0.5'"),
+        ("denoise", {"strength": None}, "strength must be from 0 to 1, not None"),
+        ("denoise", {"luma": "1"}, "luma must be from 0 to 1, not '1'"),
+        ("denoise", {"tile": "64"}, "tile must be a whole number, not '64'"),
+        ("denoise", {"max_pixels": "9"}, "max_pixels must be at least 1, not '9'"),
+        ("features", {"batch_size": "4"}, "batch_size must be a whole number, not '4'"),
+        ("features", {"pool": None}, "pool must be none, avg, max or spatial:N with N from 1 to 999, not None"),
+        ("features", {"layers": [4]}, "layers must be names of layers, for example 'enc4', not 4"),
+        ("features", {"layers": 4}, "layers must be names of layers, for example 'enc4', not 4"),
+        ("features", {"resize": "64"}, "resize must be a whole number, not '64'"),
+        ("draw_features", {"layer": "enc1", "maps": "8"}, "maps must be at least 1, not '8'"),
+        ("draw_features", {"layer": "enc1", "sigma": "8"}, "sigma must be a number from 0 on, not '8'"),
+    ],
+)
+def test_values_of_the_wrong_type(model: Model, method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        getattr(model, method)(noise(9, 9, 3), **options)
+
+
+def test_values_of_the_wrong_type_when_loading(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=r"device must be auto, cpu, .*, not None"):
+        from_pretrained(checkpoint, device=None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="threads must be at least 1, not '2'"):
+        from_pretrained(checkpoint, device="cpu", threads="2")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_pixels must be at least 1, not '9'"):
+        open_image(b"", max_pixels="9")  # type: ignore[arg-type]
+    numbers: dict[str, Any] = {"strength": np.float32(0.5), "tile": np.int64(64), "max_pixels": np.int64(99)}
+    assert from_pretrained(checkpoint, device="cpu").denoise(noise(9, 9, 3), **numbers).shape == (9, 9, 3)
+
+
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SKIPAE_MIRROR", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -424,6 +458,12 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         from_pretrained("./some/folder")
     with pytest.raises(ModelError, match="does not exist"):
         from_pretrained(Path("some/folder"))
+    with pytest.raises(ModelError, match=r"'~nosuch/x' does not exist; use the folder"):
+        from_pretrained("~nosuch/x")
+    monkeypatch.setenv("SKIPAE_MIRROR", "~nosuch/x")
+    with pytest.raises(ModelError, match=r"unknown model 'tiny'.*SKIPAE_MIRROR=.*~nosuch/x does not contain it"):
+        from_pretrained("tiny")
+    monkeypatch.delenv("SKIPAE_MIRROR")
     with pytest.raises(ModelError, match=r"no config\.json"):
         from_pretrained(tmp_path)
     (tmp_path / "recipe.json").touch()
@@ -465,6 +505,29 @@ def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     (places["here"] / name / "config.json").touch()
     assert resolve.find_folder(name) == places["bundled"] / name  # a bare name is never a folder
     assert resolve.find_folder(f"./{name}") == Path(name)
+
+
+@pytest.mark.parametrize("name", ["someone/net", "net"])
+def test_a_folder_that_is_no_checkpoint_hides_no_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, name: str
+) -> None:
+    monkeypatch.setenv("SKIPAE_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "here" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    missing = "is not in the cache" if "/" in name else "is not a checkpoint folder: it has no config.json"
+    with pytest.raises(ModelError, match=missing):
+        from_pretrained(name)
+    copied = shutil.copytree(checkpoint, tmp_path / "mirror" / name)
+    assert resolve.find_folder(name) == copied
+    for path in (f"./{name}", Path(name) if "/" in name else tmp_path / "here" / name):
+        with pytest.raises(ModelError, match=r"is not a checkpoint folder: it has no config\.json"):
+            from_pretrained(path)
+    recipe = Path(name, "recipe.json")
+    recipe.touch()
+    with pytest.raises(ModelError, match=r"the folder of a training run: export it with 'skipae-train export'"):
+        from_pretrained(name)
+    recipe.rename(recipe.with_name("config.json"))
+    assert resolve.find_folder(name) == Path(name)
 
 
 def test_damaged_weights(tmp_path: Path) -> None:

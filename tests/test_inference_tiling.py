@@ -69,7 +69,7 @@ def test_plan_keeps_to_the_area_and_is_cheap() -> None:
 
 
 def test_tile_too_small_for_the_halo() -> None:
-    with pytest.raises(UsageError, match="tile is 100 pixels, but a halo of 60 and a stride of 8 need at least 135"):
+    with pytest.raises(UsageError, match="tile=100 is too small for a halo of 60 and a stride of 8; use 135 or more"):
         Tiling(stride=8, halo=60, area=10**6, tile=100).plan(1000, 1000)
     for length in range(1000, 1016):
         assert Tiling(stride=8, halo=60, area=10**6, tile=135).plan(length, 900).rows.size <= 135

@@ -560,6 +560,20 @@ def test_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
     failed(run("-", "--mask", "in/masks", input=data), 2, "standard input has no name")
 
 
+def test_masks_among_the_inputs_are_not_failed_images(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/a.png", "in/masks/a.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open("mask.png" if "masks" in name else "photo.png").save(name)
+    with monkeypatch.context() as patch:
+        read_only = {Path("in/masks"): "Permission denied"}
+        patch.setattr("skipae.batch.plan.flaw_of_folder", read_only.get)
+        result = run("in", "--mask", "in/masks")
+    assert (result.exit_code, result.stderr) == (0, "")
+    Path("in/a.inpainted.png").rename("in/masks/a.inpainted.png")  # where the mask's output would be
+    result = run("in", "--mask", "in/masks")
+    assert (result.exit_code, result.stderr) == (0, "skipae: skipped 1 output(s) of earlier runs (*.inpainted.*)\n")
+
+
 def test_streams_dry_run_and_defaults(run: Run) -> None:
     result = run("-", "--box", "3,3,4,4", input=Path("photo.png").read_bytes())
     assert result.exit_code == 0 and Image.open(io.BytesIO(result.stdout_bytes)).size == (30, 20)

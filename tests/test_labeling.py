@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,7 +214,7 @@ def test_bad_arguments(classifier: Path, segmenter: Path) -> None:
     with pytest.raises(UsageError, match=r"top must be at least 1, not 0"):
         from_pretrained(classifier, device="cpu").classify(stripes(), top=0)
     model = from_pretrained(segmenter, device="cpu")
-    with pytest.raises(UsageError, match=r"tile is 3 pixels"):
+    with pytest.raises(UsageError, match="tile=3 is too small"):
         model.segment(stripes(), tile=3)
     with pytest.raises(UsageError, match=r"floats must be in \[0, 1\]"):
         model.segment(stripes() * 1.0)
@@ -269,6 +271,14 @@ def test_classify_prints_a_table(run: Run, classifier: Path) -> None:
         "background",
     ]
     assert [float(line.split()[0]) for line in lines[:2]] == pytest.approx([0.4, 0.21], abs=0.1)
+
+
+def test_an_image_given_twice_is_classified_and_reported_twice(run: Run, classifier: Path) -> None:
+    name = str(save("a.png"))
+    result = run("classify", classifier, name, name, "--top", 1, "--report", "r.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("a.png") == 2
+    assert [json.loads(line)["status"] for line in Path("r.jsonl").read_text().splitlines()] == ["done", "done"]
 
 
 def test_classify_prints_json_and_continues_after_a_bad_file(run: Run, classifier: Path) -> None:
@@ -390,6 +400,36 @@ def test_overlays_of_16_bits_with_alpha_and_of_grey_avif(run: Run, segmenter: Pa
         assert shown.mode == "RGB" and np.ptp(np.asarray(shown)[12, 18]) > 50  # tinted
 
 
+@pytest.mark.parametrize("kind", ["gray", "gray and alpha", "16-bit gray", "16-bit color", "color"])
+def test_chunks_of_an_overlay_suit_its_pixels(run: Run, segmenter: Path, kind: str) -> None:
+    colors: NDArray[Any] = stripes()
+    if kind.startswith("16-bit"):
+        colors = colors.astype(np.uint16) * 257
+    channels, bits = {"gray and alpha": 2}.get(kind, 1 if "gray" in kind else 3), 8 * colors.itemsize
+    pixels = colors[..., 0] if channels == 1 else colors[..., :channels]
+    data = imagecodecs.png_encode(np.ascontiguousarray(pixels))
+    chunks = [(b"sBIT", bytes([bits] * channels)), (b"bKGD", bytes(2 if "gray" in kind else 6)), (b"tIME", bytes(7))]
+    chunks += [] if "gray" not in kind else [(b"iCCP", b"gray\0\0" + zlib.compress(b"a profile of gray"))]
+    added = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    Path("photo.png").write_bytes(data[:33] + added + data[33:])
+    result = run("segment", segmenter, "photo.png", "--overlay")
+    said = ["an overlay cannot hold 16 bits: reduced to 8"] if bits == 16 else []
+    said += ["the color profile is one of gray and is left out"] if "gray" in kind else []
+    chunked = kind != "color"
+    said += ["chunks of a PNG that suit only the pixels as they were are left out: sBIT, bKGD"] if chunked else []
+    assert (result.exit_code, result.stderr) == (0, "".join(f"skipae: photo.png: {line}\n" for line in said))
+    written = Path("photo.overlay.png").read_bytes()
+    assert [name in written for name in (b"tIME", b"sBIT", b"bKGD")] == [True, kind == "color", kind == "color"]
+
+
+def test_an_overlay_rounds_16_bits() -> None:
+    pixels = np.array([[128, 129, 65535, 65407, 65406]], np.uint16)
+    found = labelling.overlay(pixels, np.zeros(pixels.shape, np.uint8), LABELS)
+    assert found[0, :, 0].tolist() == [0, 1, 255, 255, 254]
+
+
 def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:
     data = save("a.png").read_bytes()
     result = run("segment", segmenter, "-", "-o", "-", input=data)
@@ -400,7 +440,7 @@ def test_segment_standard_output_and_usage(run: Run, segmenter: Path) -> None:
         (["-", "--json"], "--json and the label map would both go to standard output"),
         (["a.png", "-o", "b.jpg"], "b.jpg: a label map is a PNG"),
         (["a.png", "--quality", "90"], "--quality needs --overlay"),
-        (["a.png", "--tile", "3"], "tile is 3 pixels"),
+        (["a.png", "--tile", "3"], "--tile 3 is too small for a halo of"),
     ):
         result = run("segment", segmenter, *arguments, input=data)
         assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from skipae_train.deepen import deepened
+from skipae_train.errors import RefusedError
 from skipae_train.networks import AutoEncoder
 from skipae_zoo import network_1, network_2, network_3
 
@@ -111,3 +113,37 @@ def test_he_initialization_keeps_the_variance():
 def test_unknown_initialization_is_refused():
     with pytest.raises(ValueError, match="init must be 'normal'"):
         AutoEncoder(network_2(2), init="xavier")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("m", [(5, 3, 3, 2), (3, 5, 3, 2), (5, 5, 5, 2)])
+def test_a_deeper_network_begins_as_the_one_it_is_made_of(m, norm, monkeypatch):
+    network = trained_a_little(network_1((3, 3, 3, 2), 4, topology="post", norm=norm))
+    architecture = network_1(m, 4, topology="post", norm=norm, residual=True)
+    image = torch.rand(2, 3, 45, 38)
+    deeper = deepened(network, architecture)
+    assert deeper.architecture == architecture
+    deeper(image).square().mean().backward()
+    assert [name for name, p in deeper.named_parameters() if p.grad is None or not p.grad.any()] == []
+    monkeypatch.setattr("skipae_train.deepen.GAIN", 0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(deepened(network, architecture)(image), network(image), atol=1e-5, rtol=1e-5)
+        assert 0 < (deeper(image) - network(image)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (network_1((3, 3, 0, 0), 4, topology="post"), network_1((4, 3, 0, 0), 4, topology="post", residual=True)),
+        (network_1((3, 3, 0, 0), 4, topology="post"), network_1((5, 3, 0, 0), 8, topology="post", residual=True)),
+        (network_1((3, 3, 0, 0), 4, topology="post"), network_1((5, 3, 0, 0), 4, topology="post")),
+        (network_1((3, 3, 0, 0), 4, topology="post"), network_1((7, 3, 0, 0), 4, topology="post", residual=True)),
+        (network_1((5, 3, 0, 0), 4, topology="post"), network_1((5, 5, 0, 0), 4, topology="post", residual=True)),
+        (network_1((3, 3, 0, 0), 4), network_1((5, 3, 0, 0), 4, residual=True)),
+        (network_2(4), network_1((5, 3, 0, 0), 4, topology="post", residual=True)),
+    ],
+    ids=["odd", "wider", "no units", "two units", "units before", "pre", "network-2"],
+)
+def test_a_network_that_cannot_become_the_deeper_one_is_refused(found, wanted):
+    with pytest.raises(RefusedError, match="and nothing else may differ"):
+        deepened(trained_a_little(found), wanted)

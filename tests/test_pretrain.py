@@ -24,7 +24,15 @@ from skipae_train.machine import RunOptions
 from skipae_train.muon import orthogonal
 from skipae_train.pairs import PairedPhotos, find_pairs
 from skipae_train.photo_damage import PhotoDamage
-from skipae_train.pretrain import Phase, Pretrain, load_restorer, load_run, pretrain, reconstruction_loss
+from skipae_train.pretrain import (
+    Phase,
+    Pretrain,
+    load_restorer,
+    load_run,
+    pretrain,
+    reconstruction_loss,
+    reconstruction_psnr,
+)
 from skipae_train.recipes import pretrain_recipe
 from skipae_train.schedules import Cosine, Milestones, Trapezoid
 from skipae_train.trainer import Part, Trainer
@@ -215,8 +223,23 @@ def test_a_run_can_start_from_the_weights_of_a_checkpoint(tmp_path, photos):
     with pytest.raises(TrainingError, match=r"other weights \(made \w{8} there, random weights requested\): start it"):
         run(tmp_path / "second", photos, replace(recipe, seed=5))
     other = replace(recipe, architecture=network_1((1, 1, 0, 0), 4))
-    with pytest.raises(TrainingError, match="but tiny trains"):
+    with pytest.raises(TrainingError, match="two layers more"):
         run(tmp_path / "third", photos, other, start=tmp_path / "made")
+
+
+def test_a_plain_image_that_is_restored_exactly_does_not_make_the_mean_infinite():
+    images = torch.cat(
+        [torch.full((1, 3, 16, 16), 255, dtype=torch.uint8), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)]
+    )
+    found = reconstruction_psnr(
+        torch.nn.Hardtanh(1, 2), images, GaussianNoise((25, 25)), RunOptions(device="cpu").machine()
+    )
+    assert found == pytest.approx((100 + 0) / 2)  # 100 dB at most
+
+
+def test_a_learning_rate_applies_to_all_weights():
+    plain, lower = pretrain_recipe("natural"), pretrain_recipe("natural", lr=5e-4)
+    assert lower.lr == 5e-4 and lower.muon_lr == pytest.approx(plain.muon_lr * 5e-4 / plain.lr)
 
 
 def test_load_run_names_what_is_missing(tmp_path):

@@ -234,6 +234,10 @@ def replace_notes(old: str, new: str):
             lambda f: drop(f, "onnx/model.onnx", "onnx/features.onnx"),
             "has neither onnx/model.onnx nor onnx/features.onnx",
         ),
+        (
+            lambda f: (f / "onnx" / "old.onnx").write_bytes(b"x"),
+            r"old\.onnx is not listed in .*json: remove it",
+        ),
         (lambda f: (f / "training" / "notes.md").unlink(), r"notes\.md is missing"),
         (
             lambda f: (f / "training" / "metrics.json").unlink(),

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from skipae_train import quantize as quantization
+from skipae_train.data import DataError
 from skipae_train.export import build_features, build_model, export, session
 from skipae_train.int8_graph import Calibration, Graph, _gptq, quantize
 from skipae_train.networks import Classifier, Segmenter
@@ -188,6 +190,29 @@ def test_new_weights_do_not_keep_the_int8_file_of_the_old(tmp_path):
     assert not (tmp_path / QUANTIZED).exists() and not (tmp_path / "training" / "quantization.json").exists()
 
 
+def test_new_weights_do_not_keep_the_scores_of_the_old(tmp_path):
+    architecture = network_1((2, 0, 0, 0), 4, topology="post")
+    network = trained_a_little(architecture)  # once: batch norms may differ in the last bit the second time
+    export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6))
+    scores = [tmp_path / "training" / file for file in ("metrics.json", "speed.json", "result.json")]
+    scores[0].parent.mkdir()
+    for path in scores:
+        path.write_text("[]")
+    export(network, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6))
+    assert all(path.exists() for path in scores)
+    changed = trained_a_little(architecture, seed=1)
+    export(changed, tmp_path, name="tiny", fill=(0.4, 0.5, 0.6), without=("onnx/features.onnx",))
+    assert not any(path.exists() for path in scores) and not (tmp_path / "onnx" / "features.onnx").exists()
+
+
+@pytest.mark.parametrize(("files", "count"), [(95, 48), (399, 200), (7, 7), (3, 9)])
+def test_photos_are_chosen_evenly(files, count):
+    paths = [Path(f"{number}") for number in range(files)]
+    chosen = [int(path.name) for path in quantization._evenly(paths, count)]
+    assert len(chosen) == min(files, count) and chosen[0] == 0 and chosen[-1] >= files - files / count - 1
+    assert chosen == sorted(set(chosen))
+
+
 def settled(network):
     """A network whose batch norms have statistics."""
     network.train()
@@ -275,6 +300,10 @@ def test_a_classifier_is_compared_by_its_classes(tmp_path):
     records = json.loads((folder / "training" / "quantization.json").read_text())
     assert set(records) == {QUANTIZED, QUANTIZED_FEATURES}
     assert "accuracy" in records[QUANTIZED]["summary"]
+    assert features.loss.nearest == 1  # of 9 images, so that unlike ones can differ
+    (tmp_path / "gate" / "a").rename(tmp_path / "gate" / "A")
+    with pytest.raises(DataError, match="is not in a folder named as a class of labels, as other images are: rename"):
+        quantize_checkpoint(folder, tmp_path / "photos", tmp_path / "gate")
 
 
 def test_a_segmenter_is_compared_by_its_masks(tmp_path, monkeypatch):

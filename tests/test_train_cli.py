@@ -228,6 +228,9 @@ def test_evaluate_what_the_command_line_writes(checkpoint, photos, tmp_path):
     assert "FFDNet, sigma = " in ffdnet and gain[list(gain)[2]] < -5  # these weights make all pixels gray
     (recorded,) = json.loads((checkpoint / "training" / "metrics.json").read_text())[-1:]
     assert recorded["set"] == "mine" and recorded["command"].endswith("--pairs DIR --camera A1 --through-files")
+    Image.open(pairs / "A1_0_mean.JPG").crop((0, 0, 40, 30)).save(pairs / "A1_0_mean.JPG")
+    unequal = run("evaluate", checkpoint, "--pairs", pairs, "--through-files")
+    assert unequal.exit_code == 5 and "have different sizes" in unequal.output
     clean = run("evaluate", checkpoint, "--clean", pairs, "--sigma", 20, "--through-files")
     assert clean.exit_code == 0 and clean.output.startswith("Gaussian, sigma 20, files: 2")
 

@@ -116,7 +116,7 @@ def write_stdout(data: bytes | memoryview) -> None:
     """Write to standard output without buffering; :class:`ImageError` if that fails or failed before."""
     global _stdout_error
     if sys.stdout is None:
-        raise ImageError("cannot write to standard output: it is closed")
+        _stdout_error = "cannot write to standard output: it is closed"
     if _stdout_error is None:
         try:
             sys.stdout.buffer.write(data)

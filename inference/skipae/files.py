@@ -77,11 +77,11 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, overwrite: 
 
 def flaw_of_folder(folder: Path) -> str | None:
     """Return why a folder, or its closest existing parent, is not writable; None if it is."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
         with _part(folder):  # permissions are not reliable on all file systems
             pass
     except OSError as error:

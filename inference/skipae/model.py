@@ -371,7 +371,7 @@ class Model:
 
         Raises:
             UsageError: an argument has the wrong type or is out of range.
-            ImageError: the file cannot be decoded, or memory runs out.
+            ImageError: the file cannot be decoded, the image is too narrow for a figure, or memory runs out.
             ModelError: the checkpoint has no features.
         """
         chosen = combine(DrawOptions(), options, keywords)
@@ -436,6 +436,7 @@ def from_pretrained(
         revision=revision,
         access=Access(cache_dir, token, local_files_only, notify),
     )
-    net = Net.load(folder, device=device, precision=precision, threads=threads, notify=notify)
+    # Graphs are loaded at their first use, perhaps in another working folder or process.
+    net = Net.load(folder.absolute(), device=device, precision=precision, threads=threads, notify=notify)
     net.open()
     return Model(net)

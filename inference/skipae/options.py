@@ -7,8 +7,9 @@ use it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, TypedDict, TypeVar
 
 from skipae.errors import UsageError, suggest
@@ -30,7 +31,8 @@ class TileOptions:
     output within 1e-4 of that of one run on the whole image."""
 
     def __post_init__(self) -> None:
-        """Raise :class:`UsageError` for values out of range."""
+        """Raise :class:`UsageError` for values of the wrong type or out of range."""
+        check_whole(tile=self.tile, halo=self.halo)
         if self.tile is not None and self.tile < 1:
             raise UsageError(f"tile must be a number of pixels, at least 1, not {self.tile}")
         if self.halo is not None and self.halo < 0:
@@ -62,8 +64,9 @@ class DenoiseOptions(TileOptions):
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for values out of range."""
         for name, amount in (("strength", self.strength), ("luma", self.luma), ("chroma", self.chroma)):
-            if amount is not None and not 0 <= amount <= 1:
-                raise UsageError(f"{name} must be from 0 to 1, not {amount}")
+            optional = name != "strength"
+            if not (optional and amount is None) and not (isinstance(amount, Real) and 0 <= amount <= 1):
+                raise UsageError(f"{name} must be from 0 to 1, not {amount!r}")
         TileOptions.__post_init__(self)
 
 
@@ -100,12 +103,17 @@ class FeatureSpec:
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for values out of range."""
         if self.layers is not None:
-            names = [self.layers] if isinstance(self.layers, str) else self.layers
+            several = isinstance(self.layers, Iterable) and not isinstance(self.layers, str)
+            names = tuple(self.layers) if several else (self.layers,)
+            wrong = [name for name in names if not isinstance(name, str)]
+            if wrong:
+                raise UsageError(f"layers must be names of layers, for example 'enc4', not {wrong[0]!r}")
             object.__setattr__(self, "layers", tuple(dict.fromkeys(names)))
-        if self.pool not in ("none", "avg", "max") and re.fullmatch(r"spatial:[1-9]\d{0,2}", self.pool) is None:
+        if not isinstance(self.pool, str) or not re.fullmatch(r"none|avg|max|spatial:[1-9]\d{0,2}", self.pool):
             raise UsageError(f"pool must be none, avg, max or spatial:N with N from 1 to 999, not {self.pool!r}")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
+        check_whole(resize=self.resize, crop=self.crop)
         for option, value in (("resize", self.resize), ("crop", self.crop)):
             if value is not None and value < 0:
                 raise UsageError(f"{option} must be a number of pixels, or 0 for none, not {value}")
@@ -184,14 +192,14 @@ class DrawOptions:
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for values out of range."""
-        if self.maps < 1:
-            raise UsageError(f"maps must be at least 1, not {self.maps}")
-        if not 0 <= self.blocks < 1:
-            raise UsageError(f"blocks must be at least 0 and less than 1, not {self.blocks}")
-        if not 0 <= self.sigma < float("inf"):
-            raise UsageError(f"sigma must be a number from 0 on, not {self.sigma}")
-        if self.seed < 0:
-            raise UsageError(f"seed must be at least 0, not {self.seed}")
+        if not (isinstance(self.maps, Integral) and self.maps >= 1):
+            raise UsageError(f"maps must be at least 1, not {self.maps!r}")
+        if not (isinstance(self.blocks, Real) and 0 <= self.blocks < 1):
+            raise UsageError(f"blocks must be at least 0 and less than 1, not {self.blocks!r}")
+        if not (isinstance(self.sigma, Real) and 0 <= self.sigma < float("inf")):
+            raise UsageError(f"sigma must be a number from 0 on, not {self.sigma!r}")
+        if not (isinstance(self.seed, Integral) and self.seed >= 0):
+            raise UsageError(f"seed must be at least 0, not {self.seed!r}")
 
 
 class DrawKeywords(TypedDict, total=False):
@@ -223,9 +231,16 @@ def combine(default: AnyOptions, given: AnyOptions | None, keywords: Mapping[str
 
 
 def check_max_pixels(max_pixels: int) -> None:
-    """Raise :class:`UsageError` if a limit is below one pixel."""
-    if max_pixels < 1:
-        raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
+    """Raise :class:`UsageError` if a limit is not a whole number, or below one pixel."""
+    if not isinstance(max_pixels, Integral) or max_pixels < 1:
+        raise UsageError(f"max_pixels must be at least 1, not {max_pixels!r}")
+
+
+def check_whole(**values: object) -> None:
+    """Raise :class:`UsageError` for a value that is neither a whole number nor None."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Integral):
+            raise UsageError(f"{name} must be a whole number, not {value!r}")
 
 
 def _nearest(name: str, known: Mapping[str, LayerSpec]) -> str:

@@ -431,6 +431,8 @@ def _describe_run(recipe: dict[str, Any], environment: dict[str, Any], labels: S
         command += " --start RUN"
     elif command and environment.get("start", RANDOM["start"]) != RANDOM["start"]:
         command += " --start CHECKPOINT"
+    if command and environment.get("pairs", "none") != "none":
+        command += " --pairs PAIRS"
     told = f" (`skipae-train {command} --data {'DATA' if epochs else 'PHOTOS'} --out RUN`)" if command else ""
     optimizer = {"adam": "ADAM", "sgd": "SGD with momentum"}[recipe.get("optimizer", "adam")]
     loss = f", loss {recipe['loss']}" if "loss" in recipe else ""

@@ -167,7 +167,9 @@ def recipes(recipe: str | None) -> None:
         return
     for name, result in RESULTS.items():
         click.echo(f"{name:<7} {', '.join(result.recipes)}: {result.title}")
-    click.echo(f"{'natural':<7} natural, natural-more, natural-real, natural-fast: for photos, not in the paper")
+    click.echo(
+        f"{'natural':<7} natural, natural-more, natural-real, natural-deep, natural-fast: for photos, not in the paper"
+    )
 
 
 @cli.command()
@@ -363,8 +365,8 @@ def reproduce(
 
 
 @cli.command()
-@click.argument("source", metavar="RUN|CHECKPOINT", type=EXISTING)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder, or file, to write.")
+@click.argument("source", metavar="RUN", type=EXISTING)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to write.")
 @click.option("--name", help="Name of the checkpoint.")
 @click.option("--images", type=EXISTING, help="Photos to measure the halo of tiles on.  [default: the exact halo]")
 @click.option(
@@ -589,7 +591,8 @@ def evaluate(
     if ffdnet is not None and not through_files:
         raise click.UsageError("--ffdnet needs --through-files")
     if masks is not None:
-        measured = evaluate_masks(from_pretrained(checkpoint, device="cpu", threads=threads), masks)
+        segmenter = from_pretrained(checkpoint, device="cpu", precision=precision, threads=threads)
+        measured = evaluate_masks(segmenter, masks)
         click.echo(measured)
         if record:
             record_scores(Path(checkpoint), record, [measured])

@@ -110,7 +110,7 @@ def evaluate_masks(model: Model, folder: Path, split: str = "val") -> MaskScore:
         matrix += confusion(torch.from_numpy(found), cast(Tensor, mask), len(names))
     value, each = mean_iou(matrix)
     classes = {n: None if s != s else 100 * s for n, s in zip(names, each.tolist(), strict=True)}  # NaN is not itself
-    command = f"skipae-train evaluate {model.name} --masks DIR"
+    command = f"skipae-train evaluate {model.name} --masks DIR{_precision(model)}"
     return MaskScore("miou", len(images), 100 * value, classes, command)
 
 
@@ -151,7 +151,7 @@ def evaluate_pairs(model: Model, folder: Path, *, every: int = 1, cameras: tuple
     command = f"skipae-train evaluate {model.name} --pairs DIR" + (f" --every {every}" if every > 1 else "")
     command += "".join(f" --camera {camera}" for camera in cameras) + _precision(model)
     label = " ".join(["camera noise", *cameras])
-    return _score(model, label, command, (load_pair(pair) for pair in chosen), 255.0)
+    return _score(model, label, command, (load_pair(pair.clean, pair.noisy) for pair in chosen), 255.0)
 
 
 def _precision(model: Model) -> str:
@@ -194,9 +194,11 @@ def score_files(
         precision: what is computed in; ``auto`` is what users get.
 
     Raises:
-        DataError: the command failed; its message is passed on.
+        DataError: the command failed, and its message is passed on; or the files of a pair have different sizes.
     """
     found = FileScores([], [])
+    for clean, noisy in pairs:
+        load_pair(clean, noisy)
     options = ["--model", checkpoint, "--device", "cpu", "--precision", precision]
     options += ["--threads", str(threads)] if threads else []
     with tempfile.TemporaryDirectory() as folder:
@@ -265,14 +267,18 @@ def best_setting(settings: Mapping[str, Denoiser], pairs: Sequence[tuple[Path, P
         best = top
 
 
+_KIND = ("set", "label", "metric", "command")
+"""Columns that two rows of metrics.json differ in; the command has precision, cameras and share of the pairs."""
+
+
 def record_scores(folder: Path, dataset: str, scores: Iterable[PsnrScore | MaskScore]) -> None:
     """Add scores to ``training/metrics.json`` of a checkpoint folder, in place of earlier ones of the same kind."""
     path = folder / "training" / "metrics.json"
     rows = read_json(path, list) if path.exists() else []
     for score in scores:
         row = {"set": dataset, **asdict(score)}
-        kind = [row.get(key) for key in ("set", "label", "metric")]
-        rows = [r for r in rows if [r.get(key) for key in ("set", "label", "metric")] != kind] + [row]
+        kind = [row.get(key) for key in _KIND]
+        rows = [r for r in rows if [r.get(key) for key in _KIND] != kind] + [row]
     write_json(path, rows)
 
 

@@ -8,7 +8,8 @@ height and width restored exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +40,7 @@ from skipae_zoo import (
     CheckpointConfig,
     ConfigError,
     Preprocessing,
+    read_config,
     sha256,
     write_config,
 )
@@ -521,13 +523,19 @@ def export(
         "onnx/model.onnx": lambda file: onnx.save(build_model(network, config, storage), file),
         "onnx/features.onnx": lambda file: onnx.save(build_features(network, config, storage), file),
     }
+    before: Mapping[str, str] = {}
+    with suppress(ConfigError):
+        before = read_config(out).files
     files = {}
     for file, write in writers.items():
         if file not in without:
             write_atomically(out / file, write)
             files[file] = sha256(out / file)
-    for made in (QUANTIZED, QUANTIZED_FEATURES, "training/quantization.json"):  # of the weights that were here before
-        (out / made).unlink(missing_ok=True)
+    outdated = [*without, QUANTIZED, QUANTIZED_FEATURES, "training/quantization.json"]
+    if any(before.get(file) != digest for file, digest in files.items()):  # the scores are of other weights
+        outdated += ["training/metrics.json", "training/speed.json", "training/result.json"]
+    for file in outdated:
+        (out / file).unlink(missing_ok=True)
     config = replace(config, files=files)
     write_config(out, config)
     return config, parity

@@ -135,7 +135,7 @@ def gather_pairs(
             if pair.camera in without:
                 reason = f"is of the camera {pair.camera}"
             else:
-                clean, noisy = load_pair(pair)
+                clean, noisy = load_pair(pair.clean, pair.noisy)
                 small = min(clean.shape[:2]) < smallest
                 reason = f"is smaller than {smallest} pixels" if small else _same(clean, known)
         except DataError as error:

@@ -23,7 +23,11 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out.  Nothing here changes its result, but for rounding."""
+    """How a run is carried out.
+
+    Nothing here changes its result, except for rounding, and on photos for what is drawn for each of several parts of
+    a batch (noise, flips, pairs).
+    """
 
     precision: TrainingPrecision = "auto"
     device: str | None = None

@@ -70,12 +70,12 @@ def find_pairs(folder: Path, *, cameras: tuple[str, ...] = (), without: tuple[st
     return kept
 
 
-def load_pair(pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def load_pair(clean_file: Path, noisy_file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return clean and noisy photo, uint8 [H, W, 3] each; :class:`DataError` where their sizes differ."""
-    clean, noisy = load_rgb(pair.clean), load_rgb(pair.noisy)
+    clean, noisy = load_rgb(clean_file), load_rgb(noisy_file)
     if clean.shape != noisy.shape:
         sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (noisy, clean))
-        raise DataError(f"{pair.noisy} and {pair.clean.name} have different sizes ({sizes}): remove or crop the pair")
+        raise DataError(f"{noisy_file} and {clean_file.name} have different sizes ({sizes}): remove or crop the pair")
     return clean, noisy
 
 
@@ -95,7 +95,7 @@ class PairedPhotos:
         self.scenes: dict[str, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {}
         self.held_out: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
         for pair in pairs:
-            loaded = load_pair(pair)
+            loaded = load_pair(pair.clean, pair.noisy)
             (self.held_out if pair.scene in held else self.scenes.setdefault(pair.scene, [])).append(loaded)
         if not self.scenes:
             raise DataError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skipae_train.corruption import BlockMask, Color, Corruption, GaussianNoise, fill_mask
 from skipae_train.datasets import ImageSet, View, batch_indices, derive_seed, hold_out
 from skipae_train.datasets.photos import Photos, augment_photos
+from skipae_train.deepen import deepened
 from skipae_train.errors import RefusedError
 from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, subsample
 from skipae_train.machine import Machine, RunOptions
@@ -92,12 +93,13 @@ def pretrain(
         out: the run folder, see :func:`skipae_train.trainer.train`; on a set, ``result.json`` with the PSNR on test
             images is added.
         run_options: device, precision and limits of this run.
-        start: a checkpoint folder with the initial weights of a new run.
+        start: a checkpoint folder with the initial weights of a new run; a deeper network begins with weights that
+            restore as its do (:func:`skipae_train.deepen.deepened`).
         pairs: real photos that a recipe on photos mixes in (:func:`skipae_train.pairs.find_pairs`).
 
     Raises:
-        RefusedError: as :func:`skipae_train.trainer.train`; or ``start`` has another architecture, or is missing
-            although the recipe continues training a network.
+        RefusedError: as :func:`skipae_train.trainer.train`; or ``start`` has an architecture that cannot become the
+            recipe's, or is missing although the recipe continues training a network.
         skipae.UsageError: another process runs in ``out``.
     """
     origin, begun = RANDOM, None
@@ -108,9 +110,9 @@ def pretrain(
         )
     if start is not None:
         begun = AutoEncoder.from_checkpoint(start)
-        if begun.architecture != recipe.architecture:
-            raise RefusedError(f"{start} is {begun.architecture}, but {recipe.name} trains {recipe.architecture}")
         origin = started_from(read_config(start).name, begun)
+        if begun.architecture != recipe.architecture:
+            begun = deepened(begun, recipe.architecture)
     if pairs and recipe.epochs is not None:
         raise RefusedError(f"{recipe.name} trains on the set {recipe.epochs.data}: pairs are for recipes on photos")
     if finished(recipe, out, origin):
@@ -335,7 +337,7 @@ def reconstruction_psnr(network: nn.Module, clean: Tensor, corruption: Corruptio
     """Return the mean PSNR in dB of restored images, uint8 [N, 3, H, W] before they were corrupted."""
     total = 0.0
     for target, _, restored in restored_batches(network, clean, corruption, machine):
-        total += float((-10 * (restored - target).square().mean((1, 2, 3)).log10()).sum())
+        total += float((-10 * (restored - target).square().mean((1, 2, 3)).clamp(min=1e-10).log10()).sum())
     return total / len(clean)
 
 

@@ -193,7 +193,7 @@ def _test(probes: Probes, images: ImageSet, machine: Machine) -> list[dict[str, 
         if batch.labels is not None:
             right += (logits.argmax(2) == batch.labels[:, None]).float().sum(0).cpu()
         error = (pixels.clamp(0, 1) - clean[:, None]).square().mean((2, 3, 4))
-        decibel += (-10 * error.log10()).sum(0).cpu()
+        decibel += (-10 * error.clamp(min=1e-10).log10()).sum(0).cpu()
     n = len(images)
     return [
         {"layer": name, "accuracy": 100 * float(a) / n, "psnr": float(b) / n}

@@ -122,6 +122,9 @@ def check(folder: Path, repo: str, notify: Callable[[str], None]) -> tuple[Check
         model, features = (session(folder / file) if file in config.files else None for file in (MODEL, FEATURES))
         if model is None and features is None:
             raise PublishError(f"{folder} has neither {MODEL} nor {FEATURES}: export the checkpoint again")
+        for path in sorted((folder / "onnx").glob("*.onnx")):
+            if f"onnx/{path.name}" not in config.files:
+                raise PublishError(f"{path} is not listed in {folder / 'config.json'}: remove it, or export again")
         network = Network.from_checkpoint(folder) if WEIGHTS in config.files else None
     except ConfigError as error:
         raise PublishError(str(error)) from error

@@ -163,6 +163,8 @@ class FeatureLoss:
     neighbors: float
     """Share of the nearest neighbors that are the same, in [0, 1]."""
     images: int
+    nearest: int = NEIGHBORS
+    """How many neighbors of each image were compared."""
 
     @property
     def flaw(self) -> str | None:
@@ -179,7 +181,7 @@ class FeatureLoss:
         layer = min(self.cosine, key=self.cosine.__getitem__)
         return (
             f"cosine similarity of at least {self.cosine[layer]:.4f} ({layer}), {self.neighbors:.1%} of the "
-            f"{NEIGHBORS} nearest neighbors are the same, on {self.images} images"
+            f"{self.nearest} nearest neighbors are the same, on {self.images} images"
         )
 
 
@@ -346,7 +348,8 @@ def _likeness(graph: Graph, config: CheckpointConfig, files: Sequence[Path]) -> 
 
 def _evenly(files: Sequence[Path], count: int) -> list[Path]:
     """Return at most ``count`` of the files, evenly spread."""
-    return list(files[:: max(1, len(files) // count)])[:count]
+    count = min(count, len(files))
+    return [files[number * len(files) // count] for number in range(count)]
 
 
 def _crop(file: Path, sigma: float) -> tuple[NDArray[np.uint8], Float]:
@@ -444,11 +447,11 @@ def _compare_features(exact: Model, int8: Model, files: Sequence[Path]) -> Featu
         cosine.append([_cosine(found[0][layer], found[1][layer]) for layer in layers])
         for kept, values in zip(pooled, found, strict=True):
             kept.append(values[default][0].mean((1, 2)))
-    count = min(NEIGHBORS, len(chosen) - 1)
+    count = min(NEIGHBORS, max(1, len(chosen) // 5))  # if they were most of the others, they would always be the same
     nearest = [_nearest(np.stack(rows), count) for rows in pooled]
     same = np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)])
     means = np.mean(cosine, axis=0)
-    return FeatureLoss(dict(zip(layers, map(float, means), strict=True)), float(same), len(chosen))
+    return FeatureLoss(dict(zip(layers, map(float, means), strict=True)), float(same), len(chosen), count)
 
 
 def _nearest(rows: NDArray[Any], count: int) -> list[list[int]]:
@@ -464,6 +467,12 @@ def _compare_classes(exact: Model, int8: Model, files: Sequence[Path]) -> LabelL
     """Compare the classes of whole images; a file in a folder named as a class has it as its label."""
     labels = set(exact.config.labels)
     labeled = [file.parent.name in labels for file in files]
+    if any(labeled) and not all(labeled):
+        odd = files[labeled.index(False)]
+        raise DataError(
+            f"{odd} is not in a folder named as a class of {exact.name}, as other images are: rename {odd.parent}, or "
+            "move the image"
+        )
     chosen = files if all(labeled) else _evenly(files, _COMPARED)
     same, right = 0, [0, 0]
     for file in chosen:

@@ -51,7 +51,7 @@ class NamedCheckpoint:
 
 
 CHECKPOINTS: tuple[NamedCheckpoint, ...] = (
-    NamedCheckpoint("skipae-natural", "restoration", "removes noise from photos and fills holes", "natural"),
+    NamedCheckpoint("skipae-natural", "restoration", "removes noise from photos and fills holes", "natural-deep"),
     NamedCheckpoint(
         "skipae-imagenet", "restoration", "auto-encoder (Network-3) for features of natural images", "imagenet"
     ),

@@ -64,7 +64,7 @@ class Store:
             output: a folder, or a file whose extension names the format; later shards then have a number in their name.
             run: the settings that the values depend on, for the manifest; JSON.
             format: one of :data:`EXTENSIONS`; by default the format of ``output``, else npz.
-            overwrite: whether to replace the features of an earlier run.
+            overwrite: whether to replace the features of an earlier run, which are kept until the first shard is ready.
             resume: whether to add to the features of an earlier run.
 
         Raises:
@@ -160,13 +160,9 @@ class Store:
                     resume=True,
                 )
             remove_parts(self.folder)
-            for path in self._replaced:
-                path.unlink(missing_ok=True)
-            if self._lost:
-                self._drop()
-            with self.manifest.open("ab") as file:
-                file.truncate(self._closed)
-                file.write(json.dumps({"run": self.run | {"versions": versions}}).encode() + b"\n")
+            self._versions = versions
+            if not self._overwrite:
+                self._start()
         except (OSError, ImageError) as error:
             self._locked.close()
             reason = error.strerror or error if isinstance(error, OSError) else error
@@ -176,6 +172,16 @@ class Store:
         except UsageError:
             self._locked.close()
             raise
+
+    def _start(self) -> None:
+        """Remove what is replaced and begin the manifest; with ``overwrite`` only once the first shard is ready."""
+        for path in self._replaced:
+            path.unlink(missing_ok=True)
+        if self._lost:
+            self._drop()
+        with self.manifest.open("ab") as file:
+            file.truncate(self._closed)
+            file.write(json.dumps({"run": self.run | {"versions": self._versions}}).encode() + b"\n")
         self._begun = True
 
     def fail(self, file: str, error: str) -> None:
@@ -192,6 +198,11 @@ class Store:
         Raises:
             ImageError: the shard cannot be written; no part of it remains.
         """
+        if not self._begun:
+            try:
+                self._start()
+            except OSError as error:
+                raise ImageError(f"cannot write {self.manifest}: {error.strerror or error}") from error
         name = self._name()
         arrays = {layer: np.stack([row[layer] for row in rows]) for layer in rows[0]}
         files = [entry["file"].encode(errors="backslashreplace").decode() for entry in entries]

@@ -21,9 +21,9 @@ def check_existing(overwrite: bool, resume: bool) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """An image to restore."""
+    """An image to restore; an image that is given twice is two jobs."""
 
     source: Path | None
     """None for standard input."""
@@ -72,4 +72,4 @@ class Work:
     left_out: int = 0
     """Number of outputs of earlier runs in the folders."""
     resumable: bool = True
-    """True if the command can skip inputs whose output exists."""
+    """True if ``resume`` continues the run: the command has it, and existing outputs are not replaced."""

@@ -159,7 +159,7 @@ def run(
 
     with open_report(report, work, complain) as lines, console.progress(len(work.jobs)) as progress:
         alone = len(work.jobs) + len(work.failed) + len(work.skipped) == 1
-        pipeline = _Pipeline(task, console, lines, outcome, progress, max_pixels, fail_fast, alone)
+        pipeline = _Pipeline(task, console, lines, outcome, progress, max_pixels, fail_fast, alone, work.resumable)
         try:
             for job in work.skipped:
                 pipeline.skip(job)
@@ -243,14 +243,17 @@ class _Pipeline:
         max_pixels: int,
         fail_fast: bool,
         alone: bool,
+        resumable: bool,
     ) -> None:
         """Prepare.
 
         Args:
             alone: whether an option that does not suit the image is a usage error, not the failure of one of many.
+            resumable: whether ``resume`` continues the run after an interrupt.
         """
         self.task = task
         self.alone = alone
+        self.resumable = resumable
         self.console = console
         self.report = report
         self.outcome = outcome
@@ -287,7 +290,7 @@ class _Pipeline:
                         end()
                 if isinstance(stop, KeyboardInterrupt):
                     done = self.outcome.done - before
-                    way = "" if jobs[0].target is None else "; use {resume} to continue"
+                    way = "; use {resume} to continue" if self.resumable and jobs[0].target is not None else ""
                     text = f"interrupted: {done} of {len(jobs)} images are done{way}"
                     stop.args = (UsageError(text, resume=True).command_line(),)
                 raise

@@ -65,7 +65,7 @@ def plan_jobs(
     check_existing(overwrite, resume)
     results = None if output in (None, STREAM) else Path(output)
     found = find(inputs, lists, results=results, suffixes=(suffix, *earlier) if output is None else ())
-    work = Work(failed=found.failed, left_out=found.left_out)
+    work = Work(failed=found.failed, left_out=found.left_out, resumable=not overwrite)
     if output == STREAM:
         if found.trees or len(found.single) != 1:
             raise UsageError("{output} (standard output) works with a single input that is not a folder", output=output)
@@ -88,7 +88,7 @@ def plan_jobs(
         if flaw is not None:
             folder = None if job.target is None else job.target.parent
             error = ImageError(f"cannot write {job.target}: {flaw}")
-            work.failed.append(Failure(job.name, error, unread=False, folder=folder))
+            work.failed.append(Failure(job.name, error, unread=False, job=job, folder=folder))
         elif overwrite or job.target is None or not os.path.lexists(job.target):
             work.jobs.append(replace(job, resumes=resume))
         elif resume:

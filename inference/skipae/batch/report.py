@@ -50,8 +50,11 @@ def open_report(report: str | None, work: Work, complain: Callable[[SkipaeError]
     """The report of a run.
 
     Raises:
-        UsageError: the file is also an input or an output, is not a report, or cannot be written.
+        UsageError: the name is empty, or the file is also an input or an output, is not a report, or cannot be
+            written.
     """
+    if report == "":
+        raise UsageError("{report:name} is empty (unset shell variable?)", report=report)
     if report is None:
         yield Report(None, complain)
         return

@@ -108,6 +108,10 @@ def identity(path: Path) -> str:
 
 def _lines(text: str) -> list[str]:
     """Return the inputs of a list."""
+    if not text:
+        raise UsageError("{lists:name} is empty (unset shell variable?)", lists=text)
+    if text == STREAM and sys.stdin is None:
+        raise UsageError("{lists} cannot be read: standard input is closed", lists=text)
     try:
         lines = sys.stdin.buffer.read() if text == STREAM else Path(text).read_bytes()
     except OSError as error:

@@ -11,6 +11,17 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
+from skipae.errors import ModelError
+
+
+class MissingError(ModelError):
+    """The source does not contain a file, or no request is allowed and there is no local copy."""
+
+
+def failure(error: Exception, text: str) -> ModelError:
+    """Return the error of a request for a file that failed, with this message."""
+    return MissingError(text) if status(error) == 404 else ModelError(text)
+
 
 def http() -> Any:
     """Return the library by which the client makes requests: ``requests``, ``httpx`` or, from 1.31
@@ -43,6 +54,16 @@ def proxy_error() -> type[Exception]:
     library = http()
     found: type[Exception] = getattr(library, "ProxyError", None) or library.exceptions.ProxyError
     return found
+
+
+def size(repo: str, file: str, revision: str, endpoint: str, token: str | bool | None) -> int:
+    """Ask the Hub for the size of a file in bytes; 0 where it does not say, or cannot be reached."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
+    with suppress(*transport_errors()):  # the client tries again
+        return get_hf_file_metadata(url, token=token).size or 0
+    return 0
 
 
 @contextmanager

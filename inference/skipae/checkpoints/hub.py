@@ -38,6 +38,9 @@ log = logging.getLogger("skipae")
 CONFIG = "config.json"
 SHA = re.compile(r"[0-9a-f]{40}")
 SERVER_ERRORS = 500
+OFFLINE = (
+    "and requests are forbidden (local_files_only or HF_HUB_OFFLINE): run 'skipae models pull' where there is a network"
+)
 USE_A_MIRROR = "set SKIPAE_MIRROR to a copy ('skipae models pull --to DIR' makes one)"
 WAITS = (1, 4)
 """Seconds before each retry after a server error in response to a file's body, which the client does not retry."""
@@ -135,10 +138,10 @@ class DownloadSource(ABC):
         Args:
             prefix: the weight files whose path starts with it are included.
             config_digest: sha256 that ``config.json`` must have.
-            extra: further files to include.
+            extra: further files to include where the source has them.
 
         Raises:
-            ModelError: a file is unavailable; the message says why and what to do.
+            ModelError: ``config.json`` or a weight file is unavailable; the message says why and what to do.
         """
         folder = self.get(CONFIG, config_digest).parent
         self.pin(folder)
@@ -150,7 +153,11 @@ class DownloadSource(ABC):
             if file.startswith(prefix):
                 self.get(file, digest)
         for file in extra:
-            self.get(file)
+            try:
+                self.get(file)
+            except ModelError as error:  # the checkpoint works without it
+                if not isinstance(error, client.MissingError):
+                    self.access.say(str(error))
         return folder
 
     def get(self, file: str, digest: str | None = None) -> Path:
@@ -199,7 +206,7 @@ class DownloadSource(ABC):
                 if abs(self.progress() - before) < LEAST:
                     raise ModelError(f"{self.where} is too slow for {file}: try again later, or {USE_A_MIRROR}")
         except BaseException:
-            self.abandoned = True
+            self.abandoned = not outcome.done()
             if thread.ident is not None:
                 thread.join(GRACE)  # it removes the file that it writes
             raise
@@ -285,16 +292,17 @@ class Hub(DownloadSource):
         takes_bar = "tqdm_class" in signature(hf_hub_download).parameters
         bounded: dict[str, Any] = {"tqdm_class": Bounded} if takes_bar else {}
         if self.access.offline:
-            raise ModelError(
-                f"{file} of {self.repo} (revision {self.revision}) is not in the cache {self.cache}, and requests are "
-                f"forbidden (local_files_only or HF_HUB_OFFLINE): run 'skipae models pull' where there is a network"
+            raise client.MissingError(
+                f"{file} of {self.repo} (revision {self.revision}) is not in the cache {self.cache}, {OFFLINE}"
             )
         if file == CONFIG and try_to_load_from_cache(self.repo, file, self.cache, self.revision) is None:
             self.access.say(f"fetching {self.where}, revision {self.revision[:12]}, into {self.cache}")
         for wait in (*WAITS, None):
             try:
-                if not bounded:  # clients before 1.2 do not use the bar above, so ask for the size
-                    self._check_size(file)
+                # Clients before 1.2 do not use the bar above.
+                place = self.repo, file, self.revision, self.endpoint, self.access.token
+                if not bounded and client.size(*place) > most_bytes(file):
+                    raise _too_large(self, file)
                 path = hf_hub_download(
                     self.repo,
                     file,
@@ -314,18 +322,8 @@ class Hub(DownloadSource):
                 if wait is not None and (passes or client.status(error) >= SERVER_ERRORS):
                     time.sleep(wait)
                     continue
-                raise ModelError(reason(error, self, file)) from error
+                raise client.failure(error, reason(error, self, file)) from error
         raise AssertionError
-
-    def _check_size(self, file: str) -> None:
-        """Raise :class:`ModelError` if a file is too large according to the Hub."""
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self.endpoint)
-        with suppress(*client.transport_errors()):  # the client tries again
-            found = get_hf_file_metadata(url, token=self.access.token)
-            if (found.size or 0) > most_bytes(file):
-                raise _too_large(self, file)
 
     def lock(self) -> AbstractContextManager[object]:
         """Lock a file next to the client's own locks."""
@@ -372,8 +370,10 @@ class Mirror(DownloadSource):
     def download(self, file: str) -> Path:
         """Download from the mirror; :class:`FileNotFoundError` if the mirror lacks the checkpoint."""
         path = self.folder / file
-        if self.access.offline:
+        if self.access.offline and file == CONFIG:
             raise FileNotFoundError(path)
+        if self.access.offline:
+            raise client.MissingError(f"{file} of {self.where} is not in {self.folder}, {OFFLINE}")
         try:
             remove_parts(path.parent)
             replace_file(path, partial(self._receive, file))
@@ -384,7 +384,7 @@ class Mirror(DownloadSource):
                 raise FileNotFoundError(path) from error
             if file == CONFIG and path.is_file() and isinstance(error, client.transport_errors()):
                 return path
-            raise ModelError(reason(error, self, file)) from error
+            raise client.failure(error, reason(error, self, file)) from error
         return path
 
     def _receive(self, file: str, target: BinaryIO) -> None:
@@ -467,7 +467,7 @@ def reason(error: Exception, source: DownloadSource, file: str) -> str:
             page = f"{redact(source.endpoint)}/{source.repo}"
             return f"{where} is gated: accept its terms on {page}, then {log_in}"
         if isinstance(error, errors.RepositoryNotFoundError):
-            return f"{where} does not exist, or is private, and is not a folder here: check the name, or {log_in}"
+            return f"{where} does not exist, or is private, and is not a checkpoint here: check the name, or {log_in}"
         if isinstance(error, errors.RevisionNotFoundError):
             return f"{where} has no revision {source.revision}; use one of its commits, branches or tags"
     if status == 404:

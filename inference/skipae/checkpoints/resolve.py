@@ -106,7 +106,7 @@ def find_folder(
     Args:
         name: name of a checkpoint, ``org/name`` of a repository on the Hub, or the path of a folder.
         files: prefix of the paths of the weight files that must exist; "" for all that ``config.json`` lists.
-        extra: further files to fetch from a mirror or the Hub.
+        extra: further files to fetch from a mirror or the Hub if it has them.
         revision: commit sha, branch or tag on the Hub; if set, bundled checkpoints and the mirror are not used.
         access: how to access the Hub and the mirror.
 
@@ -117,16 +117,20 @@ def find_folder(
         ModelError: the checkpoint does not exist or is unavailable; the message says why and what to do.
     """
     text = os.fspath(name)
-    path = Path(name).expanduser()
+    if not text:
+        raise ModelError("the model's name is empty (unset shell variable?); use a checkpoint's name or folder")
+    path = expanded(text)
     entry = find_checkpoint(text)
-    bare = path.name == text
-    repo = text if isinstance(name, str) and HUB_ID.fullmatch(text) else entry.repo if entry else None
+    bare = path.name == text != ".."
+    is_hub_id = isinstance(name, str) and HUB_ID.fullmatch(text) is not None
+    repo = text if is_hub_id else entry.repo if entry else None
     holds = (path / "config.json").is_file()
+    is_run = (path / "recipe.json").is_file()
     if entry is not None and isinstance(name, str):
         # The current folder may come from someone else: its contents must not replace a named checkpoint.
         if holds:
             access.say(f"{text} is the checkpoint of that name, not the local folder; for the folder pass ./{text}")
-    elif holds or path.is_dir():
+    elif holds or is_run or (path.is_dir() and not bare and not is_hub_id):  # load_config says what it lacks
         return path
     if not bare and repo is None:
         what = "is not a folder" if path.exists() else "does not exist"
@@ -141,6 +145,8 @@ def find_folder(
         if found is not None:
             return found
     looked = f"; {MIRROR}={redact(mirror)} does not contain it" if mirror else ""
+    if repo is None and path.is_dir():
+        return path
     if repo is None:
         raise ModelError(
             f"unknown model {text!r}{suggest(text, list_models())}; use a checkpoint folder, org/name of the Hub, or "
@@ -176,7 +182,12 @@ def find_mirror() -> str | None:
     mirror = os.environ.get(MIRROR)
     if not mirror or mirror.startswith(("http://", "https://")):
         return mirror
-    return os.path.join(_STARTED, Path(mirror).expanduser())  # noqa: PTH118 (the folder may no longer exist)
+    return os.path.join(_STARTED, expanded(mirror))  # noqa: PTH118 (the folder may no longer exist)
+
+
+def expanded(path: str) -> Path:
+    """Return a path with ``~`` replaced; the home of a user who does not exist stays as it is written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (which raises RuntimeError)
 
 
 def _in_mirror(mirror: str, name: str, files: str, extra: tuple[str, ...], access: Access) -> Path | None:

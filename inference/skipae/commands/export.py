@@ -44,6 +44,7 @@ def command(
     from skipae.errors import UsageError
     from skipae.files import ExistsError
 
+    options.refuse_empty("-o", output)
     if (size is None) != darktable:
         raise UsageError("use either --size HxW or --darktable")
     folder = resolve.find_folder(model)

@@ -103,6 +103,7 @@ def command(
     from skipae.options import FeatureSpec
     from skipae.tasks.features import SizeBatcher
 
+    options.refuse_empty("-o", output)
     if output == STREAM:
         raise UsageError("-o - (standard output) cannot hold features; use a folder or a file")
     if checkpoint.precision == "fp16":
@@ -125,7 +126,7 @@ def command(
         store.check(path for path in paths if path is not None)
     for note in store.notes:
         console.say(note)
-    work = Work(failed=found.failed)
+    work = Work(failed=found.failed, resumable=not overwrite)
     for path in paths:
         job = Job(path, store.output)
         (work.skipped if job.name in store.done else work.jobs).append(job)

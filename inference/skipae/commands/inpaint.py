@@ -92,6 +92,7 @@ def command(
     from skipae.batch.sinks import Written, write_picture
     from skipae.tasks.masks import check_mask, transparent
 
+    options.refuse_empty("--mask", mask)
     masks = None if mask is None else Path(mask)
     if masks is not None and not masks.exists():
         raise UsageError(f"--mask {mask}: no such file or folder")
@@ -214,6 +215,11 @@ def _set_masks_apart(work: Work, masks: Path) -> None:
 
     work.jobs = [job for job in work.jobs if job.tree is None or not is_mask(job.source)]
     work.skipped = [job for job in work.skipped if job.tree is None or not is_mask(job.source)]
+    work.failed = [
+        failure
+        for failure in work.failed
+        if failure.job is None or failure.job.tree is None or not is_mask(failure.job.source)
+    ]
     if not (work.jobs or work.skipped or work.failed):
         raise UsageError(f"--mask {masks} leaves no input: images and masks must be in separate folders")
     for job in work.jobs:

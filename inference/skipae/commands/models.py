@@ -78,7 +78,8 @@ def info(name: str, as_json: bool) -> None:
         facts = {key: facts[key] for key in shown if key in facts} | _described(config)
     for key, value in facts.items():
         if value is not None:
-            echo(f"{key.replace('_', ' ')}: {_size(value) if key == 'size' else value}")
+            name = key if "/" in key or "." in key else key.replace("_", " ")  # files keep their names
+            echo(f"{name}: {_size(value) if key == 'size' else value}")
 
 
 @command.command()
@@ -100,13 +101,14 @@ def pull(names: tuple[str, ...], target: str | None, revision: str | None, safet
     from skipae.checkpoints import resolve
     from skipae.checkpoints.hub import Access
 
+    options.refuse_empty("--to", target)
     code = 0
     for name in names:
         try:
             folder = resolve.find_folder(
                 name,
                 files="" if safetensors else resolve.INFERENCE,
-                extra=("README.md",),
+                extra=("README.md", "LICENSE.md"),
                 revision=revision,
                 access=Access(notify=console.remark),
             )
@@ -261,7 +263,7 @@ def _asked(name: str) -> Path:
     """Return where to copy it: only the requested name decides, not the name in the checkpoint."""
     from skipae.checkpoints import resolve
 
-    path = Path(name).expanduser()
+    path = resolve.expanded(name)
     if resolve.HUB_ID.fullmatch(name):
         return path
     return Path(path.resolve().name if path.name in ("", "..") else path.name)
@@ -275,7 +277,7 @@ def _copy(folder: Path, target: Path, safetensors: bool) -> Path:
     wanted = re.compile(r"onnx/[^/]+\.onnx|model\.safetensors" if safetensors else r"onnx/[^/]+\.onnx")
     weights = [file for file in resolve.load_config(folder).files if wanted.fullmatch(file)]
     try:
-        for file in (*weights, "README.md", "preprocessor_config.json", "config.json"):
+        for file in (*weights, "README.md", "LICENSE.md", "preprocessor_config.json", "config.json"):
             if not (folder / file).is_file() or (target / file).resolve() == (folder / file).resolve():
                 continue
             remove_parts((target / file).parent)

@@ -214,7 +214,7 @@ def model_options(task: Task | Literal["features"] = "restoration") -> Callable[
             type=click.Choice(["auto", "fp32", "int8", "fp16"]),
             default="auto",
             show_default=True,
-            help="auto uses fp32; int8 only if the checkpoint has int8 features."
+            help="auto uses fp32.  int8 needs a checkpoint with int8 features."
             if task == "features"
             else "auto uses int8 on CPUs that are faster with it, if the checkpoint has it, else fp32.",
         ),
@@ -234,7 +234,7 @@ _TILES = (
         type=click.IntRange(min=0),
         metavar="PX",
         help="Border of each tile that is computed and discarded, in pixels; a smaller one is faster but leaves "
-        "seams.  [default: the checkpoint's, for the same result as without tiles]",
+        "seams.  [default: the checkpoint's, for the same output as without tiles]",
     ),
 )
 
@@ -426,6 +426,14 @@ def show(work: Work, console: Console) -> int:
             console.error(line)
     unread = sum(failure.unread for failure in work.failed)
     return Outcome(len(work.jobs) + len(work.skipped), len(work.failed), unread).exit_code
+
+
+def refuse_empty(option: str, value: str | None) -> None:
+    """Raise :class:`UsageError` if the value of an option is empty."""
+    if value == "":
+        from skipae.errors import UsageError
+
+        raise UsageError(f"{option} is empty (unset shell variable?)")
 
 
 def refuse_terminal(streams: bool) -> None:

@@ -122,10 +122,16 @@ def command(
 
 
 def _overlaid(picture: images.Picture, shown: NDArray[np.uint8]) -> images.Picture:
-    """Return a picture with other colors; alpha and metadata are kept where they still apply."""
+    """Return a picture with other colors; alpha and metadata are kept where they still apply, and losses are noted."""
     from skipae import images
 
-    metadata, alpha = picture.metadata, picture.alpha
+    metadata, alpha = replace(picture.metadata, left_out=list(picture.metadata.left_out)), picture.alpha
+    if picture.bits == 16:
+        metadata.left_out.append(images.Loss("16 bits", f"an overlay cannot hold {metadata.bits} bits: reduced to 8"))
+    if picture.kind == "gray" and metadata.icc is not None:
+        metadata.left_out.append(images.Loss("icc", "the color profile is one of gray and is left out"))
+    if picture.bits == 16 or picture.kind != "rgb":
+        metadata.drop_pixel_chunks()
     if picture.kind != "rgb":  # the encoding of gray or inks does not apply to colors
         metadata = replace(metadata, icc=None, jpeg={}, subsampling=None)
     if alpha is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -83,7 +83,7 @@ def command(
     from skipae import images
     from skipae.batch.pipeline import Each, run
     from skipae.batch.plan import plan_jobs
-    from skipae.batch.sinks import Written, write_result
+    from skipae.batch.sinks import Written, write_picture
     from skipae.options import DrawOptions
 
     work = plan_jobs(inputs, output, suffix="maps", extension=".png", overwrite=overwrite)
@@ -92,17 +92,9 @@ def command(
     drawing = DrawOptions(maps=maps, blocks=blocks, sigma=sigma, seed=seed, resize=resize, crop=crop)
 
     def draw(model: Model, job: Job, picture: images.Picture, advance: Progress) -> Callable[[], Written]:
-        sheet = model.draw_features(picture, layer, drawing)
+        sheet = images.from_pil(model.draw_features(picture, layer, drawing))
         advance(1)
-
-        def encode(file: BinaryIO) -> None:
-            sheet.save(file, job.format or "PNG", quality=images.QUALITY)
-
-        def write() -> Written:
-            write_result(job, encode, overwrite=overwrite)
-            return Written(picture.remarks)
-
-        return write
+        return lambda: Written(picture.remarks + write_picture(job, sheet, overwrite=overwrite))
 
     folder = checkpoint.find(console)
     return run(Each(lambda: checkpoint.load(folder, console), draw), work, console, max_pixels=max_pixels).exit_code

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +90,14 @@ def choose_device(
         UsageError: ``device`` or ``threads`` has another value.
         DeviceError: the requested device does not work, or no runtime is installed.
     """
-    match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d{1,4}))?", device)
+    match = re.fullmatch(r"([a-z][a-z0-9-]*)(?::(\d{1,4}))?", device) if isinstance(device, str) else None
     numbered = match is not None and match[1] in PROVIDERS and PROVIDERS[match[1]].numbered
     if match is None or (match[2] and not numbered):
         raise UsageError(
             f"device must be auto, cpu, cuda, cuda:N, openvino or another provider of ONNX Runtime, not {device!r}"
         )
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}; omit it to use all cores of this process")
+    if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
+        raise UsageError(f"threads must be at least 1, not {threads!r}; omit it to use all cores of this process")
     kind, index = match[1], int(match[2] or 0)
     count = available_threads() if threads is None else threads
     if kind != "auto":

@@ -147,8 +147,12 @@ class Tiling:
             if not rows or not columns:
                 smallest = 2 * self.halo + 2 * self.stride - 1
                 raise UsageError(
-                    f"tile is {self.tile} pixels, but a halo of {self.halo} and a stride of {self.stride} need at "
-                    f"least {smallest}; use a larger tile or a smaller halo"
+                    "{tile} is too small for a halo of {halo!s} and a stride of {stride!s}; use {smallest!s} or more, "
+                    "or a smaller halo",
+                    tile=self.tile,
+                    halo=self.halo,
+                    stride=self.stride,
+                    smallest=smallest,
                 )
         plans = [Plan(row, column) for row in rows for column in columns]
         if self.tile is None:

@@ -11,7 +11,7 @@ from skipae.images.formats import FORMATS, SUFFIXES, Format, sniff
 from skipae.images.metadata import Loss, Metadata
 from skipae.images.picture import Picture
 from skipae.images.pillow import QUALITY, Quality
-from skipae.images.raster import reduced_alpha
+from skipae.images.raster import reduced_alpha, to_8_bits
 from skipae.images.read import (
     MAX_PIXELS,
     RAW,
@@ -48,5 +48,6 @@ __all__ = [
     "reduced_alpha",
     "require_writer",
     "sniff",
+    "to_8_bits",
     "to_picture",
 ]

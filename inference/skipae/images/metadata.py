@@ -19,6 +19,9 @@ _SRGB_LIGHT = {
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
 }
+OF_PIXELS = (b"bKGD", b"hIST", b"sBIT")
+"""Chunks of a PNG that suit one kind of pixels."""
+OLD_PIXELS = "chunks of a PNG that suit only the pixels as they were"
 _LIGHT = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 _MOST_DPI = 65_535  # that a JPEG holds
 _MOST_NAMED = 8
@@ -181,6 +184,11 @@ class Metadata:
         self.photoshop = self.photoshop and _without_thumbnails(self.photoshop)
         self.segments = [segment for segment in self.segments if not segment[1].startswith(_WITH_PICTURES)]
         return before != (self.exif, self.xmp, self.photoshop, self.segments)
+
+    def drop_pixel_chunks(self) -> None:
+        """Leave out chunks of a PNG that suit one kind of pixels, and note it: the pixels become of another kind."""
+        self.leave_out(OLD_PIXELS, [kind for kind, _ in self.png_chunks if kind in OF_PIXELS])
+        self.png_chunks = [chunk for chunk in self.png_chunks if chunk[0] not in OF_PIXELS]
 
 
 def resolution(value: tuple[Any, Any] | None) -> tuple[float, float] | None:

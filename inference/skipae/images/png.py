@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from skipae.errors import ImageError
 from skipae.images import exif, pillow
 from skipae.images.extra import require, require_16bit
-from skipae.images.metadata import Loss, Metadata, resolution
+from skipae.images.metadata import OF_PIXELS, OLD_PIXELS, Loss, Metadata, resolution
 from skipae.images.raster import Raster, from_channels, from_image, upright
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW_EXIF = b"Raw profile type exif"
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
-_OF_PIXELS = (b"bKGD", b"hIST", b"sBIT")
-"""Chunks that suit one kind of pixels."""
 _CARRIED = (b"cICP", b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"tIME", b"pCAL", b"sCAL", b"oFFs", b"sTER", b"sBIT")
 """Chunks that stay, although they are not marked as safe to copy."""
 _HINTS = (b"iDOT",)
@@ -231,13 +229,13 @@ def _take_chunks(layout: _Layout, metadata: Metadata) -> None:
                 metadata.png_chunks.append((kind, data))
         elif kind == b"caBX":
             metadata.left_out.append(pillow.content_credentials())
-        elif kind in _OF_PIXELS and not layout.keeps_kind:
+        elif kind in OF_PIXELS and not layout.keeps_kind:
             gone.append(kind)
-        elif kind in _CARRIED or kind in _OF_PIXELS or kind[3:].islower():  # which says that it is safe to copy
+        elif kind in _CARRIED or kind in OF_PIXELS or kind[3:].islower():  # which says that it is safe to copy
             metadata.png_chunks.append((kind, data))
         elif kind not in _HINTS:
             gone.append(kind)
-    metadata.leave_out("chunks of a PNG that suit only the pixels as they were", gone)
+    metadata.leave_out(OLD_PIXELS, gone)
     metadata.leave_out("chunks of a PNG that are damaged or too large", layout.damaged)
 
 

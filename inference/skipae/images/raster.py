@@ -58,7 +58,7 @@ class Raster:
 
     def reduce(self) -> None:
         """Round 16 bits to 8."""
-        self.restore(_to_8_bits)
+        self.restore(to_8_bits)
         if self.alpha is not None:
             self.alpha = reduced_alpha(self.alpha)
 
@@ -86,7 +86,7 @@ def reduced_alpha(alpha: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    return alpha if alpha.mode == "L" else Image.fromarray(_to_8_bits(np.asarray(alpha)))
+    return alpha if alpha.mode == "L" else Image.fromarray(to_8_bits(np.asarray(alpha)))
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -188,7 +188,8 @@ def cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(values: NDArray[Any]) -> NDArray[Any]:
+def to_8_bits(values: NDArray[Any]) -> NDArray[Any]:
+    """Round values of 16 bits, of any number of dimensions from two on, to 8 bits."""
     import numpy as np
 
     result = np.empty(values.shape, np.uint8)

@@ -16,6 +16,7 @@ from skipae.images.metadata import Metadata
 from skipae.images.picture import Picture
 from skipae.images.pillow import Opened
 from skipae.images.raster import from_image
+from skipae.options import check_max_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,8 +103,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         raise UsageError(f"source must be the path or the bytes of an image file, not {type(source).__name__}")
-    if max_pixels < 1:
-        raise UsageError(f"max_pixels must be at least 1, not {max_pixels}")
+    check_max_pixels(max_pixels)
     return to_picture(source, max_pixels=max_pixels)
 
 

@@ -20,7 +20,7 @@ from skipae.batch.feature_task import Shards
 from skipae.batch.identity import identify
 from skipae.batch.pipeline import Outcome
 from skipae.batch.sources import find
-from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, find_folder, load_config
+from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, expanded, find_folder, load_config
 from skipae.engine.net import Net
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
 from skipae.options import FeatureKeywords, FeatureSpec, combine
@@ -106,7 +106,7 @@ def extract(
     if isinstance(sources, ray.data.Dataset):
         _leave_a_core(sources, workers or 1, cpus)
     here = find_folder(model)
-    if here == Path(model).expanduser():
+    if here == expanded(model):
         model = str(here.absolute())
     config = load_config(here)
     spec = combine(FeatureSpec(), spec, keywords).resolve(config)

@@ -84,11 +84,21 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return features [N, F], layer after layer, each flattened in the order [C, n, n].
 
         Args:
-            X: images, see :meth:`skipae.Model.features`, or a column [N, 1] of paths.
+            X: a list of images (see :meth:`skipae.Model.features`), an array [N, H, W, C] or [N, H, W], or a column
+                [N, 1] of paths.
+
+        Raises:
+            UsageError: a parameter cannot be used, or ``X`` is not several images.
+            ImageError: a file cannot be decoded, an image is smaller than the crop, or memory runs out.
+            ModelError: the checkpoint is unavailable or has no features.
+            DeviceError: the device does not work.
         """
         spec = self._spec()
         if isinstance(X, str | bytes) or not isinstance(X, Iterable):
             raise UsageError(f"X must be a list or an array of images, not {type(X).__name__}")
+        shape: tuple[int, ...] = getattr(X, "shape", ())
+        if len(shape) == 3 and shape[2] in (1, 3, 4) and _is_number(X):  # its rows are not gray images
+            raise UsageError("X is one image [H, W, C]; pass [X] for one, or an array [N, H, W, C]")
         images = np.asarray(X, object).ravel() if getattr(X, "ndim", 0) == 2 and not _is_number(X) else X
         found = self._loaded().features(list(images), spec, batch_size=self.batch_size, max_pixels=self.max_pixels)
         rows = [values.reshape(len(values), math.prod(values.shape[1:])) for values in found.values()]

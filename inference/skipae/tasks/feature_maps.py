@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipae import images
 from skipae.engine.net import Net
 from skipae.engine.tiling import to_net
+from skipae.errors import ImageError
 from skipae.options import DrawOptions, FeatureSpec
 from skipae.tasks.features import Extractor
 
@@ -60,7 +62,7 @@ def figure(
 
     Raises:
         UsageError: an argument has the wrong type or is out of range.
-        ImageError: memory runs out.
+        ImageError: the image is too narrow for a figure, or memory runs out.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -77,8 +79,11 @@ def figure(
     cell = CELL, max(1, round(CELL * height / width))
     rows = -(-len(strongest) // COLUMNS)
     half = COLUMNS * CELL + (COLUMNS - 1) * GAP
-    top = half * height // width
-    sheet = Image.new("RGB", (2 * half + 3 * GAP, LINE + top + rows * (cell[1] + LINE) + 3 * GAP), "white")
+    top = max(1, half * height // width)
+    size = 2 * half + 3 * GAP, LINE + top + rows * (cell[1] + LINE) + 3 * GAP
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise ImageError(f"is {width} x {height} pixels, too narrow for a figure: cut out the part that matters first")
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     shares = [f"{options.blocks:.0%} of the pixels in blocks"] if options.blocks else []
     shares += [f"noise of sigma {options.sigma:g}"] if options.sigma else []

@@ -18,7 +18,7 @@ from skipae import images
 from skipae.engine.net import Net
 from skipae.engine.tiling import NOT_FINITE, Plan, to_net
 from skipae.errors import ImageError, UsageError
-from skipae.options import FeatureSpec
+from skipae.options import FeatureSpec, check_whole
 from skipae.tasks.pixels import load, prepare
 
 Key = TypeVar("Key")
@@ -42,8 +42,9 @@ class Extractor:
             batch_size: maximum number of images in one run, :data:`BATCH_SIZE` by default.
 
         Raises:
-            UsageError: the checkpoint has no such layer, or ``batch_size`` is not positive.
+            UsageError: the checkpoint has no such layer, or ``batch_size`` is not a positive number.
         """
+        check_whole(batch_size=batch_size)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
         self.spec = spec = spec.resolve(net.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from skipae.engine.net import Net
 from skipae.engine.tiling import NOT_FINITE, to_net
 from skipae.errors import ImageError, UsageError
+from skipae.images import to_8_bits
 from skipae.options import TileOptions
 from skipae.tasks.pixels import prepare
 
@@ -44,8 +46,8 @@ class Area(NamedTuple):
 
 def classify(net: Net, pixels: NDArray[Any], top: int) -> list[Score]:
     """Return the ``top`` classes of an image, most likely first; see :meth:`skipae.Model.classify`."""
-    if top < 1:
-        raise UsageError(f"top must be at least 1, not {top}")
+    if not isinstance(top, Integral) or top < 1:
+        raise UsageError(f"top must be at least 1, not {top!r}")
     config = net.config
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     if resize is None and crop is not None and min(pixels.shape[:2]) < crop:
@@ -151,7 +153,7 @@ def overlay(
     """Blend the image with the classes' colors, half and half; ``background`` is unchanged.
 
     Args:
-        pixels: [H, W] or [H, W, 3] of uint8 or uint16.
+        pixels: [H, W] or [H, W, 3] of uint8, or uint16, which is rounded to 8 bits.
         labels: label map of the same height and width.
         names: names of the classes.
         colors: colors of the classes, RGB from 0 to 255; see :func:`palette`.
@@ -162,8 +164,9 @@ def overlay(
     """
     shades = palette(colors)
     result = np.empty((*labels.shape, 3), np.uint8)
-    shift = 8 * (pixels.dtype.itemsize - 1)
-    result[:] = (pixels >> shift if shift else pixels)[..., None] if pixels.ndim == 2 else pixels >> shift
+    if pixels.dtype == np.uint16:
+        pixels = to_8_bits(pixels)
+    result[:] = pixels[..., None] if pixels.ndim == 2 else pixels
     tinted = np.ones(256, bool)
     tinted[[k for k, name in enumerate(names) if name == "background"]] = False
     for row, line in zip(result, labels, strict=True):  # by rows, to avoid a second image in memory

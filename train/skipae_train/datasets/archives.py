@@ -113,6 +113,10 @@ def stl10(root: Path, split: str) -> MemorySet:
     return MemorySet(images, labels, classes)
 
 
+FOLDS = 10
+"""Folds of STL-10's training set."""
+
+
 def stl10_folds(root: Path) -> list[Tensor]:
     """Return the ten folds of STL-10's training set, each as positions, int64 [1000]."""
     where, files = _stl(root, ["fold_indices.txt", "train_y.bin"])
@@ -121,7 +125,9 @@ def stl10_folds(root: Path) -> list[Tensor]:
     except (ValueError, OverflowError) as error:
         raise _damaged(where, "fold_indices.txt", str(error), _STL_SITE) from None
     images = len(files["train_y.bin"])
-    if not folds or any(len(fold) == 0 or fold.min() < 0 or fold.max() >= images for fold in folds):
+    if len(folds) != FOLDS:
+        raise _damaged(where, "fold_indices.txt", f"it has {len(folds)} folds instead of {FOLDS}", _STL_SITE)
+    if any(len(fold) == 0 or fold.min() < 0 or fold.max() >= images for fold in folds):
         raise _damaged(where, "fold_indices.txt", f"a fold is empty or points past the {images} images", _STL_SITE)
     return [torch.from_numpy(fold) for fold in folds]
 

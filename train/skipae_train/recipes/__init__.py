@@ -89,7 +89,7 @@ def load_recipe(identity: RecipeId) -> Pretrain | Finetune:
     if identity.lr == recipe.lr:
         identity = replace(identity, lr=None)
     if identity.lr is not None:
-        recipe = replace(recipe, lr=identity.lr)
+        recipe = replace(recipe, lr=identity.lr, muon_lr=recipe.muon_lr * identity.lr / recipe.lr)
     if identity.tuning:
         recipe = replace(recipe, tuning=True)
     made: Pretrain | Finetune = identified(replace(recipe, name=identity.name, seed=identity.seed), identity)

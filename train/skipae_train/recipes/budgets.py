@@ -12,7 +12,7 @@ cpu      two cores  widths: Network-1, Network-2 and Wide-ResNet a quarter, Netw
                     takes 7,000 images of animals and of vehicles, for the paper's 93,000 of each.  Images of
                     Network-3 at a quarter of the paper's size (short side 64, crops of 57), for segmentation at half
                     (128, 113)
-day      two cores  widths: Network-1, Network-2 and Network-3 a half, Wide-ResNet a quarter; hidden layers 1,024.
+day      two cores  widths: Network-2 and Network-3 a half, Network-1 and Wide-ResNet a quarter; hidden layers 1,024.
          with bf16  Epochs: all in pre-training on CIFAR-10; 5 of Network-3 on the public subsets of ImageNet, with
                     crops of 57 to 113 pixels scaled to 57; as at cpu in fine-tuning, but for VOC 2012 a fiftieth, on
                     the larger list train_aug.  Learning rate of Network-3's pre-training at least 2e-3, of its

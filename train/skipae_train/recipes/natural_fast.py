@@ -8,9 +8,9 @@ Command:   skipae-train pretrain natural-fast --data PHOTOS --pairs PAIRS --out 
            photos, as ``skipae-train gather --pairs`` writes them without the cameras that are tested on)
 Hardware:  1 core with AMX or AVX-512 bf16
 Hours:     0.88
-Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.07 / 29.58 / 26.23 dB, where skipae-natural has 33.27 / 30.62 /
-           27.30 (one run, which was planned at 14,000 steps, lengthened to 20,000 at step 3,448 and shortened to
-           16,000 at step 8,430, before the rate fell); docs/speed.md has its time
+Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 32.07 / 29.58 / 26.23 dB, where :mod:`natural_real` has 33.27 /
+           30.62 / 27.30 (one run, which was planned at 14,000 steps, lengthened to 20,000 at step 3,448 and shortened
+           to 16,000 at step 8,430, before the rate fell); docs/speed.md has its time
 """
 
 from dataclasses import replace
