@@ -518,7 +518,8 @@ def export(
     }
     writers: dict[str, Callable[[BinaryIO], object]] = {
         "model.safetensors": lambda file: file.write(
-            save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt", "name": name})
+            # One entry of metadata: safetensors writes several in a random order, and the same weights have one digest.
+            save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt"})
         ),
         "onnx/model.onnx": lambda file: onnx.save(build_model(network, config, storage), file),
         "onnx/features.onnx": lambda file: onnx.save(build_features(network, config, storage), file),
