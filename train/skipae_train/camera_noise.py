@@ -59,6 +59,10 @@ class CameraNoise:
     """Share with noise reduction in the camera; 0.4 of these are sharpened afterwards."""
     resized: float = 0.25
     """Share shrunk by 0.5 to 1, the same factor for one batch."""
+    symmetric: float = 0.6
+    """Share whose mean the tone curve does not change, as after noise reduction in linear light."""
+    toe: tuple[float, float] = (0.0, 16.0)
+    """Range of the gray level at which a tone curve's flat start halves the noise, drawn evenly; at black there is none."""
     blotched: float = 0.45
     """Share with wide spots of color, and faint ones of brightness, mostly in dark areas."""
     sharpened: float = 0.25
@@ -104,6 +108,7 @@ class CameraNoise:
         rows = (chance(clean, self.blotched, generator).flatten() & (kind >= self.per_pixel)).nonzero().flatten()
         if len(rows):
             noise[rows] += _blotches(noise[rows], clean[rows], generator)
+        noise = noise * clean / (clean + uniform(clean, *self.toe, generator) / 255 + 1e-4)
         if scale != 1:
             antialias = bool(torch.rand(1, generator=generator, device=clean.device) < 0.7)
             noise = F.interpolate(noise, size, mode="bilinear", antialias=antialias)
@@ -133,9 +138,12 @@ class CameraNoise:
             rows = ((kind >= low) & (kind < high)).nonzero().flatten()
             if len(rows):
                 noise[rows] = demosaic(noise[rows], masks[rows])
-        linear = _times(torch.linalg.inv(to_camera), (raw + noise) * balance)
-        before = _times(torch.linalg.inv(to_camera), raw * balance)  # not always clean: raw was clipped at 0 and 1
-        return _toned(linear, contrast) - _toned(before, contrast)
+        to_rgb = torch.linalg.inv(to_camera)
+        before = _times(to_rgb, raw * balance)  # not always clean: raw was clipped at 0 and 1
+        change = _times(to_rgb, noise * balance)
+        brighter = _toned(before + change, contrast) - _toned(before, contrast)
+        darker = _toned(before - change, contrast) - _toned(before, contrast)
+        return torch.where(chance(clean, self.symmetric, generator), (brighter - darker) / 2, brighter)
 
 
 def gray_photos(clean: Tensor, generator: torch.Generator) -> Tensor:

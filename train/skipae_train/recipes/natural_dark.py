@@ -1,0 +1,25 @@
+"""The fifth run of the bundled denoiser ``skipae-natural``, begun with the weights that :mod:`natural_deep` ended with.
+
+Not an experiment of the paper.  The same network, loss and data; camera noise that does not brighten dark areas
+(``symmetric`` and ``toe`` of :class:`skipae_train.camera_noise.CameraNoise`), because :mod:`natural_deep`, trained on
+noise that does, darkens them.
+
+Command:   skipae-train pretrain natural-dark --start model_cards/skipae-natural --data PHOTOS --pairs PAIRS
+           --out runs/natural-dark
+           (PHOTOS: the folder ``last`` that model_cards/skipae-natural/training/collect.py writes; PAIRS: real noisy
+           photos, as ``skipae-train gather --pairs`` writes them without the cameras that are tested on)
+Hardware:  2 cores with AMX or AVX-512 bf16
+Hours:     not measured
+Expected:  not measured
+"""
+
+from dataclasses import replace
+
+from skipae_train.pretrain import Phase
+from skipae_train.recipes import natural_deep
+
+PRETRAIN = replace(
+    natural_deep.PRETRAIN,
+    name="natural-dark",
+    phases=(Phase(2_500, 96, 16, freeze_norm=True), Phase(4_500, 160, 6, freeze_norm=True)),
+)
