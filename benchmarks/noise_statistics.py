@@ -5,9 +5,9 @@
 Every argument is a name and a folder of pairs (NAME_real.* and NAME_mean.*, or NOISY_SRGB* and GT_SRGB*; RENOIR after
 model_cards/skipae-natural/training/renoir_pairs.py).  The synthetic noise is that of :class:`CameraNoise`, put on the
 clean halves of the same pairs, three times each.  Measured on crops of 128 pixels: standard deviation, and by gray
-level; how much larger it is in the darker half of the pixels than in the brighter one, in powers of 2; correlation
-between pixels 1 to 4 apart for luma and chroma, mean of both directions; correlation between channels.  The noise's
-local mean is taken out first, since exposures of a pair differ a little in light.
+level; how much larger it is in the darker half of the pixels than in the brighter one, in powers of 2; the noise's mean
+in pixels darker than 32 gray levels; correlation between pixels 1 to 4 apart for luma and chroma, mean of both directions; correlation between channels.  The noise's
+local mean is taken out of the others, since exposures of a pair differ a little in light.
 Needs ``pip install -e ".[cpu,train]"``.
 """
 
@@ -29,13 +29,15 @@ from skipae_train.data import DataError
 from skipae_train.pairs import Pair, find_pairs, load_pair
 
 SIDE = 128
+SHADOWS = 32
+"""Gray level below which pixels are in shadow."""
 LEVELS = 8
 SYNTHETIC = "synthetic"
 REPEATS = 3
 """Synthetic samples for each real crop."""
 LUMA = (0.299, 0.587, 0.114)
 LAGS = (1, 2, 3, 4)
-STATISTICS = ("sd", "dark", *(f"luma{d}" for d in LAGS), *(f"chroma{d}" for d in LAGS), "rg", "rb", "gb")
+STATISTICS = ("sd", "dark", "shift", *(f"luma{d}" for d in LAGS), *(f"chroma{d}" for d in LAGS), "rg", "rb", "gb")
 COLUMNS = ("set", "camera", *STATISTICS, *(f"sd_at_{(i * 256 + 128) // LEVELS}" for i in range(LEVELS)))
 Row = dict[str, str | float]
 
@@ -63,19 +65,21 @@ def correlation(first: Tensor, second: Tensor) -> float:
 def measure(clean: Tensor, noisy: Tensor) -> Row:
     """The statistics of one crop's noise, in gray levels."""
     noise = (noisy - clean) * 255
+    weights = torch.tensor(LUMA).view(3, 1, 1)
+    brightness = (clean * weights).sum(0)
+    shadows = noise[:, brightness < SHADOWS / 255]
+    shift = float(shadows.mean()) if shadows.numel() > 600 else float("nan")
     rows = F.avg_pool2d(noise, (31, 1), 1, (15, 0), count_include_pad=False)
     noise = noise - F.avg_pool2d(rows, (1, 31), 1, (0, 15), count_include_pad=False)
-    weights = torch.tensor(LUMA).view(3, 1, 1)
     luma = (noise * weights).sum(0)
     chroma = (noise[0] - luma) / 2 + (noise[2] - luma) / 2
-    row: Row = {"sd": float(noise.std())}
+    row: Row = {"sd": float(noise.std()), "shift": shift}
     for name, plane in ("luma", luma), ("chroma", chroma):
         for d in LAGS:
             both = correlation(plane[:, d:], plane[:, :-d]), correlation(plane[d:], plane[:-d])
             row[f"{name}{d}"] = sum(both) / 2
     red, green, blue = noise
     row |= {"rg": correlation(red, green), "rb": correlation(red, blue), "gb": correlation(green, blue)}
-    brightness = (clean * weights).sum(0)
     dark = brightness <= brightness.median()
     if dark.all():  # a flat crop has no brighter half
         row["dark"] = float("nan")

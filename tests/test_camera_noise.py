@@ -73,6 +73,14 @@ def test_noise_depends_on_the_signal():
     assert linear[1] > 1.5 * linear[0]
 
 
+def test_noise_neither_brightens_nor_darkens_shadows():
+    for level in 2, 5, 10, 20:
+        clean = torch.full((256, 3, 48, 48), level / 255)
+        noise = (CameraNoise()(clean, generator()) - clean) * 255
+        assert abs(float(noise.mean())) < 0.6, level  # 1.3 to 4 gray levels at 2 to 10 without `symmetric` and `toe`
+        assert float(noise.std()) > 1
+
+
 def test_without_a_signal_to_disturb_nothing_changes():
     clean = (torch.rand(8, 3, 32, 32, generator=generator(1)) * 255).round() / 255
     torch.testing.assert_close(CameraNoise(gain=(1e-12, 1e-12), jpeg=0)(clean, generator()), clean, atol=1e-3, rtol=0)

@@ -20,6 +20,9 @@ Ranges and their sources:
 * Noise reduction: luma and chroma apart, chroma more strongly and over larger distances, less near edges, tuned so
   that luma and chroma correlate over 1 to 4 pixels as in real pairs (PolyU's photos, phone photos shrunk by SIDD's
   authors).  Blotches: a camera cannot take away what is wider than its filters, and the eye sees it in dark areas.
+* Shadows: in real pairs noise neither brightens nor darkens them (PolyU: 0.1 gray levels in the median of what is darker
+  than 32; RENOIR: -0.1), and it fades toward black.  A gamma curve alone would brighten them by 1 to 4 gray levels, since
+  it is steep at black and cuts off what is darker, and a network that learns so darkens them.
 * Sharpening of all channels by the user's software, after resizing: it makes the noise of neighbors differ.
 
 ``python benchmarks/noise_statistics.py NAME=FOLDER`` compares the result with real pairs.

@@ -21,5 +21,5 @@ from skipae_train.recipes import natural_deep
 PRETRAIN = replace(
     natural_deep.PRETRAIN,
     name="natural-dark",
-    phases=(Phase(2_500, 96, 16, freeze_norm=True), Phase(4_500, 160, 6, freeze_norm=True)),
+    phases=(Phase(2_800, 96, 16, freeze_norm=True), Phase(5_800, 160, 6, freeze_norm=True)),
 )
