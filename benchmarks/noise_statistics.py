@@ -6,8 +6,9 @@ Every argument is a name and a folder of pairs (NAME_real.* and NAME_mean.*, or 
 model_cards/skipae-natural/training/renoir_pairs.py).  The synthetic noise is that of :class:`CameraNoise`, put on the
 clean halves of the same pairs, three times each.  Measured on crops of 128 pixels: standard deviation, and by gray
 level; how much larger it is in the darker half of the pixels than in the brighter one, in powers of 2; the noise's mean
-in pixels darker than 32 gray levels; correlation between pixels 1 to 4 apart for luma and chroma, mean of both directions; correlation between channels.  The noise's
-local mean is taken out of the others, since exposures of a pair differ a little in light.
+in pixels darker than 32 gray levels; correlation between pixels 1 to 4 apart for luma and chroma, mean of both
+directions; correlation between channels.  The noise's local mean is taken out of all but its mean in the shadows, since
+exposures of a pair differ a little in light.
 Needs ``pip install -e ".[cpu,train]"``.
 """
 

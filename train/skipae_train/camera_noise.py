@@ -20,9 +20,9 @@ Ranges and their sources:
 * Noise reduction: luma and chroma apart, chroma more strongly and over larger distances, less near edges, tuned so
   that luma and chroma correlate over 1 to 4 pixels as in real pairs (PolyU's photos, phone photos shrunk by SIDD's
   authors).  Blotches: a camera cannot take away what is wider than its filters, and the eye sees it in dark areas.
-* Shadows: in real pairs noise neither brightens nor darkens them (PolyU: 0.1 gray levels in the median of what is darker
-  than 32; RENOIR: -0.1), and it fades toward black.  A gamma curve alone would brighten them by 1 to 4 gray levels, since
-  it is steep at black and cuts off what is darker, and a network that learns so darkens them.
+* Shadows: in real pairs noise neither brightens nor darkens them (what is darker than 32 gray levels: by 0.1 in PolyU
+  and -0.1 in RENOIR, medians), and it fades toward black.  A gamma curve alone would brighten them by 1 to 4 gray
+  levels, since it is steep at black and cuts off what is darker; a network trained on that darkens them.
 * Sharpening of all channels by the user's software, after resizing: it makes the noise of neighbors differ.
 
 ``python benchmarks/noise_statistics.py NAME=FOLDER`` compares the result with real pairs.
@@ -65,7 +65,7 @@ class CameraNoise:
     symmetric: float = 0.6
     """Share whose mean the tone curve does not change, as after noise reduction in linear light."""
     toe: tuple[float, float] = (0.0, 16.0)
-    """Range of the gray level at which a tone curve's flat start halves the noise, drawn evenly; at black there is none."""
+    """Range of the gray level at which the tone curve's flat start halves the noise; there is none at black."""
     blotched: float = 0.45
     """Share with wide spots of color, and faint ones of brightness, mostly in dark areas."""
     sharpened: float = 0.25
