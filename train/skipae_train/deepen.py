@@ -32,7 +32,8 @@ def deepened(network: AutoEncoder, architecture: Architecture | WideResNet) -> A
     if not isinstance(architecture, Architecture) or not _fits(found, architecture):
         raise RefusedError(
             f"the start is {found}, and the recipe trains {architecture}: stages of Network-1 with post topology and "
-            "symmetric shortcuts can get one residual unit each, two layers more, and nothing else may differ"
+            "symmetric shortcuts can get one residual unit each, two layers more, and nothing else may differ; "
+            "`skipae-train recipes NAME` prints which checkpoint a recipe starts from"
         )
     deeper = AutoEncoder(
         architecture, mean=network.mean.flatten().tolist(), std=network.std.flatten().tolist(), init="he"

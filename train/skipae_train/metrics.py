@@ -42,6 +42,11 @@ def psnr(clean: Tensor | NDArray[np.number], other: Tensor | NDArray[np.number],
     )
 
 
+def decibels(error: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB, at most 100, of mean squared errors of values in [0, 1]."""
+    return -10 * error.clamp(min=1e-10).log10()
+
+
 def ssim(clean: Tensor, other: Tensor, peak: float = 1.0) -> Tensor:
     """Return the structural similarity of each image (Wang et al. 2004: Gaussian window of 11 x 11,
     sigma 1.5), float64 [N].

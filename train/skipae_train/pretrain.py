@@ -17,6 +17,7 @@ from skipae_train.deepen import deepened
 from skipae_train.errors import RefusedError
 from skipae_train.feed import DataConfig, Feed, PhotoFeed, open_set, preprocessing, subsample
 from skipae_train.machine import Machine, RunOptions
+from skipae_train.metrics import decibels
 from skipae_train.networks import AutoEncoder
 from skipae_train.pairs import Pair, PairedPhotos
 from skipae_train.plots import grid
@@ -221,7 +222,7 @@ class PhotoJob(TrainingJob):
             with machine.autocast():
                 restored = network(image)
             error = restored.float().clamp(0, 1) - clean.to(machine.device).float() / 255
-            total += float(-10 * error.square().mean().clamp(min=1e-10).log10())
+            total += float(decibels(error.square().mean()))
         return total / len(self.held_out_pairs)
 
 
@@ -337,7 +338,7 @@ def reconstruction_psnr(network: nn.Module, clean: Tensor, corruption: Corruptio
     """Return the mean PSNR in dB of restored images, uint8 [N, 3, H, W] before they were corrupted."""
     total = 0.0
     for target, _, restored in restored_batches(network, clean, corruption, machine):
-        total += float((-10 * (restored - target).square().mean((1, 2, 3)).clamp(min=1e-10).log10()).sum())
+        total += float(decibels((restored - target).square().mean((1, 2, 3))).sum())
     return total / len(clean)
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from skipae_train.datasets import ImageSet, View, balanced, batch_indices
 from skipae_train.feed import DataConfig, Feed, open_set
 from skipae_train.machine import Machine, RunOptions
+from skipae_train.metrics import decibels
 from skipae_train.networks import Network
 from skipae_train.plots import figure, save_figure
 from skipae_train.recipe import Recipe
@@ -193,7 +194,7 @@ def _test(probes: Probes, images: ImageSet, machine: Machine) -> list[dict[str, 
         if batch.labels is not None:
             right += (logits.argmax(2) == batch.labels[:, None]).float().sum(0).cpu()
         error = (pixels.clamp(0, 1) - clean[:, None]).square().mean((2, 3, 4))
-        decibel += (-10 * error.clamp(min=1e-10).log10()).sum(0).cpu()
+        decibel += decibels(error).sum(0).cpu()
     n = len(images)
     return [
         {"layer": name, "accuracy": 100 * float(a) / n, "psnr": float(b) / n}

@@ -23,7 +23,7 @@ from skipae.batch.sources import find
 from skipae.checkpoints.resolve import DEFAULT_OF_FEATURES, expanded, find_folder, load_config
 from skipae.engine.net import Net
 from skipae.errors import ImageError, ModelError, SkipaeError, UsageError
-from skipae.options import FeatureKeywords, FeatureSpec, combine
+from skipae.options import FeatureKeywords, FeatureSpec, check_max_pixels, check_whole, combine
 from skipae.tasks.features import BATCH_SIZE, Features, SizeBatcher
 from skipae_zoo import FEATURES
 
@@ -98,11 +98,13 @@ def extract(
         ImageError: the features cannot be written.
     """
     numbers = {"shard_size": shard_size, "workers": workers, "batch_size": batch_size, "cpus": cpus}
-    for name, number in (numbers | {"max_pixels": max_pixels}).items():
+    check_whole(**numbers)
+    check_max_pixels(max_pixels)
+    for name, number in numbers.items():
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, not {number}")
-    if gpus < 0:
-        raise UsageError(f"gpus must be at least 0, not {gpus}")
+    if not isinstance(gpus, int | float) or not gpus >= 0:
+        raise UsageError(f"gpus must be a number of at least 0, not {gpus!r}")
     if isinstance(sources, ray.data.Dataset):
         _leave_a_core(sources, workers or 1, cpus)
     here = find_folder(model)
