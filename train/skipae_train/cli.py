@@ -168,7 +168,8 @@ def recipes(recipe: str | None) -> None:
     for name, result in RESULTS.items():
         click.echo(f"{name:<7} {', '.join(result.recipes)}: {result.title}")
     click.echo(
-        f"{'natural':<7} natural, natural-more, natural-real, natural-deep, natural-fast: for photos, not in the paper"
+        f"{'natural':<7} natural, natural-more, natural-real, natural-deep, natural-dark, natural-fast: for photos, "
+        "not in the paper"
     )
 
 
