@@ -117,10 +117,14 @@ def spread(rows: list[Row], sets: list[str]) -> str:
     """A table: median and 5 to 95 % range of each statistic, and the share of real crops inside the synthetic range."""
     lines = ["| | " + " | ".join([SYNTHETIC, *sets]) + " |", "| --- " * (len(sets) + 2) + "|"]
     for column in STATISTICS:
-        low, high = np.quantile(values(rows, SYNTHETIC, column), [0.025, 0.975])
+        made = values(rows, SYNTHETIC, column)
+        low, high = np.quantile(made, [0.025, 0.975]) if len(made) else (np.nan, np.nan)
         cells = []
         for name in [SYNTHETIC, *sets]:
             found = values(rows, name, column)
+            if not len(found):  # no photo of the set has shadows, or two halves
+                cells.append("-")
+                continue
             five, middle, most = np.quantile(found, [0.05, 0.5, 0.95])
             inside = f", {100 * ((found >= low) & (found <= high)).mean():.0f} %" if name != SYNTHETIC else ""
             cells.append(f"{middle:.2f} ({five:.2f} to {most:.2f}){inside}")

@@ -113,6 +113,17 @@ def test_linear_probes_of_other_features(tmp_path, monkeypatch):
     assert "pip install scikit-image" in run("linear_probe.py", *common, "--side", 40, "--hog", code=2)
 
 
+def test_noise_statistics_of_photos_without_shadows(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, kind in itertools.product((1, 2), ("mean", "real")):
+        pixels = np.clip(rng.normal(170, 5, (128, 128, 3)), 100, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"Sony_toy_{number}_{kind}.png")
+    printed = run("noise_statistics.py", f"Bright={tmp_path}", "--out", tmp_path / "out", "--crops", 1)
+    rows = {line.split(" | ")[0].strip("| "): line for line in printed.splitlines()}
+    assert rows["shift"].endswith("| - | - |") and "%" in rows["sd"]
+    assert (tmp_path / "out" / "statistics.png").exists()
+
+
 def test_the_report_of_a_gpu_with_the_cpu_in_its_place(tmp_path):
     said = run("gpu.py", "--out", tmp_path / "report", "--device", "cpu", "--quick")
     assert said.strip() == str(tmp_path / "report" / "report.md")

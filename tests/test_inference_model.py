@@ -399,6 +399,17 @@ def test_public_names() -> None:
         _ = skipae.nothing
 
 
+def test_options_of_another_kind() -> None:
+    model = from_pretrained("skipae-natural", device="cpu")
+    image: Any = np.zeros((9, 9), np.uint8)
+    wrong: Any = 0.8
+    with pytest.raises(UsageError, match=r"options must be DenoiseOptions, not 0\.8; pass single options by name"):
+        model.denoise(image, wrong)
+    wrong = "enc4"
+    with pytest.raises(UsageError, match="options must be FeatureSpec, not 'enc4'"):
+        model.features(image, wrong)
+
+
 @pytest.mark.parametrize(
     ("method", "keyword", "said"),
     [

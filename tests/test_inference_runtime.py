@@ -244,11 +244,16 @@ def test_auto_in_a_library_warns_by_the_log(gpu: FakeRuntime, caplog: pytest.Log
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_no_cuda_in_the_runtime(cpu: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_cuda_in_the_runtime(
+    cpu: FakeRuntime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DeviceError, match=r"device cuda is not in the installed onnxruntime 9\.9: .*\[gpu\]"):
         choose_device("cuda")
     with pytest.raises(DeviceError, match="device openvino is not in"):
         choose_device("openvino")
+    with monkeypatch.context() as patch, pytest.raises(DeviceError, match=r"device gpu is not in .*, which has cpu"):
+        patch.setattr(runtime, "installed_runtimes", lambda _: ["onnxruntime", "onnxruntime-gpu"])
+        choose_device("gpu")
     lines: list[str] = []
     caplog.set_level(logging.INFO, "skipae")
     assert choose_device("auto", 1, lines.append) == Device("cpu", 0, 1)

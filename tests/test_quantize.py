@@ -12,6 +12,7 @@ from PIL import Image
 
 from skipae_train import quantize as quantization
 from skipae_train.data import DataError
+from skipae_train.errors import RunError
 from skipae_train.export import build_features, build_model, export, session
 from skipae_train.int8_graph import Calibration, Graph, _gptq, quantize
 from skipae_train.networks import Classifier, Segmenter
@@ -150,6 +151,10 @@ def test_a_checkpoint_gets_its_int8_file(checkpoint, photos):
     )
     assert "sigma 50" in said[-1]
     assert not list(checkpoint.rglob("*.partial"))
+    (checkpoint / "training" / "quantization.json").write_text("{")  # damaged: the graph stays as config.json has it
+    with pytest.raises(RunError, match=r"quantization\.json"):
+        quantization._write(checkpoint, config, build_model(trained_a_little(config.architecture), config), found, 0)
+    verified_file(checkpoint, config, QUANTIZED)
 
 
 def test_a_file_beyond_the_gate_is_not_written(checkpoint, photos, monkeypatch):

@@ -217,8 +217,11 @@ def combine(default: AnyOptions, given: AnyOptions | None, keywords: Mapping[str
     """Combine options passed as one value with keywords, which take precedence.
 
     Raises:
+        UsageError: the value is not one of these options.
         TypeError: an option has another name.
     """
+    if given is not None and not isinstance(given, type(default)):
+        raise UsageError(f"options must be {type(default).__name__}, not {given!r}; pass single options by name")
     chosen = default if given is None else given
     known = [each.name for each in fields(chosen)]  # type: ignore[arg-type]
     for name in keywords:

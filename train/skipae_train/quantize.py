@@ -524,11 +524,11 @@ def _write(
     helper.set_model_props(
         model, {p.key: p.value for p in model.metadata_props} | {"skipae_quantization": json.dumps(record)}
     )
+    records = folder / "training" / "quantization.json"
+    found = read_json(records) if records.exists() else {}  # a damaged one ends the command before the graph changes
     path = folder / result.file
     write_atomically(path, lambda file: onnx.save(model, file))
     config = replace(config, files={**config.files, result.file: sha256(path)})
-    records = folder / "training" / "quantization.json"
-    found = read_json(records) if records.exists() else {}
     write_json(records, {name: row for name, row in found.items() if name in config.files} | {result.file: record})
     write_config(folder, config)
     return config

@@ -243,7 +243,7 @@ def check_device(device: Device) -> None:
     runtime, kind = load_runtime(), device.kind
     available = available_kinds(runtime)
     if kind not in available:
-        if len(installed_runtimes(runtime)) > 1:
+        if kind in PROVIDERS and len(installed_runtimes(runtime)) > 1:
             raise DeviceError(double_install(runtime, kind))
         if kind not in PROVIDERS:
             raise DeviceError(

@@ -10,9 +10,9 @@ Command:   skipae-train pretrain natural-deep --start CHECKPOINT --data PHOTOS -
            --pairs`` writes them without the cameras that are tested on)
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     1.23
-Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.37 / 30.72 / 27.39 dB, where :mod:`natural_real` has 33.27 /
-           30.62 / 27.30; PolyU's Canon 80D: 39.51 dB (39.45); SIDD's Galaxy S6: 34.26 dB (33.88); RENOIR, whose
-           darkest photos become darker: 37.75 dB (38.18; one run)
+Expected:  with the camera noise of commit 4d906c3, BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.37 / 30.72 / 27.39 dB,
+           where :mod:`natural_real` has 33.27 / 30.62 / 27.30; PolyU's Canon 80D: 39.51 dB (39.45); SIDD's Galaxy S6:
+           34.26 dB (33.88); RENOIR, whose darkest photos become darker: 37.75 dB (38.18; one run)
 """
 
 from dataclasses import replace

@@ -10,8 +10,9 @@ Command:   skipae-train pretrain natural-real --start model_cards/skipae-natural
            photos, as ``skipae-train gather --pairs`` writes them without the cameras that are tested on)
 Hardware:  2 cores with AMX or AVX-512 bf16
 Hours:     1.6 on one core
-Expected:  BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.27 / 30.62 / 27.30 dB; PolyU's Canon 80D, which it was not
-           trained on: 39.45 dB, where :mod:`natural_more` has 38.81; SIDD's Galaxy S6: 33.88 dB (one run)
+Expected:  with the camera noise of commit 4d906c3, BSDS500 val, 8-bit, sigma 15 / 25 / 50: 33.27 / 30.62 / 27.30 dB;
+           PolyU's Canon 80D, which it was not trained on: 39.45 dB, where :mod:`natural_more` has 38.81; SIDD's Galaxy
+           S6: 33.88 dB (one run)
 """
 
 from dataclasses import replace
